@@ -1,0 +1,113 @@
+"""JEN-1 as published (arXiv 2308.04729): 48 kHz stereo, 320-fold autoencoder, 746 M U-Net, FLAN-T5-large.
+
+Every other configuration starts from this one and changes fields; this file lists them all.
+
+Cost: the paper trained 200,000 steps of 512 on 8 A100. Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
+Result to expect: the paper reports FAD 2.0, KL 1.29, CLAP .33 on MusicCaps. Not measured with this code.
+Values marked (inferred) are not in the paper; shared choices are explained in docs/model.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.audio = dict(sample_rate=48_000)
+    config.autoencoder = dict(
+        strides=(1, 2, 4, 5, 8),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
+        channels=(32, 64, 128, 256, 512),  # (inferred) width after each stride
+        dilations=(1, 3, 9),  # (inferred) one residual unit each, at every level
+        kernel_size=7,  # of the stem and the head
+        latent_channels=128,
+        activation="snake",  # or "elu"
+        weight_norm=True,
+        mask_rate=0.05,  # of latent frames, set to zero before the decoder in training
+        mask_unit="frame",  # or "element"
+        causal=False,
+    )
+    config.whitening = dict(keep=0.9, floor=1e-5)  # floor: smallest variance of a direction, relative to the largest
+    config.text = dict(
+        encoder="google/flan-t5-large",  # folder or hub name, used frozen; "" trains a small one with the model
+        max_length=128,
+        # the small one's layout; with `encoder` set, its own config.json rules
+        vocab_size=512,
+        d_model=128,
+        d_kv=32,
+        d_ff=256,
+        num_layers=2,
+        num_heads=4,
+    )
+    config.unet = dict(
+        channels=256,  # (inferred), as the next six
+        multipliers=(4, 4, 4, 5, 5),
+        factors=(1, 2, 2, 4),
+        num_blocks=(2, 2, 2, 2),
+        attentions=(0, 3, 3, 3, 3),  # transformer blocks after each level; the last is the bottleneck's
+        head_dim=128,
+        ff_multiplier=2,
+        text_features=1024,
+        dtype="bfloat16",
+        remat="full",  # or "none"
+    )
+    config.diffusion = dict(
+        schedule="linear",  # or "scaled_linear", "cosine"
+        num_steps=1000,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        objective="epsilon",  # or "v"
+        null_text_rate=0.2,  # share of examples trained without their text, for guidance
+        sampler="ddim",
+        sample_steps=200,
+        guidance_scale=2.0,
+    )
+    config.tasks = dict(
+        ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
+        min_generated=0.2,  # inpainting and continuation generate this much of the length at least, and
+        max_generated=0.8,
+        max_spans=3,
+        loss_on="all",  # or "generated"
+    )
+    config.data = dict(
+        dir="",  # prepared shards; "" means RUN/data for the autoencoder and RUN/latents for diffusion
+        seconds=10.24,  # length of a diffusion example
+        prefetch=2,  # batches
+    )
+    config.train_autoencoder = dict(
+        steps=400_000,
+        batch_size=64,
+        seconds=0.68,  # length of the random crop
+        learning_rate=1e-4,
+        warmup_steps=1000,
+        betas=(0.8, 0.99),
+        weight_decay=1e-2,
+        clip=1.0,
+        ema_decay=0.999,
+        microbatches=1,
+        losses=dict(waveform=1.0, stft=1.0, kl=0.0),
+        stft_windows=(2048, 1024, 512, 256, 128),
+        log_every=100,
+        checkpoint_every=5000,
+        keep_checkpoints=2,
+    )
+    config.train_diffusion = dict(
+        steps=200_000,
+        batch_size=512,
+        learning_rate=3e-5,
+        warmup_steps=0,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        clip=1.0,
+        ema_decay=0.9999,
+        microbatches=1,
+        log_every=100,
+        checkpoint_every=2000,
+        keep_checkpoints=2,
+    )
+    config.mesh = dict(
+        axes=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left
+        # the first pattern found in a parameter's path decides its sharding, dimension by dimension from the last backwards;
+        # an axis that does not divide the dimension is left out
+        rules=((r"kernel|embedding", ("tensor", "fsdp")),),
+    )
+    return config.lock()
