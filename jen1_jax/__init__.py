@@ -1,0 +1,22 @@
+"""JEN-1 in JAX: train a text-to-music model from raw 48 kHz stereo audio, and let it compose, inpaint and continue music."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+try:
+    __version__ = version("jen1-jax")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from jen1_jax.generation.model import Model
+
+
+def load(run: str) -> "Model":
+    """The trained model of a run folder, ready to generate; raises `Refusal` where something it needs is missing or disagrees."""
+    from jen1_jax.generation.model import Model  # JAX and Flax load on the first use, so that importing the package stays quick
+
+    return Model.load(run)
+
+
+__all__ = ["__version__", "load"]

@@ -1,0 +1,88 @@
+"""Configurations: from a preset or a file, overridden by `--config.a.b=v`, refused where a key is unknown, kept as JSON."""
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jen1_jax.errors import Refusal
+
+
+def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:  # noqa: B006  (a Mapping is not written to)
+    """The configuration of a packaged preset (`jen1`) or of a Python file with `get_config()`, with overrides by dotted key."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise Refusal(f"There is no configuration file {name}; give a path to one or a preset: {', '.join(presets())}.")
+        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    elif name in presets():
+        module = importlib.import_module(f"configs.{name}")
+    else:
+        raise Refusal(f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends in .py.")
+    if not hasattr(module, "get_config"):
+        raise Refusal(f"{name} has no get_config(); start from configs/jen1.py.")
+    config = module.get_config()
+    for key, value in overrides.items():
+        override(config, key, value)
+    return config.lock()
+
+
+def presets() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    import configs
+
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets the field at the dotted `key` to the literal `text`; a value keeps its field's type (an integer may fill a float)."""
+    *sections, name = key.split(".")
+    node = config
+    for section in sections:
+        node = node[section] if isinstance(node, ConfigDict) and section in node else None
+    if not isinstance(node, ConfigDict) or name not in node or isinstance(node[name], ConfigDict):
+        where = node if isinstance(node, ConfigDict) else config
+        known = ", ".join(where.keys())
+        raise Refusal(f"The configuration has no field {key!r}; at that place there are: {known}.")
+    old = node[name]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, str):
+        value = text
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(old):
+        raise Refusal(f"The field {key} holds a {type(old).__name__} like {old!r}; {text!r} is not one.")
+    node[name] = value
+
+
+def to_plain(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain JSON types: tuples become lists."""
+
+    def plain(value):
+        if isinstance(value, ConfigDict | dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(config)
+
+
+def from_plain(values: Mapping[str, Any]) -> ConfigDict:
+    """The inverse of `to_plain`; what is missing there takes no default: a run's configuration is complete."""
+
+    def restore(value):
+        if isinstance(value, Mapping):
+            return ConfigDict({key: restore(item) for key, item in value.items()})
+        return tuple(restore(item) for item in value) if isinstance(value, list) else value
+
+    return restore(values).lock()

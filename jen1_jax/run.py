@@ -1,0 +1,123 @@
+"""A run: one experiment in one folder, enough by itself to generate, export, resume and fork.
+
+```
+RUN/config.json                     resolved configuration, versions, fingerprints
+RUN/autoencoder/checkpoints/  whitening.npz  metrics.jsonl  tensorboard/  demos/
+RUN/diffusion/checkpoints/    metrics.jsonl  tensorboard/  demos/
+RUN/text/                           tokenizer and layout, or the name and hash of a frozen encoder
+```
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jen1_jax import __version__
+from jen1_jax.config import from_plain, to_plain
+from jen1_jax.errors import Refusal
+
+# What a part's parameters depend on: it may not change once that part has been trained.
+_FIXED = {
+    "autoencoder": ("audio", "autoencoder"),
+    "diffusion": ("audio", "autoencoder", "whitening", "text", "unet", "diffusion.objective", "diffusion.schedule"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths and the record (`config.json`) of one run folder."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Run":
+        """An existing run; raises `Refusal` where there is none."""
+        run = cls(Path(path))
+        if not run.record_path.is_file():
+            raise Refusal(f"There is no run at {path}: it has no config.json. Train one with `jen1 train autoencoder --workdir {path}`.")
+        _ = run.record
+        return run
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def text(self) -> Path:
+        return self.path / "text"
+
+    @property
+    def whitening(self) -> Path:
+        return self.path / "autoencoder" / "whitening.npz"
+
+    def checkpoints(self, part: str) -> Path:
+        return self.path / part / "checkpoints"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self.record_path.read_text())
+            if not {"config", "versions", "fingerprints"} <= record.keys():
+                raise ValueError("a part is missing")
+        except (ValueError, AttributeError) as error:
+            raise Refusal(f"{self.record_path} is not the record of a run ({error}); restore it from a copy.") from None
+        return record
+
+    @cached_property
+    def config(self) -> ConfigDict:
+        return from_plain(self.record["config"])
+
+    def write(self, config: ConfigDict, fingerprints: dict[str, str]) -> "Run":
+        """Records the configuration and fingerprints, whole or not at all; returns the run as it now is."""
+        packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+        record = {
+            "config": to_plain(config),
+            "versions": {"jen1-jax": __version__} | {name: version(name) for name in packages},
+            "fingerprints": fingerprints,
+        }
+        write_text(self.record_path, json.dumps(record, indent=1))
+        return Run(self.path)
+
+    def begin(self, config: ConfigDict, part: str) -> "Run":
+        """The run with `config` recorded for training `part`; refused where it contradicts what has already been trained here."""
+        fingerprints = {}
+        if self.record_path.exists():
+            fingerprints = dict(self.record["fingerprints"])
+            trained = [name for name in _FIXED if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())]
+            for key in {key for name in trained for key in _FIXED[name]}:
+                old, new = _at(self.record["config"], key), _at(to_plain(config), key)
+                if old != new:
+                    raise Refusal(
+                        f"{self.path} was trained with another `{key}` ({_difference(old, new)}); "
+                        "give the same configuration, or another --workdir."
+                    )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return self.write(config, fingerprints)
+        except OSError as error:
+            raise Refusal(f"The folder {self.path} cannot be written ({error.strerror}); choose another --workdir.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under its final name only when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _at(config: dict, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in old | new if old.get(key) != new.get(key))
+    return f"{old} there, {new} here"
