@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jen1_jax.errors import Refusal
 
 
-def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:  # noqa: B006  (a Mapping is not written to)
+def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     """The configuration of a packaged preset (`jen1`) or of a Python file with `get_config()`, with overrides by dotted key."""
     if name.endswith(".py"):
         if not Path(name).is_file():

@@ -40,7 +40,7 @@ class Run:
         """An existing run; raises `Refusal` where there is none."""
         run = cls(Path(path))
         if not run.record_path.is_file():
-            raise Refusal(f"There is no run at {path}: it has no config.json. Train one with `jen1 train autoencoder --workdir {path}`.")
+            raise Refusal(f"There is no run at {path}: it has no config.json. `jen1 train autoencoder` makes one.")
         _ = run.record
         return run
 

@@ -1,0 +1,69 @@
+"""Checkpoints by Orbax, behind the three calls that the project needs: save, restore, and the EMA alone.
+
+A checkpoint holds the whole `TrainState` and a JSON record: the resolved configuration, fingerprints and what the data were. It
+restores onto any mesh, because every leaf is read into the sharding that is asked for.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from jen1_jax.errors import Refusal
+
+
+class Checkpoints:
+    """The checkpoints in one folder; saving runs in the background and its errors surface at the next save or at `close`."""
+
+    def __init__(self, directory: Path, keep: int = 1):
+        self.directory = Path(directory).absolute()
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            # The loop decides when to save; Orbax's own default would save continuously.
+            save_decision_policy=ocp.training.save_decision_policies.SpecificStepsPolicy([]),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        )
+
+    @classmethod
+    def existing(cls, directory: Path, missing: str) -> "Checkpoints":
+        """Those of a trained part; raises `Refusal` with the sentence `missing` where there are none."""
+        if not Path(directory).is_dir():
+            raise Refusal(missing)
+        checkpoints = cls(directory)
+        if checkpoints.latest is None:
+            raise Refusal(missing)
+        return checkpoints
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state, record: Mapping[str, Any]) -> None:
+        """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
+        if step != self.latest:
+            self._checkpointer.save_checkpointables_async(step, {"state": state, "record": dict(record)}, force=True)
+
+    def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
+        """The newest state, laid out as `abstract_state` (shapes with shardings), and its record."""
+        loaded = self._load(abstract_state)
+        return loaded["state"], loaded["record"]
+
+    def restore_ema(self, abstract_state):
+        """The EMA parameters of the newest checkpoint; nothing else is read."""
+        placeholders = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
+        return self._load(placeholders.replace(ema=abstract_state.ema))["state"].ema
+
+    def _load(self, abstract_state) -> dict[str, Any]:
+        try:
+            return self._checkpointer.load_checkpointables(None, {"state": abstract_state, "record": None})
+        except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+            first = str(error).strip().splitlines()[0][:300]
+            raise Refusal(f"The checkpoint in {self.directory} cannot be read for this configuration: {first}") from error
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._checkpointer.close()

@@ -1,0 +1,186 @@
+"""The loop around the step: batches in, checkpoints and metrics out.
+
+Invariants:
+- The batch of step s depends on s alone, and so does the step's randomness: a restart needs the state and nothing else.
+- The host never waits for the step that it has just started; what it logs is what earlier steps computed.
+- Metrics describe the parameters before the update of their step.
+- A checkpoint at step s holds the state after s batches.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax.errors import Refusal
+from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.mesh import put_batch, shardings
+from jen1_jax.training.metrics import MetricsWriter
+from jen1_jax.training.step import Player, TrainState, init_state, make_step
+
+MAX_SKIPPED = 50  # steps in a row
+
+
+class Data(Protocol):
+    """What training reads. Batches are dictionaries of numpy arrays, this process's slice of the global batch."""
+
+    description: Mapping[str, Any]  # what the data are, for the checkpoint's record
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless training batches from `start_step` on; batch s is the same whatever the start."""
+
+    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
+        """One pass over a split, in order; the last batch may be short."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (SIGINT, SIGTERM); its state has been saved."""
+
+
+def fit(
+    name: str,
+    *,
+    directory: Path,
+    players: Mapping[str, Player],
+    draw: Callable,
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    config: ConfigDict,
+    schedule: Callable[[int], Any],
+    mesh: Mesh,
+    rules,
+    seed: int,
+    record: Mapping[str, Any],
+    frozen: PyTree = None,
+    progress: Callable[[str], None] = print,
+) -> TrainState:
+    """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
+
+    `config` is a `train_*` section. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
+    """
+    with jax.set_mesh(mesh):
+        abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(seed)))
+        layout = shardings(abstract, mesh, rules)
+        abstract = jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout)
+        checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
+        if checkpoints.latest is None:
+            state = jax.jit(lambda key: init_state(players, key), out_shardings=layout)(jax.random.key(seed))
+        else:
+            state, _ = checkpoints.restore(abstract)
+            progress(f"{name}: going on from step {checkpoints.latest}")
+        start = int(state.step)
+        if start >= config.steps:
+            checkpoints.close()
+            return state
+
+        step_fn = jax.jit(
+            make_step(players, draw, ema_decay=config.ema_decay, microbatches=config.microbatches, seed=seed),
+            donate_argnums=0,
+            out_shardings=(layout, None),
+        )
+        log = _Log(name, directory, start, config.steps, schedule, progress)
+        with _stop_signal() as stopped:
+            try:
+                stream = batches(start)
+                for step in range(start, config.steps):
+                    state, metrics = step_fn(state, put_batch(next(stream), mesh), frozen)
+                    done = step + 1
+                    log.add(metrics)
+                    if done % config.log_every == 0 or done == config.steps:
+                        log.write(done)
+                    if done % config.checkpoint_every == 0 or done == config.steps or stopped():
+                        checkpoints.save(done, state, record)
+                    if stopped():
+                        raise Interrupted(f"{name} stopped at step {done}; the same command goes on from there.")
+            finally:
+                log.close()
+                checkpoints.close()
+        return state
+
+
+class _Log:
+    """Collects metrics on the device and reads them an interval at a time."""
+
+    def __init__(self, name: str, directory: Path, start: int, steps: int, schedule, progress):
+        self._name, self._steps, self._schedule, self._progress = name, steps, schedule, progress
+        self._writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
+        self._pending: list[dict[str, jax.Array]] = []
+        self._last, self._clock, self._skipped = start, None, 0
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append(metrics)
+        if self._clock is None:  # the first step compiles; it does not count in the speed
+            jax.block_until_ready(metrics)
+            self._clock, self._timed_from = time.monotonic(), self._last + 1
+
+    def write(self, step: int) -> None:
+        values = [{key: float(value) for key, value in metrics.items()} for metrics in jax.device_get(self._pending)]
+        self._pending.clear()
+        good = [value for value in values if not value["skipped"]]
+        for value in values:
+            self._skipped = self._skipped + 1 if value["skipped"] else 0
+        if self._skipped >= MAX_SKIPPED:
+            raise Refusal(
+                f"The loss of {self._name} has not been finite for {self._skipped} steps; the last checkpoint is whole: "
+                "lower the learning rate, or look for bad data with `jen1 data validate`."
+            )
+        means = {key: float(np.mean([value[key] for value in good])) for key in values[0]} if good else {}
+        now = time.monotonic()
+        speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
+        self._clock, self._timed_from, self._last = now, step, step
+        means["skipped"] = sum(value["skipped"] for value in values)
+        means |= {"learning_rate": float(self._schedule(step)), "steps_per_second": speed, "resident_gib": _resident_gib()}
+        if self._writer is not None:
+            self._writer.write(step, means)
+            terms = " ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in means.items() if "loss/" in key)
+            left = (self._steps - step) / speed if speed > 0 else 0
+            skipped = f", {means['skipped']:.0f} steps skipped (non-finite)" if means["skipped"] else ""
+            self._progress(
+                f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} ({terms})  "
+                f"{speed:.2f} steps/s, {_duration(left)} left{skipped}"
+            )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def _stop_signal():
+    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second SIGINT is not held back."""
+    received = []
+
+    def handle(number, frame):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals belong to whoever runs there
+        previous = {}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _resident_gib() -> float:
+    """Memory held by this process; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * 4096 / 2**30
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

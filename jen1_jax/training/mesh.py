@@ -1,0 +1,53 @@
+"""One code path from one device to a pod: a mesh, the batch laid over it, and parameters sharded by (pattern, axes) rules."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from jen1_jax.errors import Refusal
+
+BATCH_AXES = ("data", "fsdp")  # the batch is split over both; parameters over fsdp and tensor only
+
+
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config.mesh.axes` over `devices` (default: all); a size of -1 takes the devices that the others leave."""
+    devices = jax.devices() if devices is None else devices
+    sizes = dict(config.mesh.axes)
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+        raise Refusal(f"The mesh {sizes} does not fit {len(devices)} devices; let the sizes multiply to it, with one -1 at most.")
+    sizes.update({name: len(devices) // fixed for name in free})
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
+    """A `NamedSharding` for every leaf of `tree` (arrays or shapes).
+
+    A rule is (pattern, mesh axes from the last dimension backwards); the first pattern found in the leaf's path decides. An axis
+    that does not divide its dimension is left out, and a leaf without a rule is replicated. Optimiser moments and EMA repeat
+    their parameter's path, so they are sharded as it is.
+    """
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        axes = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
+        spec = [None] * leaf.ndim
+        for dimension, axis in zip(reversed(range(leaf.ndim)), axes, strict=False):
+            if axis and leaf.shape[dimension] % mesh.shape[axis] == 0:
+                spec[dimension] = axis
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's slice of the global batch, as arrays laid over the mesh by their first axis."""
+    sharding = NamedSharding(mesh, P(BATCH_AXES))
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
