@@ -1,0 +1,79 @@
+"""What the network is trained to predict, and how its prediction turns back into a clean latent and noise.
+
+Training and sampling read the same `Objective`, so they cannot disagree. Every conversion is linear in the prediction, so guiding
+the prediction guides the clean latent and the noise alike. Nothing is clipped: latents are whitened, not bounded.
+"""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jen1_jax.diffusion.registry import Registry
+
+Latents = Float[Array, "batch frames channels"]
+LogSNR = Float[Array, " batch"]
+
+
+def scales(log_snr: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """`(alpha, sigma)` of a log-SNR, with alpha^2 + sigma^2 = 1; exact at both infinities."""
+    return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+
+
+def _per_example(log_snr: LogSNR) -> tuple[Float[Array, "batch 1 1"], Float[Array, "batch 1 1"]]:
+    return scales(log_snr[:, None, None])
+
+
+def corrupt(clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
+    """`alpha * clean + sigma * noise`. `noise` must be standard Gaussian: sampling starts from it, and the loss assumes it."""
+    alpha, sigma = _per_example(log_snr)
+    return alpha * clean + sigma * noise
+
+
+class Objective(Protocol):
+    """A prediction target that, together with the noisy latent, determines the clean latent and the noise."""
+
+    def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents: ...
+    def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents: ...
+    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents: ...
+
+
+class Epsilon:
+    """The noise (Ho et al. 2020; JEN-1, section 3.2). `clean` divides by alpha: an error grows by sigma / alpha."""
+
+    def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
+        return noise
+
+    def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        alpha, sigma = _per_example(log_snr)
+        return (noisy - sigma * prediction) / alpha
+
+    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        return prediction
+
+
+class V:
+    """The velocity `alpha * noise - sigma * clean` (Salimans & Ho 2022): a rotation, which divides by nothing at either end."""
+
+    def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
+        alpha, sigma = _per_example(log_snr)
+        return alpha * noise - sigma * clean
+
+    def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        alpha, sigma = _per_example(log_snr)
+        return alpha * noisy - sigma * prediction
+
+    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        alpha, sigma = _per_example(log_snr)
+        return sigma * noisy + alpha * prediction
+
+
+OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V()})
+
+
+def loss_per_frame(
+    objective: Objective, prediction: Latents, clean: Latents, noise: Latents, log_snr: LogSNR
+) -> Float[Array, "batch frames"]:
+    """Squared error against the objective's target, averaged over channels; masks, weights and sums are the training step's."""
+    return jnp.mean((prediction - objective.target(clean, noise, log_snr)) ** 2, axis=-1)

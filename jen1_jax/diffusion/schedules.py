@@ -1,0 +1,109 @@
+"""Noise schedules: how the log signal-to-noise ratio falls as time t runs from 0 (clean) to 1 (noise).
+
+Both ends stay finite, so every objective can be inverted at every t. A new schedule is a dataclass with `log_snr` and a line in
+`SCHEDULES`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from jen1_jax.diffusion.registry import Registry
+from jen1_jax.errors import Refusal
+
+LOG_SNR_MIN = -20.0  # the least that the network is told; a prediction of noise could not be inverted there
+
+
+class Schedule(Protocol):
+    """A strictly falling map from time in [0, 1] to log-SNR (nats); times outside are taken as the nearest end."""
+
+    def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]: ...
+
+
+@dataclass(frozen=True)
+class Beta:
+    """DDPM's discrete variances (Ho et al. 2020), beta^(1/power) linear in the step, interpolated between the steps.
+
+    Step i of `num_steps` is t = i / (num_steps - 1), where the log-SNR is that of the discrete schedule. Power 1 is the paper's
+    "linear"; power 2, linear in sqrt(beta), is what latent diffusion code means with the same numbers.
+    """
+
+    num_steps: int
+    beta_start: float
+    beta_end: float
+    power: int = 1
+
+    def __post_init__(self):
+        if self.num_steps < 2 or not 0 < self.beta_start <= self.beta_end < 1:
+            raise Refusal(
+                "A beta schedule needs num_steps >= 2 and 0 < beta_start <= beta_end < 1, got "
+                f"num_steps={self.num_steps}, beta_start={self.beta_start}, beta_end={self.beta_end}."
+            )
+
+    def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        root = 1 / self.power
+        betas = np.linspace(self.beta_start**root, self.beta_end**root, self.num_steps) ** self.power
+        log_alpha_squared = np.cumsum(np.log1p(-betas))  # float64: the product of a thousand factors near one
+        log_snrs = log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
+        return jnp.interp(t * (self.num_steps - 1), np.arange(self.num_steps), log_snrs.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The angle arctan(sigma / alpha) linear in time (Nichol & Dhariwal 2021, as truncated by Hoogeboom et al. 2023).
+
+    The ends are set by log-SNR; the defaults lie where `linear` has its noisy end.
+    """
+
+    log_snr_min: float = -10.0
+    log_snr_max: float = 10.0
+
+    def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        first, last = (np.arctan(np.exp(-0.5 * end)) for end in (self.log_snr_max, self.log_snr_min))
+        return -2 * jnp.log(jnp.tan(first + (last - first) * jnp.clip(t, 0, 1)))
+
+
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "linear": lambda config: Beta(config.num_steps, config.beta_start, config.beta_end),
+        "scaled_linear": lambda config: Beta(config.num_steps, config.beta_start, config.beta_end, power=2),
+        "cosine": lambda config: Cosine(),
+    },
+)
+
+
+def make_schedule(config: ConfigDict) -> Schedule:
+    """The schedule that `config.diffusion` names; refused if its noisy end leaves the objective nothing to predict from.
+
+    Predicting noise from (almost) nothing but noise says nothing of the clean latent, and sampling divides by that signal.
+    """
+    schedule = SCHEDULES[config.schedule](config)
+    noisiest = float(schedule.log_snr(jnp.ones(())))
+    if config.objective == "epsilon" and noisiest < LOG_SNR_MIN:
+        raise Refusal(
+            f"The epsilon objective cannot be inverted at the schedule's last log-SNR of {noisiest:.0f}: "
+            'use objective "v", or a smaller beta_end or num_steps.'
+        )
+    return schedule
+
+
+def draw_times(key: Key[Array, ""], batch: int) -> Float[Array, " {batch}"]:
+    """Times uniform on [0, 1), spread evenly over the batch: one random offset, one time per batch-th, in random order.
+
+    Each time alone is uniform, while the batch's mean loss varies far less than with independent times (Kingma et al. 2021, I.1).
+    The order is shuffled so that an example's position, and with it its task, says nothing of its time.
+    """
+    offset, order = jax.random.split(key)
+    grid = (jnp.arange(batch) + jax.random.uniform(offset)) / batch
+    return jax.random.permutation(order, grid)
+
+
+def sample_log_snrs(schedule: Schedule, steps: int) -> Float[Array, " {steps}+1"]:
+    """The log-SNRs a sampler visits: `steps` of them evenly spaced in time from t = 1 to t = 0, then infinity, which is clean."""
+    return jnp.append(schedule.log_snr(jnp.linspace(1.0, 0.0, steps)), jnp.inf)
