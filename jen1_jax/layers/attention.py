@@ -1,0 +1,101 @@
+"""Multi-head attention over frames and to text, and the transformer block made of the two.
+
+There are `width // head_dim` heads. Whether an example looks ahead is a flag per example, as in `conv`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jen1_jax.layers.conv import Causal
+from jen1_jax.layers.embeddings import rotary
+from jen1_jax.layers.norms import RMSNorm
+
+
+def attention(
+    query: Float[Array, "batch frames heads channels"],
+    key: Float[Array, "batch keys heads channels"],
+    value: Float[Array, "batch keys heads channels"],
+    valid: Bool[Array, "batch keys"] | None = None,
+    lengths: Int[Array, " batch"] | None = None,
+    causal: Causal = False,
+) -> Float[Array, "batch frames heads channels"]:
+    """Softmax attention to the keys that are `valid`, below `lengths`, and, where `causal`, at or before the query's frame.
+
+    Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
+    """
+    mask = None if valid is None else valid[:, None, None, :]
+    if causal is not False:
+        past = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
+        past = past | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
+        mask = past if mask is None else mask & past
+    # What cuDNN's fused kernel takes: half precision, heads in multiples of 8, and with a mask an even number of frames.
+    fits = query.shape[-1] % 8 == query.shape[1] % 2 == key.shape[1] % 2 == 0 and query.dtype in (jnp.bfloat16, jnp.float16)
+    fused = jax.default_backend() == "gpu" and fits
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn" if fused else "xla"
+    )
+
+
+class Attention(nn.Module):
+    """Attention of `x` to itself with rotary positions, or, where given, to the first `lengths` tokens of `text` without them."""
+
+    head_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch frames width"],
+        valid: Bool[Array, "batch frames"] | None = None,
+        causal: Causal = False,
+        text: Float[Array, "batch tokens features"] | None = None,
+        lengths: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch frames width"]:
+        width = x.shape[-1]
+        if width % self.head_dim:
+            raise ValueError(f"width {width} is not a multiple of head_dim {self.head_dim}")
+        source = x if text is None else text
+        heads = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
+        project = lambda name, y: heads(nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(y))
+        query, key, value = project("query", x), project("key", source), project("value", source)
+        if text is None:
+            query, key = rotary(query), rotary(key)
+        y = attention(query, key, value, valid=valid, lengths=lengths, causal=causal)
+        return nn.Dense(width, dtype=self.dtype, name="output")(y.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """Two projections with a GELU between them, `multiplier` times as wide inside."""
+
+    multiplier: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
+        y = nn.gelu(nn.Dense(self.multiplier * x.shape[-1], dtype=self.dtype, name="hidden")(x))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="output")(y)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it."""
+
+    head_dim: int
+    ff_multiplier: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch frames width"],
+        text: Float[Array, "batch tokens features"],
+        lengths: Int[Array, " batch"],
+        valid: Float[Array, "batch frames 1"],
+        causal: Causal = False,
+    ) -> Float[Array, "batch frames width"]:
+        norm = lambda name: RMSNorm(dtype=self.dtype, name=name)
+        attend = lambda name: Attention(self.head_dim, dtype=self.dtype, name=name)
+        x = x + attend("self_attention")(norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal)
+        x = x + attend("cross_attention")(norm("cross_norm")(x), text=text, lengths=lengths)
+        return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(norm("feed_forward_norm")(x))

@@ -1,0 +1,23 @@
+"""Normalisation of each frame by itself: statistics over time would tell the past about the future."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class RMSNorm(nn.Module):
+    """Divides each frame by the root mean square of its channels and scales each channel (Zhang & Sennrich 2019).
+
+    Statistics and scale are float32, the result is `dtype`. A frame of zeros stays zero.
+    """
+
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        power = jnp.mean(x**2, axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(power + self.epsilon) * scale).astype(self.dtype)

@@ -1,0 +1,158 @@
+"""The omnidirectional 1D U-Net: one network that denoises whitened latents in both directions of time.
+
+    noisy, context, mask -> stem -+--------------------------------------------------------------+-> + -> norm, conv -> prediction
+                                  |                                                              |
+                              downsample -> residual blocks -> transformers     residual blocks -> transformers -> upsample
+                                               | (every output is a skip) ------------^
+                                               +-> next level ... bottleneck ... -----+
+
+After Imagen's efficient U-Net a level downsamples first and upsamples last, and skips are scaled by 2^-1/2 (Saharia et al. 2022,
+B.1); block layout after audio-diffusion-pytorch's UNet1d; mode switch, inputs and conditioning after JEN-1 (arXiv 2308.04729,
+section 3.3).
+"""
+
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jen1_jax.layers.attention import TransformerBlock
+from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
+from jen1_jax.layers.embeddings import LogSNREmbedding
+from jen1_jax.layers.norms import RMSNorm
+
+REMAT = {
+    "none": lambda block: block,
+    "full": nn.remat,
+}  # what the backward pass recomputes: nothing, or the inside of every block
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution; norm scaled and shifted by the embedding, SiLU, convolution; added to the input.
+
+    The input is projected where widths differ. Padding is zeroed before each convolution that would carry it to its neighbours.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch frames channels"],
+        embedding: Float[Array, "batch features"],
+        valid: Float[Array, "batch frames 1"],
+        causal: Causal = False,
+    ) -> Float[Array, "batch frames width"]:
+        h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_in")(x))
+        h = Conv1d(self.features, 3, dtype=self.dtype, name="conv_in")(h * valid, causal)
+        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        scale, shift = jnp.split(modulation[:, None], 2, axis=-1)
+        h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift)
+        h = Conv1d(self.features, 3, dtype=self.dtype, name="conv_out")(h * valid, causal)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class UNet(nn.Module):
+    """Predicts from noisy latents what the objective asks for; fields: those of `config.unet`, and the number of `out_channels`.
+
+    Level i is `channels * multipliers[i]` wide and runs `factors[i - 1]` times slower than level i - 1; level 0 is the stem's.
+    `num_blocks` counts each level's residual blocks, down and up alike, `attentions` the transformer blocks after them, its last
+    entry those of the bottleneck. Parameters are float32, arithmetic is `dtype`; norms, softmax and the output layer are float32.
+    """
+
+    out_channels: int
+    channels: int
+    multipliers: tuple[int, ...]
+    factors: tuple[int, ...]
+    num_blocks: tuple[int, ...]
+    attentions: tuple[int, ...]
+    head_dim: int
+    ff_multiplier: int
+    text_features: int
+    dtype: str = "float32"
+    remat: str = "none"
+
+    @property
+    def frames_multiple(self) -> int:
+        """The number of frames must be a multiple of this."""
+        return math.prod(self.factors)
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: Float[Array, "batch frames k"],
+        context: Float[Array, "batch frames k"],
+        mask: Float[Array, "batch frames 1"],
+        log_snr: Float[Array, " batch"],
+        text: Float[Array, "batch tokens text_features"],
+        text_lengths: Int[Array, " batch"],
+        valid: Float[Array, "batch frames 1"],
+        causal: Bool[Array, " batch"],
+        conditioning: Mapping[str, Float[Array, "batch _"]] | None = None,
+    ) -> Float[Array, "batch frames out_channels"]:
+        """The network's raw output, float32, zero on padding.
+
+        `mask` is 1 where `context` is given; `valid` is 1 on real frames; only the first `text_lengths` tokens of `text` are seen,
+        and an example with none sees a learned null token. Each `conditioning` vector is projected and added to the time embedding.
+        A frame's output depends on no later frame where `causal`, and never on padding, its amount, or other examples.
+        """
+        levels = len(self.factors)
+        if not len(self.num_blocks) == len(self.multipliers) - 1 == len(self.attentions) - 1 == levels:
+            raise ValueError("num_blocks needs one entry a factor, multipliers and attentions one more")
+        if noisy.shape[1] % self.frames_multiple:
+            raise ValueError(f"{noisy.shape[1]} frames are not a multiple of {self.frames_multiple}")
+        dtype = jnp.dtype(self.dtype)
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        residual_block, transformer_block = REMAT[self.remat](ResidualBlock), REMAT[self.remat](TransformerBlock)
+
+        embedding = LogSNREmbedding(4 * self.channels, name="time")(log_snr)
+        for name, vector in sorted((conditioning or {}).items()):
+            embedding = embedding + nn.Dense(embedding.shape[-1], name=f"conditioning_{name}")(vector)
+        text = nn.Dense(self.text_features, dtype=dtype, name="text")(RMSNorm(dtype=dtype, name="text_norm")(text))
+        null = self.param("null_text", nn.initializers.normal(1.0), (self.text_features,)).astype(dtype)
+        text = jnp.where((text_lengths == 0)[:, None, None], null, text)
+        text_lengths = jnp.maximum(text_lengths, 1)
+
+        # A low frame is real if any of its frames is: no real frame loses its low frame, and more padding adds none that is real.
+        valids = [valid.astype(dtype)]
+        for factor in self.factors:
+            valids.append(valids[-1].reshape(valid.shape[0], -1, factor, 1).max(axis=2))
+
+        def residual(x, level, name):
+            return residual_block(widths[level], dtype=dtype, name=name)(x, embedding, valids[level], causal)
+
+        def transformers(x, count, level, name):
+            for i in range(count):
+                block = transformer_block(self.head_dim, self.ff_multiplier, dtype=dtype, name=f"{name}_transformer_{i}")
+                x = block(x, text, text_lengths, valids[level], causal)
+            return x
+
+        x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)
+        x = stem = Conv1d(widths[0], 3, dtype=dtype, name="stem")(x * valids[0], causal)
+        skips = []
+        for level, factor in enumerate(self.factors, start=1):
+            name = f"down_{level}"
+            x = Downsample(widths[level], factor, 3, dtype=dtype, name=f"{name}_resample")(x * valids[level - 1], causal)
+            for i in range(self.num_blocks[level - 1]):
+                x = residual(x, level, f"{name}_residual_{i}")
+                skips.append(x * 2**-0.5)
+            x = transformers(x, self.attentions[level - 1], level, name)
+
+        x = residual(x, levels, "middle_residual_0")
+        x = transformers(x, self.attentions[-1], levels, "middle")
+        x = residual(x, levels, "middle_residual_1")
+
+        for level, factor in reversed(list(enumerate(self.factors, start=1))):
+            name = f"up_{level}"
+            for i in range(self.num_blocks[level - 1]):
+                x = residual(jnp.concatenate([x, skips.pop()], axis=-1), level, f"{name}_residual_{i}")
+            x = transformers(x, self.attentions[level - 1], level, name)
+            x = Upsample(widths[level - 1], factor, 3, dtype=dtype, name=f"{name}_resample")(x * valids[level], causal)
+
+        x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
+        return Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
