@@ -12,10 +12,11 @@ section 3.3).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jen1_jax.layers.attention import TransformerBlock
@@ -36,7 +37,7 @@ class ResidualBlock(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -67,14 +68,14 @@ class UNet(nn.Module):
 
     out_channels: int
     channels: int
-    multipliers: tuple[int, ...]
-    factors: tuple[int, ...]
-    num_blocks: tuple[int, ...]
-    attentions: tuple[int, ...]
+    multipliers: Sequence[int]
+    factors: Sequence[int]
+    num_blocks: Sequence[int]
+    attentions: Sequence[int]
     head_dim: int
     ff_multiplier: int
     text_features: int
-    dtype: str = "float32"
+    dtype: DTypeLike = "float32"
     remat: str = "none"
 
     @property
@@ -97,9 +98,9 @@ class UNet(nn.Module):
     ) -> Float[Array, "batch frames out_channels"]:
         """The network's raw output, float32, zero on padding.
 
-        `mask` is 1 where `context` is given; `valid` is 1 on real frames; only the first `text_lengths` tokens of `text` are seen,
-        and an example with none sees a learned null token. Each `conditioning` vector is projected and added to the time embedding.
-        A frame's output depends on no later frame where `causal`, and never on padding, its amount, or other examples.
+        `mask` is 1 where `context` is given; `valid` is 1 on real frames; only the first `text_lengths` tokens of `text` are
+        seen, and an example with none sees a learned null token. Each `conditioning` vector is projected and added to the time
+        embedding. A frame's output depends on no later frame where `causal`, and never on padding or other examples.
         """
         levels = len(self.factors)
         if not len(self.num_blocks) == len(self.multipliers) - 1 == len(self.attentions) - 1 == levels:

@@ -6,6 +6,7 @@ There are `width // head_dim` heads. Whether an example looks ahead is a flag pe
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jen1_jax.layers.conv import Causal
@@ -42,7 +43,7 @@ class Attention(nn.Module):
     """Attention of `x` to itself with rotary positions, or, where given, to the first `lengths` tokens of `text` without them."""
 
     head_dim: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -70,7 +71,7 @@ class FeedForward(nn.Module):
     """Two projections with a GELU between them, `multiplier` times as wide inside."""
 
     multiplier: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
@@ -83,7 +84,7 @@ class TransformerBlock(nn.Module):
 
     head_dim: int
     ff_multiplier: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

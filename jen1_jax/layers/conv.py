@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 Causal = Bool[Array, " batch"] | bool
@@ -26,8 +27,8 @@ def delay(x: Float[Array, "batch frames channels"], frames: int, causal: Causal)
 class Conv1d(nn.Module):
     """Convolution that keeps the number of frames; `kernel_size` is odd, so that one delay turns it causal.
 
-    Weight normalisation (Salimans & Kingma 2016) is per output channel; its scale starts at the norm of the direction, so the layer
-    starts out equal to the plain one, as in PyTorch.
+    Weight normalisation (Salimans & Kingma 2016) is per output channel; its scale starts at the norm of the direction, so the
+    layer starts out equal to the plain one, as in PyTorch.
     """
 
     features: int
@@ -36,7 +37,7 @@ class Conv1d(nn.Module):
     use_bias: bool = True
     weight_norm: bool = False
     kernel_init: Callable = nn.initializers.lecun_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames channels"], causal: Causal = False) -> Float[Array, "batch frames features"]:
@@ -48,8 +49,9 @@ class Conv1d(nn.Module):
             scale = self.param("scale", lambda _: norm(kernel))
             kernel = kernel * (scale / norm(kernel))
         reach = self.dilation * (self.kernel_size - 1) // 2
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (reach, reach), (0, 0)))  # first, or the delay would push the last frames out
         y = jax.lax.conv_general_dilated(
-            delay(x, reach, causal).astype(self.dtype), kernel.astype(self.dtype), (1,), [(reach, reach)],
+            delay(x, reach, causal), kernel.astype(self.dtype), (1,), "VALID",
             rhs_dilation=(self.dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
         )  # fmt: skip
         if self.use_bias:
@@ -60,15 +62,15 @@ class Conv1d(nn.Module):
 class Downsample(nn.Module):
     """`factor` frames folded into channels, then a convolution at the low rate: a strided convolution without the stride.
 
-    In causal mode low-rate frame j reads input frames up to j * factor and no further, because `Upsample` hands it to outputs from
-    j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames.
+    In causal mode low-rate frame j reads input frames up to j * factor and no further, because `Upsample` hands it to outputs
+    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames.
     """
 
     features: int
     factor: int
     kernel_size: int = 1
     weight_norm: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames channels"], causal: Causal = False) -> Float[Array, "batch low features"]:
@@ -83,14 +85,15 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """A convolution at the low rate to `factor * features` channels, unfolded into frames: the polyphase transposed convolution.
 
-    Its gradient is a plain convolution's, 10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate frames.
+    Its gradient is a plain convolution's, 10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate
+    frames.
     """
 
     features: int
     factor: int
     kernel_size: int = 1
     weight_norm: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch low channels"], causal: Causal = False) -> Float[Array, "batch frames features"]:

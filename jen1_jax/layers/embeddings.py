@@ -11,7 +11,7 @@ LOG_SNR_LIMIT = 20.0
 def fourier_features(log_snr: Float[Array, " batch"], features: int) -> Float[Array, "batch features"]:
     """Sines and cosines of the log signal-to-noise ratio, clipped to [-20, 20]; `features` is even.
 
-    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to 1.5, finer than any schedule.
+    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to 1.5.
     """
     frequencies = 2 * np.pi * np.geomspace(1 / (10 * LOG_SNR_LIMIT), 1 / 1.5, features // 2, dtype=np.float32)
     angles = jnp.clip(log_snr, -LOG_SNR_LIMIT, LOG_SNR_LIMIT)[:, None].astype(jnp.float32) * frequencies
