@@ -1,0 +1,204 @@
+"""The encoder of T5 v1.1 and FLAN-T5 in Flax, and its weights from a Hugging Face folder.
+
+Raffel et al. 2020 (arXiv 1910.10683) with the gated feed-forward of Shazeer 2020 (arXiv 2002.05202). Unlike most transformers:
+attention is not scaled by 1 / sqrt(d); positions are only a bias on its scores, one table for all layers; no linear map has a
+bias; the norms do not centre; `num_heads * d_kv` need not be `d_model`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from safetensors import SafetensorError, safe_open
+
+from jen1_jax.errors import Refusal
+from jen1_jax.layers.norms import RMSNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """The layout, in the names and with the defaults of Hugging Face's config.json."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+
+    @classmethod
+    def from_json(cls, values: Mapping, origin: str) -> "T5Config":
+        """The layout in a parsed config.json; `origin` names it in the refusal of a model that is not T5 v1.1."""
+        for key, known in (("model_type", ("t5", "mt5")), ("feed_forward_proj", ("gated-gelu",))):
+            if values.get(key) not in known:
+                raise Refusal(
+                    f"{origin} has {key} {values.get(key)!r}, but only {' or '.join(map(repr, known))} (T5 v1.1, FLAN-T5) is"
+                    " understood: choose a FLAN-T5 model, for example google/flan-t5-large."
+                )
+        names = {field.name for field in fields(cls)}
+        try:
+            return cls(**{name: values[name] for name in names & values.keys()})
+        except TypeError as error:
+            raise Refusal(f"{origin} is not a complete T5 configuration: {error}.") from None
+
+    def to_json(self) -> dict:
+        """The config.json that makes transformers build the same encoder."""
+        layout = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"model_type": "t5", "architectures": ["T5EncoderModel"], "feed_forward_proj": "gated-gelu", **layout}
+
+
+def position_buckets(length: int, config: T5Config) -> np.ndarray:
+    """Bucket of the distance from query i to key j, int32 [length, length]: exact when near, logarithmic when far."""
+    half = config.relative_attention_num_buckets // 2  # one half for keys before the query, one for keys after it
+    exact = half // 2
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    ratio = np.log(np.maximum(np.abs(distance), 1) / exact) / np.log(config.relative_attention_max_distance / exact)
+    far = exact + np.floor(ratio * (half - exact) + 1e-6)  # the nudge keeps exact powers in the upper bucket
+    near = np.abs(distance) < exact
+    return np.where(near, np.abs(distance), np.minimum(far, half - 1)).astype(np.int32) + half * (distance > 0).astype(np.int32)
+
+
+class Block(nn.Module):
+    """Self-attention and gated feed-forward, each on a norm of its input and added to it; the sum stays float32."""
+
+    config: T5Config
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens d_model"], bias: Float[Array, "1 heads tokens tokens"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch tokens d_model"]:
+        c = self.config
+        # T5's initial scales: with unscaled attention the queries carry the 1 / sqrt(d_kv)
+        dense = lambda features, variance, name: nn.Dense(
+            features, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(variance**-0.5), name=name
+        )
+        norm = lambda name: RMSNorm(c.layer_norm_epsilon, self.dtype, name=name)
+        inner = c.num_heads * c.d_kv
+
+        y = norm("attention_norm")(x)
+        q, k, v = (
+            dense(inner, variance, name)(y).reshape(*x.shape[:2], c.num_heads, c.d_kv)
+            for name, variance in (("q", c.d_model * c.d_kv), ("k", c.d_model), ("v", c.d_model))
+        )
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, key_value_seq_lengths=lengths)  # softmax in float32
+        x = x + dense(c.d_model, inner, "o")(y.reshape(*x.shape[:2], inner))
+
+        y = norm("ff_norm")(x)
+        y = nn.gelu(dense(c.d_ff, c.d_model, "wi_0")(y), approximate=True) * dense(c.d_ff, c.d_model, "wi_1")(y)
+        return x + dense(c.d_model, c.d_ff, "wo")(y)
+
+
+class T5Encoder(nn.Module):
+    """Tokens to one float32 vector each, zero from `lengths` on; padding changes no other token. Products are in `dtype`."""
+
+    config: T5Config
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "batch tokens"], lengths: Int[Array, " batch"]) -> Float[Array, "batch tokens d_model"]:
+        c = self.config
+        length = tokens.shape[1]
+        x = nn.Embed(c.vocab_size, c.d_model, embedding_init=nn.initializers.normal(1.0), name="token")(tokens)
+        bias_init = nn.initializers.normal(c.d_model**-0.5)
+        bias = nn.Embed(c.relative_attention_num_buckets, c.num_heads, embedding_init=bias_init, name="position")(
+            position_buckets(length, c)
+        )
+        bias = bias.transpose(2, 0, 1)[None]
+        for i in range(c.num_layers):
+            x = Block(c, self.dtype, name=f"block_{i}")(x, bias, lengths)
+        x = RMSNorm(c.layer_norm_epsilon, name="norm")(x)
+        return x * (jnp.arange(length) < lengths[:, None])[..., None]
+
+
+HF_BLOCK = {
+    "attention_norm": "layer.0.layer_norm",
+    **{name: f"layer.0.SelfAttention.{name}" for name in "qkvo"},
+    "ff_norm": "layer.1.layer_norm",
+    **{name: f"layer.1.DenseReluDense.{name}" for name in ("wi_0", "wi_1", "wo")},
+}
+HF_TOP = {
+    "token": "shared",
+    "position": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "norm": "encoder.final_layer_norm",
+}
+
+
+def hf_name(path: tuple[str, ...]) -> str:
+    """Hugging Face's name of the parameter at `path`; its `kernel`s are the transposes of Hugging Face's weights."""
+    if len(path) == 2:
+        return f"{HF_TOP[path[0]]}.weight"
+    return f"encoder.block.{path[0].removeprefix('block_')}.{HF_BLOCK[path[1]]}.weight"
+
+
+def load(folder: str | Path) -> tuple[T5Config, dict]:
+    """The layout and the encoder's float32 parameters from a folder in Hugging Face's format; decoder weights are not read.
+
+    Needs config.json, and model.safetensors or shards with model.safetensors.index.json. Pickled weights are refused.
+    """
+    folder = Path(folder)
+    config = T5Config.from_json(read_json(folder, "config.json"), origin=str(folder / "config.json"))
+    files = _weight_files(folder)
+    shapes = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))
+    params = {}
+    for path, expected in flatten_dict(shapes["params"]).items():
+        name = hf_name(path)
+        if name == "shared.weight" and name not in files:
+            name = "encoder.embed_tokens.weight"
+        if name not in files:
+            raise Refusal(f"{folder} has no weight {name!r}: it does not hold the T5 encoder that its config.json describes.")
+        weight = files[name].get_tensor(name)
+        weight = jnp.asarray(weight.T if path[-1] == "kernel" else weight, jnp.float32)
+        if weight.shape != expected.shape:
+            raise Refusal(
+                f"{name!r} in {folder} has the shape {tuple(files[name].get_slice(name).get_shape())}, which does not fit"
+                " the layout in its config.json: the two files belong to different models."
+            )
+        params[path] = weight
+    return config, unflatten_dict(params)
+
+
+def _weight_files(folder: Path) -> dict[str, safe_open]:
+    """The open file that holds each weight."""
+    names = ["model.safetensors"]
+    if not (folder / names[0]).is_file():
+        if (folder / "model.safetensors.index.json").is_file():
+            names = sorted(set(read_json(folder, "model.safetensors.index.json")["weight_map"].values()))
+        elif pickled := sorted(folder.glob("pytorch_model*.bin")):
+            raise Refusal(
+                f"{folder} holds its weights only as {pickled[0].name}, and pickled files are not opened: load it with"
+                " transformers and call save_pretrained to get model.safetensors."
+            )
+        else:
+            raise Refusal(f"model.safetensors is missing in {folder}.")
+    files = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise Refusal(f"{name} is missing in {folder}, though model.safetensors.index.json lists it.")
+        try:
+            file = safe_open(folder / name, framework="flax")
+        except SafetensorError as error:
+            raise Refusal(f"{folder / name} is damaged ({error}): copy or download it again.") from None
+        files |= dict.fromkeys(file.keys(), file)
+    return files
+
+
+def read_json(folder: Path, name: str) -> dict:
+    """The object in `folder / name`; a missing or damaged file is refused by name."""
+    try:
+        return json.loads((folder / name).read_text())
+    except FileNotFoundError:
+        raise Refusal(f"{name} is missing in {folder}.") from None
+    except ValueError as error:
+        raise Refusal(f"{folder / name} is not valid JSON: {error}.") from None

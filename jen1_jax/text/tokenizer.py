@@ -1,0 +1,85 @@
+"""Captions to token ids: sentencepiece with T5's special ids (0 padding, 1 end, 2 unknown)."""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int32
+
+from jen1_jax.errors import Refusal
+
+
+class Tokenizer:
+    """Captions to int32 ids [captions, max_length], each ended by the end-of-sequence id and padded with 0.
+
+    A caption that is too long is cut and keeps its end-of-sequence id; one without any text has length 0. Special pieces such as
+    "</s>" written in a caption are only text.
+    """
+
+    def __init__(self, path: str | Path, max_length: int):
+        path = Path(path)
+        if not path.is_file():
+            raise Refusal(f"{path.name} is missing in {path.parent}: copy the sentencepiece model of this text encoder there.")
+        self.model = path.read_bytes()
+        self.max_length = max_length
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        except RuntimeError as error:
+            raise Refusal(f"{path} is not a sentencepiece model: {error}.") from None
+        if self._pieces.eos_id() < 0:
+            raise Refusal(f"{path} has no end-of-sequence piece, which T5 needs: it belongs to another kind of model.")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._pieces.get_piece_size()
+
+    def __call__(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
+        """The ids and how many of each row are real."""
+        tokens = np.zeros((len(captions), self.max_length), np.int32)
+        lengths = np.zeros(len(captions), np.int32)
+        for row, pieces in enumerate(self._pieces.encode(list(captions))):
+            if pieces:
+                ids = [*pieces[: self.max_length - 1], self._pieces.eos_id()]
+                tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+        return tokens, lengths
+
+    def truncated(self, caption: str) -> bool:
+        """Whether the end of `caption` does not fit into `max_length`."""
+        return len(self._pieces.encode(caption)) > self.max_length - 1
+
+
+def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
+    """Write a sentencepiece unigram model (Kudo 2018) of the captions to `path`, with T5's special ids.
+
+    The same set of captions gives the same bytes. `vocab_size` is a maximum: few captions give fewer pieces.
+    """
+    distinct = sorted({" ".join(caption.split()) for caption in captions} - {""})
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(distinct or ["music"]),  # data without captions trains too, and needs some vocabulary
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            max_sentence_length=1_000_000,
+            num_threads=1,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rsplit("] ", 1)[-1].rstrip(". ")
+        raise Refusal(
+            f"No vocabulary of {vocab_size} pieces can be made from {len(distinct)} captions ({reason}): raise text.vocab_size."
+        ) from None
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.getvalue())
+    os.replace(partial, path)

@@ -1,0 +1,161 @@
+"""A run's text encoder: recorded, reopened, refused when it is another one; embeddings that depend on their caption alone."""
+
+import shutil
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformers
+from ml_collections import ConfigDict
+
+from jen1_jax.errors import Refusal
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.text.tokenizer import train
+
+CAPTIONS = [
+    "slow piano",
+    "fast drums and a loud bass",
+    "warm strings in the left channel over a very long and slow crescendo",
+    "",
+]
+LAYOUT = dict(vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=3)
+
+
+def text_config(encoder=""):
+    return ConfigDict(dict(encoder=str(encoder), max_length=32, **LAYOUT)).lock()
+
+
+def save_model(folder, vocab_size=60):
+    config = transformers.T5Config(feed_forward_proj="gated-gelu", **(LAYOUT | {"vocab_size": vocab_size}))
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    train(CAPTIONS, folder / "spiece.model", vocab_size=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def frozen(model):
+    return TextEncoder.frozen(str(model), max_length=32)
+
+
+def test_embeddings_are_the_modules_and_zero_beyond_the_caption(frozen):
+    embedding, lengths = frozen.embed(CAPTIONS)
+    tokens, same_lengths = frozen.tokenize(CAPTIONS)
+    expected = jax.jit(frozen.module.apply)({"params": frozen.params}, jnp.asarray(tokens), jnp.asarray(lengths))
+    np.testing.assert_array_equal(lengths, same_lengths)
+    assert embedding.shape == (len(CAPTIONS), frozen.max_length, frozen.features) and lengths[-1] == 0
+    np.testing.assert_allclose(embedding, expected, atol=2e-3)  # float16 keeps 11 bits
+    assert not embedding[np.arange(32) >= lengths[:, None]].any()
+
+
+def test_embeddings_do_not_depend_on_batch_mates(model, frozen):
+    others = [f"piano {i}" for i in range(18)]
+    together, lengths = TextEncoder.frozen(str(model), 32).embed([*others, *CAPTIONS, *CAPTIONS])
+    alone, alone_lengths = frozen.embed(CAPTIONS)
+    for rows in (slice(18, 22), slice(22, 26)):
+        np.testing.assert_allclose(together[rows], alone, atol=1e-3)
+        np.testing.assert_array_equal(lengths[rows], alone_lengths)
+    assert all((row != together[18]).any() for row in together[:18])
+
+
+def test_a_caption_is_computed_once(model, monkeypatch):
+    text = TextEncoder.frozen(str(model), 32)
+    first, _ = text.embed(CAPTIONS)
+    monkeypatch.setitem(text.__dict__, "_apply", lambda *_: pytest.fail("computed again"))
+    again, _ = text.embed(CAPTIONS[::-1])
+    np.testing.assert_array_equal(again[::-1], first)
+
+
+def test_a_run_reopens_its_frozen_encoder_and_refuses_another(model, frozen, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    text = TextEncoder.create(text_config(copy), tmp_path / "text", CAPTIONS)
+    assert text.fingerprint == frozen.fingerprint and not text.trainable
+    assert sorted(path.name for path in (tmp_path / "text").iterdir()) == ["source.json"]
+    reopened = TextEncoder.open(tmp_path / "text")
+    np.testing.assert_array_equal(reopened.embed(CAPTIONS)[0], text.embed(CAPTIONS)[0])
+
+    save_model(copy)  # other random weights
+    other = TextEncoder.frozen(str(copy), 32).fingerprint
+    with pytest.raises(Refusal, match=f"{other}.*{text.fingerprint}"):
+        TextEncoder.open(tmp_path / "text")
+    shutil.rmtree(copy)
+    with pytest.raises(Refusal, match=f"{copy} does not exist"):
+        TextEncoder.open(tmp_path / "text")
+
+
+def test_the_fingerprint_covers_weights_vocabulary_and_length(model, frozen, tmp_path):
+    assert TextEncoder.frozen(str(model), 31).fingerprint != frozen.fingerprint
+    copy = shutil.copytree(model, tmp_path / "copy")
+    train(["other words"], copy / "spiece.model", vocab_size=60)
+    assert TextEncoder.frozen(str(copy), 32).fingerprint != frozen.fingerprint
+
+
+def test_a_run_trains_its_own_encoder(tmp_path):
+    text = TextEncoder.create(text_config(), tmp_path, CAPTIONS)
+    assert text.trainable and text.params is None and text.features == LAYOUT["d_model"]
+    transformers.T5Config.from_pretrained(tmp_path)
+    tokens, lengths = map(jnp.asarray, text.tokenize(CAPTIONS))
+
+    loss = lambda params: jnp.sum(jnp.sin(text.module.apply({"params": params}, tokens, lengths)))
+    gradients = jax.jit(jax.grad(loss))(text.init_params(jax.random.key(0)))
+    assert all(np.isfinite(g).all() and g.any() for g in jax.tree.leaves(gradients))
+    with pytest.raises(ValueError, match="trained with the diffusion model"):
+        text.embed(CAPTIONS)
+
+
+def test_a_trained_vocabulary_is_kept_when_the_run_goes_on(tmp_path):
+    first = TextEncoder.create(text_config(), tmp_path, CAPTIONS)
+    again = TextEncoder.create(text_config(), tmp_path, ["other captions"])
+    assert again.fingerprint == first.fingerprint == TextEncoder.open(tmp_path).fingerprint
+    other = text_config().copy_and_resolve_references()
+    with other.unlocked():
+        other.d_ff = 32
+    with pytest.raises(Refusal, match="another text encoder"):
+        TextEncoder.create(other, tmp_path, CAPTIONS)
+    train(["other captions"], tmp_path / "spiece.model", vocab_size=60)
+    with pytest.raises(Refusal, match=first.fingerprint):
+        TextEncoder.open(tmp_path)
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"source\.json is missing"):
+        TextEncoder.open(tmp_path)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
+    save_model(tmp_path, vocab_size=10)
+    with pytest.raises(Refusal, match="different models"):
+        TextEncoder.frozen(str(tmp_path), 32)
+
+
+def test_a_hub_name_is_found_locally_then_downloaded(model, frozen, monkeypatch):
+    calls = []
+
+    def snapshot_download(name, allow_patterns, local_files_only=False):
+        calls.append((name, local_files_only))
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    text = TextEncoder.frozen("someone/flan", 32)
+    assert text.encoder == "someone/flan" and text.fingerprint == frozen.fingerprint
+    assert calls == [("someone/flan", True), ("someone/flan", False)]
+
+
+def test_an_unreachable_hub_is_one_sentence_with_a_way_out(tmp_path, monkeypatch):
+    def snapshot_download(*_, **__):
+        raise ConnectionError("no network\nand a long story")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(Refusal, match=r"'someone/flan' is neither.*\(no network\): .*hf download someone/flan"):
+        TextEncoder.create(text_config("someone/flan"), tmp_path / "text", CAPTIONS)
+    assert not (tmp_path / "text" / "source.json").exists()
+    with pytest.raises(Refusal, match="no/such/folder does not exist"):
+        TextEncoder.frozen("./no/such/folder", 32)

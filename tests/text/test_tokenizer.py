@@ -1,0 +1,84 @@
+"""Captions become T5's ids: what transformers' tokenizer gives, cut and padded."""
+
+import numpy as np
+import pytest
+import transformers
+
+from jen1_jax.errors import Refusal
+from jen1_jax.text.tokenizer import Tokenizer, train
+
+CAPTIONS = [
+    "Slow piano over warm strings, 90 bpm",
+    "fast drums & bass!",
+    "  double  spaces — and dashes… ",
+    "naïve café ﬁne ½",
+    "a guitar (left) and a flute (right)",
+    "bright synth arpeggio at 120 bpm in C minor",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train(CAPTIONS, folder / "spiece.model", vocab_size=80)
+    return folder
+
+
+def test_ids_equal_transformers(folder):
+    tokenizer = Tokenizer(folder / "spiece.model", 64)
+    reference = transformers.T5Tokenizer.from_pretrained(folder)
+    captions = [*CAPTIONS, "an unseen zebra ☃\nin a new line\t日本"]
+    tokens, lengths = tokenizer(captions)
+    for caption, row, length in zip(captions, tokens, lengths, strict=True):
+        assert row[:length].tolist() == reference(caption).input_ids
+        assert not row[length:].any()
+
+
+def test_no_text_has_no_tokens(folder):
+    tokens, lengths = Tokenizer(folder / "spiece.model", 8)(["", "  \n", "piano"])
+    assert lengths.tolist()[:2] == [0, 0] and lengths[2] > 1
+    assert not tokens[:2].any()
+    assert Tokenizer(folder / "spiece.model", 8)([])[0].shape == (0, 8)
+
+
+def test_a_long_caption_is_cut_and_keeps_its_end(folder):
+    whole = Tokenizer(folder / "spiece.model", 64)
+    (ids,), (length,) = whole(CAPTIONS[:1])
+    assert ids[length - 1] == 1 and not whole.truncated(CAPTIONS[0])
+
+    exact, short = Tokenizer(folder / "spiece.model", int(length)), Tokenizer(folder / "spiece.model", int(length) - 1)
+    assert not exact.truncated(CAPTIONS[0])
+    np.testing.assert_array_equal(exact(CAPTIONS[:1])[0][0], ids[:length])
+    assert short.truncated(CAPTIONS[0])
+    np.testing.assert_array_equal(short(CAPTIONS[:1])[0][0], [*ids[: length - 2], 1])
+
+
+def test_training_depends_only_on_the_set_of_captions(folder, tmp_path):
+    train([*reversed(CAPTIONS), CAPTIONS[0], ""], tmp_path / "again.model", vocab_size=80)
+    assert (tmp_path / "again.model").read_bytes() == (folder / "spiece.model").read_bytes()
+    train([*CAPTIONS, "an oboe"], tmp_path / "other.model", vocab_size=80)
+    assert (tmp_path / "other.model").read_bytes() != (folder / "spiece.model").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"again.model", "other.model"}
+
+
+@pytest.mark.parametrize("captions", [[], [""], ["a"], ["slow piano"] * 3])
+def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
+    train(captions, tmp_path / "spiece.model", vocab_size=512)
+    tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
+    assert 3 < tokenizer.vocab_size < 30
+    tokens, lengths = tokenizer([*captions, "slow"])
+    assert tokens.max() < tokenizer.vocab_size and lengths[-1] > 1
+
+
+def test_too_many_characters_for_the_vocabulary_are_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"No vocabulary of 10 pieces.*text\.vocab_size"):
+        train(CAPTIONS, tmp_path / "spiece.model", vocab_size=10)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_missing_or_damaged_model_is_named(tmp_path):
+    with pytest.raises(Refusal, match=f"spiece.model is missing in {tmp_path}"):
+        Tokenizer(tmp_path / "spiece.model", 8)
+    (tmp_path / "spiece.model").write_bytes(b"not a model")
+    with pytest.raises(Refusal, match=r"spiece\.model is not a sentencepiece model"):
+        Tokenizer(tmp_path / "spiece.model", 8)
