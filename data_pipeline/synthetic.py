@@ -96,11 +96,16 @@ class Clip:
     truth: dict
 
 
+def describe(seed: int, index: int) -> tuple[Style, str]:
+    """Style and caption of clip number `index` of the data set `seed`, without playing it."""
+    style = draw_style(np.random.default_rng([seed, index, 0]))
+    return style, caption(style, np.random.default_rng([seed, index, 1]))
+
+
 def clip(seed: int, index: int, seconds: float) -> Clip:
     """Clip number `index` of the data set `seed`; style and caption do not depend on `seconds`."""
-    style_rng, caption_rng, notes_rng = (np.random.default_rng([seed, index, stream]) for stream in range(3))
-    style = draw_style(style_rng)
-    return Clip(render(style, seconds, notes_rng), caption(style, caption_rng), style.truth)
+    style, words = describe(seed, index)
+    return Clip(render(style, seconds, np.random.default_rng([seed, index, 2])), words, style.truth)
 
 
 def _choose(rng: np.random.Generator, items):

@@ -1,0 +1,13 @@
+"""The one place TensorFlow comes from: quiet, and with its hands off the accelerator, which belongs to JAX."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no use in a data pipeline, and it announces itself on stderr
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+tf.config.set_visible_devices([], "GPU")
+
+__all__ = ["tf", "tfds"]
