@@ -41,13 +41,15 @@ def text_to_music(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int
 
 def inpainting(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict) -> Drawn:
     """One to `max_spans` separate spans are generated, a share of the valid length within the configured bounds in all."""
-    total, count, widths, gaps = jax.random.split(key, 4)
-    total = _generated_frames(total, valid_frames, config)
+    spans = config.max_spans
+    if spans < 1:
+        raise Refusal(f"tasks needs max_spans >= 1, got {spans}.")
+    uniform = jax.random.uniform(key, (2 * spans + 1,))
+    total = _generated_frames(uniform[0], valid_frames, config)
     given = valid_frames - total
-    count = jax.random.randint(count, (), 1, config.max_spans + 1)
-    count = jnp.minimum(count, jnp.minimum(total, given + 1))  # a span and a gap between two spans take a frame each
-    widths = _parts(widths, total, count, config.max_spans)
-    gaps = _parts(gaps, given + 2, count + 1, config.max_spans + 1)  # the outer gaps may be empty: a frame is added to each
+    count = jnp.minimum(_pick(uniform[1], 1, spans), jnp.minimum(total, given + 1))  # a span or the gap before it takes a frame
+    widths = _parts(uniform[2 : spans + 1], total, count)
+    gaps = _parts(uniform[spans + 1 :], given + 2, count + 1)  # the outer gaps may be empty: a frame is added to each
     ends = jnp.cumsum(gaps[:-1] + widths) - 1  # ... and the first one taken off again
     frame = jnp.arange(frames)
     generated = jnp.any((frame >= (ends - widths)[:, None]) & (frame < ends[:, None]), axis=0)
@@ -56,15 +58,20 @@ def inpainting(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, c
 
 def continuation(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict) -> Drawn:
     """The end is generated, a share of the valid length within the configured bounds."""
-    given = valid_frames - _generated_frames(key, valid_frames, config)
+    given = valid_frames - _generated_frames(jax.random.uniform(key), valid_frames, config)
     return (jnp.arange(frames) < given).astype(jnp.float32), jnp.ones((), bool)
 
 
 TASKS = Registry("task", {task.__name__: Task(task.__name__, task) for task in (text_to_music, inpainting, continuation)})
 
 
-def _generated_frames(key: Key[Array, ""], valid_frames: Int[Array, ""], config: ConfigDict) -> Int[Array, ""]:
-    """Uniform over the whole numbers of frames whose share is within the bounds; at least one frame if there is any."""
+def _pick(uniform: Float[Array, "*shape"], least: Int[Array, ""] | int, most: Int[Array, ""] | int) -> Int[Array, "*shape"]:
+    """The whole numbers from `least` to `most`, both included, that uniform numbers in [0, 1) stand for."""
+    return least + jnp.minimum((uniform * (most - least + 1)).astype(jnp.int32), most - least)
+
+
+def _generated_frames(uniform: Float[Array, ""], valid_frames: Int[Array, ""], config: ConfigDict) -> Int[Array, ""]:
+    """A number of frames whose share of the valid ones is within the bounds; at least one frame if there is any."""
     if not 0 < config.min_generated <= config.max_generated <= 1:
         raise Refusal(
             "tasks needs 0 < min_generated <= max_generated <= 1, got "
@@ -72,15 +79,15 @@ def _generated_frames(key: Key[Array, ""], valid_frames: Int[Array, ""], config:
         )
     least = jnp.ceil(config.min_generated * valid_frames).astype(jnp.int32)
     most = jnp.floor(config.max_generated * valid_frames).astype(jnp.int32)
-    return jax.random.randint(key, (), least, jnp.maximum(least, most) + 1)
+    return _pick(uniform, least, jnp.maximum(least, most))
 
 
-def _parts(key: Key[Array, ""], total: Int[Array, ""], count: Int[Array, ""], max_count: int) -> Int[Array, " {max_count}"]:
+def _parts(uniform: Float[Array, " cuts"], total: Int[Array, ""], count: Int[Array, ""]) -> Int[Array, " cuts+1"]:
     """`total` cut at random into `count` positive whole numbers, followed by zeros."""
-    spare = total - count  # each part gets one, the rest is cut at sorted random places
-    cuts = jax.random.randint(key, (max_count - 1,), 0, spare + 1)
-    cuts = jnp.sort(jnp.where(jnp.arange(max_count - 1) < count - 1, cuts, spare))
-    return jnp.diff(cuts, prepend=0, append=spare) + (jnp.arange(max_count) < count)
+    cut, part = jnp.arange(len(uniform)), jnp.arange(len(uniform) + 1)
+    spare = total - count  # each part gets one, the rest is cut at sorted places
+    cuts = jnp.sort(jnp.where(cut < count - 1, _pick(uniform, 0, spare), spare))
+    return jnp.diff(cuts, prepend=0, append=spare) + (part < count)
 
 
 def assign(batch: int, step: Int[Array, ""] | int, ratios: ConfigDict) -> Int[Array, " {batch}"]:

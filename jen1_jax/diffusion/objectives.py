@@ -4,7 +4,7 @@ Training and sampling read the same `Objective`, so they cannot disagree. Every 
 the prediction guides the clean latent and the noise alike. Nothing is clipped: latents are whitened, not bounded.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ def corrupt(clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
     return alpha * clean + sigma * noise
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A prediction target that, together with the noisy latent, determines the clean latent and the noise."""
 

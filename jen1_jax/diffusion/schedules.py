@@ -5,7 +5,7 @@ Both ends stay finite, so every objective can be inverted at every t. A new sche
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jen1_jax.errors import Refusal
 LOG_SNR_MIN = -20.0  # the least that the network is told; a prediction of noise could not be inverted there
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A strictly falling map from time in [0, 1] to log-SNR (nats); times outside are taken as the nearest end."""
 

@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from scipy import stats
+
+from configs.jen1 import get_config
+from jen1_jax.diffusion.schedules import SCHEDULES, Beta, Cosine, draw_times, make_schedule, sample_log_snrs
+from jen1_jax.errors import Refusal
+
+
+def config(**changes) -> ConfigDict:
+    return ConfigDict(get_config().diffusion.to_dict() | changes)
+
+
+@pytest.fixture(params=sorted(SCHEDULES))
+def schedule(request):
+    return make_schedule(config(schedule=request.param))
+
+
+BETAS = {
+    "linear": lambda u: 0.0015 + u * 0.018,
+    "scaled_linear": lambda u: (0.0015**0.5 * (1 - u) + 0.0195**0.5 * u) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", BETAS)
+def test_a_discrete_step_keeps_its_log_snr(name):
+    schedule, expected, alpha_squared = make_schedule(config(schedule=name)), [], 1.0
+    for i in range(1000):
+        alpha_squared *= 1 - BETAS[name](i / 999)
+        expected.append(np.log(alpha_squared / (1 - alpha_squared)))
+    np.testing.assert_allclose(schedule.log_snr(jnp.arange(1000) / 999), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_between_two_steps_log_snr_is_linear():
+    schedule = Beta(5, 0.1, 0.4)
+    here, between, there = schedule.log_snr(jnp.array([0.25, 0.3125, 0.5]))
+    np.testing.assert_allclose(between, 0.75 * here + 0.25 * there, rtol=1e-6)
+
+
+def test_cosine_turns_at_constant_speed_between_its_ends():
+    log_snr = np.asarray(Cosine().log_snr(jnp.linspace(0, 1, 11)))
+    angle = np.arctan2(np.sqrt(1 / (1 + np.exp(log_snr))), np.sqrt(1 / (1 + np.exp(-log_snr))))
+    np.testing.assert_allclose(np.diff(angle), np.mean(np.diff(angle)), rtol=1e-4)
+    np.testing.assert_allclose(log_snr[[0, 5, 10]], [10, 0, -10], atol=1e-4)
+
+
+def test_log_snr_falls_strictly_and_stays_finite(schedule):
+    log_snr = np.asarray(schedule.log_snr(jnp.linspace(0, 1, 3001)))
+    assert np.isfinite(log_snr).all() and (np.diff(log_snr) < 0).all()
+    assert log_snr[0] > 6 and log_snr[-1] < -8
+
+
+def test_time_outside_is_taken_as_the_nearest_end(schedule):
+    inside, outside = schedule.log_snr(jnp.array([0.0, 1.0])), schedule.log_snr(jnp.array([-0.5, 1.5]))
+    np.testing.assert_array_equal(inside, outside)
+
+
+def test_unknown_schedule_is_refused_with_the_known_ones():
+    with pytest.raises(Refusal, match=r"'sigmoid'.*linear, scaled_linear, cosine"):
+        make_schedule(config(schedule="sigmoid"))
+
+
+@pytest.mark.parametrize("changes", [dict(num_steps=1), dict(beta_start=0.0), dict(beta_end=1.0), dict(beta_end=0.001)])
+def test_a_schedule_that_does_not_fall_is_refused(changes):
+    with pytest.raises(Refusal, match="beta"):
+        make_schedule(config(**changes))
+
+
+def test_epsilon_is_refused_where_no_signal_is_left():
+    with pytest.raises(Refusal, match="epsilon"):
+        make_schedule(config(beta_end=0.5))
+    make_schedule(config(beta_end=0.5, objective="v"))
+
+
+def test_a_sampler_goes_from_noise_to_clean(schedule):
+    log_snrs = np.asarray(sample_log_snrs(schedule, 8))
+    ends = np.asarray(schedule.log_snr(jnp.array([1.0, 0.0])))
+    assert len(log_snrs) == 9 and (np.diff(log_snrs) > 0).all()
+    np.testing.assert_array_equal(log_snrs[[0, -2, -1]], [*ends, np.inf])
+    np.testing.assert_array_equal(sample_log_snrs(schedule, 1), [ends[0], np.inf])
+
+
+@pytest.fixture(scope="module")
+def times():
+    """Many batches of six times."""
+    return np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6)))(jax.random.split(jax.random.key(0), 2000)))
+
+
+def test_every_batch_covers_time_evenly(times):
+    assert (times >= 0).all() and (times < 1).all()
+    np.testing.assert_allclose(np.diff(np.sort(times, axis=1), axis=1), 1 / 6, atol=1e-6)
+
+
+def test_each_examples_time_is_uniform_and_free_of_its_position(times):
+    for example in times.T:
+        assert stats.kstest(example, "uniform").pvalue > 1e-3

@@ -1,0 +1,179 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.jen1 import get_config
+from jen1_jax.errors import Refusal
+from jen1_jax.tasks import TASKS, Task, assign, draw, loss_mask
+
+FRAMES = 40
+NAMES = list(TASKS)
+
+
+def config(**changes) -> ConfigDict:
+    return ConfigDict(get_config().tasks.to_dict() | changes)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Many examples of each task and valid length, as (valid_frames [b], mask [b, frames], causal [b])."""
+    valid = jnp.tile(jnp.arange(FRAMES + 1), 60)
+    keys = jax.random.split(jax.random.key(0), len(valid))
+
+    def examples(task):
+        mask, causal = jax.jit(jax.vmap(lambda key, valid: task.draw(key, valid, FRAMES, config())))(keys, valid)
+        return np.asarray(valid), np.asarray(mask), np.asarray(causal)
+
+    return {name: examples(task) for name, task in TASKS.items()}
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """The paper's mixture for a batch of twelve, compiled once: (key, step, the first example's length) -> TaskBatch."""
+    compiled = jax.jit(lambda key, step, valid: draw(key, valid, FRAMES, step, config()))
+    return lambda key, step, first=FRAMES: compiled(key, step, jnp.full(12, FRAMES).at[0].set(first))
+
+
+def counts(batch: int, steps: np.ndarray) -> np.ndarray:
+    """How many examples of each task a batch holds at each step."""
+    tasks = jax.jit(jax.vmap(lambda step: assign(batch, step, config().ratios)))(steps)
+    return np.sum(np.asarray(tasks)[..., None] == np.arange(3), axis=1)
+
+
+def spans(row: np.ndarray) -> int:
+    """Number of runs of ones."""
+    return int((np.diff(row, prepend=0) == 1).sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mask_is_zero_or_one_and_gives_no_padding(name, drawn):
+    valid, mask, _ = drawn[name]
+    assert np.isin(mask, (0, 1)).all()
+    assert not mask[np.arange(FRAMES) >= valid[:, None]].any()
+
+
+def test_text_to_music_is_given_nothing_in_either_mode(drawn):
+    _, mask, causal = drawn["text_to_music"]
+    assert not mask.any()
+    assert abs(causal.mean() - 0.5) < 0.05  # 2460 tosses: five standard deviations
+
+
+@pytest.mark.parametrize("name", ["inpainting", "continuation"])
+def test_the_generated_share_of_the_valid_length_keeps_and_fills_its_bounds(name, drawn):
+    valid, mask, _ = drawn[name]
+    generated = valid - mask.sum(axis=1)
+    long = valid >= 2  # a single frame has no share between the bounds: it is generated
+    assert (generated[long] >= 0.2 * valid[long] - 1e-6).all() and (generated[long] <= 0.8 * valid[long] + 1e-6).all()
+    assert (generated[valid == 1] == 1).all() and (generated[valid == 0] == 0).all()
+    at_40 = generated[valid == 40]
+    assert at_40.min() < 12 and at_40.max() > 28 and 18 < at_40.mean() < 22
+
+
+def test_inpainting_generates_one_to_three_spans_and_looks_ahead(drawn):
+    valid, mask, causal = drawn["inpainting"]
+    holes = (mask == 0) & (np.arange(FRAMES) < valid[:, None])
+    counts = np.array([spans(row) for row in holes.astype(int)])
+    assert set(counts[valid >= 10]) == {1, 2, 3}
+    shares = np.bincount(counts[valid >= 30], minlength=4)[1:] / (valid >= 30).sum()
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.09)  # 660 draws: five standard deviations
+    assert not causal.any()
+
+
+def test_inpainting_gives_and_generates_every_frame(drawn):
+    valid, mask, _ = drawn["inpainting"]
+    given = mask[valid == FRAMES]
+    assert given.max(axis=0).all() and not given.min(axis=0).any()
+
+
+def test_continuation_is_given_the_beginning_and_never_looks_ahead(drawn):
+    valid, mask, causal = drawn["continuation"]
+    given = mask.sum(axis=1)
+    np.testing.assert_array_equal(mask, np.arange(FRAMES) < given[:, None])
+    assert (given[valid >= 2] >= 1).all() and causal.all()
+
+
+def test_every_example_has_its_own_mask(drawn):
+    for name in ("inpainting", "continuation"):
+        valid, mask, _ = drawn[name]
+        distinct = len(np.unique(mask[valid == FRAMES], axis=0))
+        assert distinct > (50 if name == "inpainting" else 15)  # of 60; a continuation has only 25 to choose from
+
+
+def test_a_draw_is_a_function_of_key_step_and_example(mixed):
+    here = mixed(jax.random.key(0), 3)
+    jax.tree.map(np.testing.assert_array_equal, here, mixed(jax.random.key(0), 3))
+    assert np.any(here.mask != mixed(jax.random.key(1), 3).mask)
+    assert np.any(here.mask != mixed(jax.random.key(0), 4).mask)
+    shorter_mate = mixed(jax.random.key(0), 3, first=20)
+    np.testing.assert_array_equal(shorter_mate.mask[1:], here.mask[1:])
+
+
+def test_a_batch_holds_each_task_as_its_name_says(mixed):
+    batch = mixed(jax.random.key(0), 0)
+    mask, task = np.asarray(batch.mask[..., 0]), np.asarray(batch.task)
+    assert not mask[task == NAMES.index("text_to_music")].any()
+    assert not np.asarray(batch.causal)[task == NAMES.index("inpainting")].any()
+    assert np.asarray(batch.causal)[task == NAMES.index("continuation")].all()
+    assert (mask[task == NAMES.index("continuation"), 0] == 1).all()
+
+
+@pytest.mark.parametrize("batch", [3, 96])
+def test_a_batch_divisible_by_three_has_exact_thirds_at_every_step(batch):
+    np.testing.assert_array_equal(counts(batch, np.arange(50)), np.full((50, 3), batch // 3))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_elsewhere_the_remainder_goes_round(batch):
+    tasks = counts(batch, np.arange(10**6, 10**6 + 300))
+    assert (tasks >= batch // 3).all() and (tasks <= batch // 3 + 1).all()
+    np.testing.assert_allclose(tasks.sum(axis=0), 100 * batch, atol=4)
+
+
+def test_halves_of_a_batch_are_mixed_like_the_whole():
+    tasks = np.asarray(assign(24, 0, config().ratios)).reshape(2, 12)
+    for half in tasks:
+        assert (np.abs(np.bincount(half, minlength=3) - 4) <= 1).all()
+
+
+def test_ratios_set_the_shares_and_zero_removes_a_task():
+    tasks = assign(8, 5, ConfigDict(dict(text_to_music=3.0, inpainting=0.0, continuation=1.0)))
+    np.testing.assert_array_equal(np.bincount(tasks, minlength=3), [6, 0, 2])
+    np.testing.assert_array_equal(assign(8, 5, ConfigDict(dict(inpainting=2.0))), np.full(8, NAMES.index("inpainting")))
+
+
+def test_a_new_task_joins_by_its_name(monkeypatch):
+    def everything_given(key, valid_frames, frames, config):
+        return (jnp.arange(frames) < valid_frames).astype(jnp.float32), jnp.zeros((), bool)
+
+    monkeypatch.setitem(TASKS, "reconstruction", Task("reconstruction", everything_given))
+    batch = jax.jit(lambda key, valid: draw(key, valid, 5, 0, config(ratios={"reconstruction": 1.0})))(
+        jax.random.key(0), jnp.array([3, 5])
+    )
+    np.testing.assert_array_equal(batch.mask[..., 0], [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(ratios={"inpaint": 1.0}), r"'inpaint'.*text_to_music, inpainting, continuation"),
+        (dict(ratios={"inpainting": 0.0}), "ratios"),
+        (dict(ratios={"inpainting": 1.0, "continuation": -1.0}), "ratios"),
+        (dict(min_generated=0.9), "min_generated"),
+        (dict(max_generated=1.2), "max_generated"),
+        (dict(min_generated=0.0), "min_generated"),
+        (dict(max_spans=0), "max_spans"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(changes, named):
+    with pytest.raises(Refusal, match=named):
+        draw(jax.random.key(0), jnp.array([8]), 8, 0, config(**changes))
+
+
+def test_the_loss_counts_valid_frames_or_the_generated_of_them():
+    valid, mask = jnp.array([[1.0, 1, 1, 0]])[..., None], jnp.array([[1.0, 0, 1, 0]])[..., None]
+    np.testing.assert_array_equal(loss_mask(mask, valid, "all"), [[1, 1, 1, 0]])
+    np.testing.assert_array_equal(loss_mask(mask, valid, "generated"), [[0, 1, 0, 0]])
+    with pytest.raises(Refusal, match=r"'given'.*all, generated"):
+        loss_mask(mask, valid, "given")
