@@ -4,7 +4,9 @@ from jaxtyping import Array, Float
 
 
 def guide(
-    conditional: Float[Array, "batch frames channels"], unconditional: Float[Array, "batch frames channels"], scale: float
+    conditional: Float[Array, "batch frames channels"],
+    unconditional: Float[Array, "batch frames channels"],
+    scale: Float[Array, ""] | float,
 ) -> Float[Array, "batch frames channels"]:
     """`unconditional + scale * (conditional - unconditional)`: scale 0 ignores the text, 1 is the model as trained.
 
