@@ -1,0 +1,57 @@
+"""Rotary positions know distances alone; the log-SNR embedding tells noise levels apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jen1_jax.layers.embeddings import LogSNREmbedding, fourier_features, rotary
+from tests.layers.testing import normal, randomised
+
+
+def turn(x):
+    return np.asarray(jax.jit(rotary)(x))
+
+
+def test_rotary_equals_numpy():
+    x = normal(0, 2, 7, 3, 6)
+    pairs = x[..., :3] + 1j * x[..., 3:]
+    angles = np.arange(7)[:, None] * 10_000.0 ** (-np.arange(3) / 3)
+    turned = pairs * np.exp(1j * angles)[:, None, :]
+    np.testing.assert_allclose(turn(x), np.concatenate([turned.real, turned.imag], -1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_product_of_query_and_key_depends_on_their_distance_alone():
+    query, key = (np.tile(normal(seed, 8), (1, 40, 1, 1)) for seed in range(2))
+    products = np.einsum("qc,kc->qk", turn(query)[0, :, 0], turn(key)[0, :, 0])
+    for distance in range(-39, 40):
+        diagonal = np.diagonal(products, distance)
+        np.testing.assert_allclose(diagonal, np.full_like(diagonal, diagonal[0]), rtol=1e-4, atol=1e-4)
+    assert np.ptp(products) > 1
+
+
+def test_rotary_keeps_lengths_and_the_first_frame():
+    x = normal(0, 2, 9, 2, 8)
+    np.testing.assert_allclose(np.linalg.norm(turn(x), axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(turn(x)[:, 0], x[:, 0])
+    assert rotary(jnp.zeros((1, 2, 1, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_rotary_refuses_an_odd_head():
+    with pytest.raises(ValueError, match="pairs"):
+        rotary(jnp.zeros((1, 4, 1, 3)))
+
+
+def test_fourier_features_tell_every_noise_level_from_every_other():
+    features = np.asarray(fourier_features(jnp.linspace(-20, 20, 401), 64))
+    distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
+    assert distances[~np.eye(401, dtype=bool)].min() > 0.1
+    assert distances[np.arange(400), np.arange(1, 401)].max() < 2.0  # and neighbours, 0.1 apart, stay neighbours
+
+
+def test_log_snr_is_clipped():
+    params, apply = randomised(LogSNREmbedding(8), np.zeros(5, np.float32))
+    embedding = np.asarray(apply(params, np.array([-np.inf, -20, 19, 20, 1e9], np.float32)))
+    np.testing.assert_array_equal(embedding[0], embedding[1])
+    np.testing.assert_array_equal(embedding[3], embedding[4])
+    assert (embedding[2] != embedding[3]).any()
