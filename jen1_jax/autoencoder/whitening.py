@@ -1,0 +1,103 @@
+"""Latent normalisation: latents rotated to their principal directions, scaled to unit variance, the strongest directions kept.
+
+JEN-1, section 3.1: mean and covariance are accumulated batch by batch, covariance = U diag(s) U^T, and
+z' = (z - mean) U_k diag(s_k)^-1/2. Statistics are float64 throughout and merged by Chan's formula; E[x^2] - E[x]^2 would cancel.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from jen1_jax.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean [c] and covariance [c, c] (divided by the count) of vectors, float64."""
+
+    count: int
+    mean: Float64[np.ndarray, " c"]
+    covariance: Float64[np.ndarray, "c c"]
+
+    @classmethod
+    def empty(cls, channels: int) -> "Moments":
+        return cls(0, np.zeros(channels), np.zeros((channels, channels)))
+
+    @classmethod
+    def of(cls, x: Float[np.ndarray, "n c"]) -> "Moments":
+        """Those of the rows of `x`."""
+        if len(x) == 0:
+            return cls.empty(x.shape[1])
+        x = np.asarray(x, np.float64)
+        mean = x.mean(axis=0)
+        return cls(len(x), mean, (x - mean).T @ (x - mean) / len(x))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Those of both sets of vectors together (Chan et al. 1979)."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        share, gap = other.count / count, other.mean - self.mean
+        covariance = (1 - share) * self.covariance + share * other.covariance + share * (1 - share) * np.outer(gap, gap)
+        return Moments(count, self.mean + share * gap, covariance)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """`mean` [c], orthonormal `basis` [c, k] and `scale` [k], the standard deviation along each direction."""
+
+    mean: Float64[np.ndarray, " c"]
+    basis: Float64[np.ndarray, "c k"]
+    scale: Float64[np.ndarray, " k"]
+
+    @property
+    def k(self) -> int:
+        return len(self.scale)
+
+    def apply(self, latents):
+        """Whitened latents [..., k] of latents [..., c]; numpy or JAX, float32."""
+        forward = (self.basis / self.scale).astype(np.float32)
+        return (latents - self.mean.astype(np.float32)) @ forward
+
+    def invert(self, whitened):
+        """Latents [..., c] of whitened latents [..., k]: exact at keep = 1, else the nearest ones in the kept directions."""
+        return whitened @ (self.basis * self.scale).T.astype(np.float32) + self.mean.astype(np.float32)
+
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
+
+    def save(self, path: Path) -> None:
+        """Writes an .npz, under its final name only when it is whole."""
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **self.arrays())
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Whitening":
+        """Raises `Refusal` where the file is missing, holds pickles, or its arrays do not fit together."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                mean, basis, scale = (np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale"))
+            if basis.shape != (len(mean), len(scale)) or not (scale > 0).all():
+                raise ValueError("its arrays do not fit together")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal(f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit it.") from None
+        return cls(mean, basis, scale)
+
+
+def fit(moments: Moments, keep: float, floor: float) -> Whitening:
+    """The whitening of latents with these moments, cut to the floor(keep * c) directions of largest variance.
+
+    Variances below `floor` times the largest are raised to it: directions that hold nothing are not blown up to unit variance.
+    """
+    if not 0 < keep <= 1:
+        raise Refusal(f"whitening.keep is a share of the channels in (0, 1], got {keep}.")
+    k = max(1, math.floor(keep * len(moments.mean) + 1e-9))
+    basis, variance, _ = np.linalg.svd(moments.covariance, hermitian=True)
+    variance = np.maximum(variance, max(floor * variance[0], np.finfo(np.float64).tiny))
+    return Whitening(moments.mean, np.ascontiguousarray(basis[:, :k]), np.sqrt(variance[:k]))
