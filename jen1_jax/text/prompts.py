@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
-from jaxtyping import Float16, Int32
+from jaxtyping import Array, Float16, Int32
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -68,10 +68,11 @@ class TextEncoder:
         layout = t5.T5Config(**{name: config[name] for name in config if name not in ("encoder", "max_length")})
         if (folder / "source.json").is_file():
             text = cls.open(folder, dtype)
+            held = (text.encoder, text.max_length, text.config)
             asked = (_lasting(config.encoder), config.max_length, text.config if config.encoder else layout)
-            if asked != (text.encoder, text.max_length, text.config):
+            if held != asked:
                 raise Refusal(
-                    f"{folder} holds another text encoder than the configuration's section text: use another run folder."
+                    f"{folder} holds another text encoder, {held}, than the configuration asks for, {asked}: use another run."
                 )
             return text
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ class TextEncoder:
 
     def init_params(self, key: jax.Array) -> dict:
         """Random float32 parameters for `module`, with T5's scales."""
-        return self.module.init(key, jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))["params"]
+        return jax.jit(self.module.init)(key, jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))["params"]
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
         """Token ids [captions, max_length] and how many of each row are real; 0 for a caption without text."""
@@ -143,8 +144,9 @@ class TextEncoder:
             rows = np.flatnonzero(padded == width)
             for chunk in np.split(rows, range(_BATCH, len(rows), _BATCH)):
                 batch = np.resize(chunk, _power_of_two(len(chunk)))  # few batch sizes, few compilations
-                embedded = np.asarray(self._apply(self.params, jnp.asarray(tokens[batch, :width]), jnp.asarray(lengths[batch])))
-                found |= {new[row]: embedding[: lengths[row]].copy() for row, embedding in zip(chunk, embedded, strict=False)}
+                embedded = _embed(self.module, self.params, jnp.asarray(tokens[batch, :width]), jnp.asarray(lengths[batch]))
+                for row, embedding in zip(chunk, np.asarray(embedded), strict=False):
+                    found[new[row]] = embedding[: lengths[row]].copy()
         self._cache.update((caption, found[caption]) for caption in new)
         for caption in list(self._cache)[:-_CACHED]:
             del self._cache[caption]
@@ -155,10 +157,6 @@ class TextEncoder:
         return result, np.array([len(found[caption]) for caption in captions], np.int32)
 
     @cached_property
-    def _apply(self):
-        return jax.jit(lambda params, tokens, lengths: self.module.apply({"params": params}, tokens, lengths).astype(jnp.float16))
-
-    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over layout, maximum length, tokenizer and a frozen encoder's weights (sorted names, float32 little-endian)."""
         digest = hashlib.sha256(json.dumps([dataclasses.asdict(self.config), self.max_length], sort_keys=True).encode())
@@ -167,6 +165,13 @@ class TextEncoder:
             digest.update("/".join(path).encode())
             digest.update(np.ascontiguousarray(weight, "<f4"))
         return digest.hexdigest()
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(
+    module: t5.T5Encoder, params: dict, tokens: Int32[Array, "captions tokens"], lengths: Int32[Array, " captions"]
+) -> Float16[Array, "captions tokens d_model"]:
+    return module.apply({"params": params}, tokens, lengths).astype(jnp.float16)
 
 
 def _lasting(encoder: str) -> str:

@@ -80,21 +80,27 @@ def test_buckets_equal_transformers(tiny):
     np.testing.assert_array_equal(t5.position_buckets(600, config), T5Attention._relative_position_bucket(distance))
 
 
-def test_padding_changes_no_token(tiny):
+@pytest.fixture(scope="module")
+def apply(tiny):
     config, params = t5.load(tiny[0])
-    apply = jax.jit(lambda tokens, lengths: t5.T5Encoder(config).apply({"params": params}, tokens, lengths))
-    tokens = jnp.arange(5, 17, dtype=jnp.int32)[None]
-    short = apply(tokens[:, :7], jnp.array([7]))
-    padded = apply(tokens, jnp.array([7]))
-    np.testing.assert_allclose(padded[:, :7], short, atol=1e-6)
-    assert not padded[:, 7:].any()
-    assert np.isfinite(apply(tokens, jnp.array([0]))).all()
+    return jax.jit(lambda tokens, lengths: t5.T5Encoder(config).apply({"params": params}, tokens, lengths))
 
 
-def test_bfloat16_stays_close(tiny):
+def test_padding_changes_no_token(apply):
+    tokens, lengths = random_batch()
+    real = np.arange(tokens.shape[1]) < np.asarray(lengths)[:, None]
+    other = jnp.where(real, tokens, 7)
+    assert (other != tokens).any()
+    out = apply(tokens, lengths)
+    np.testing.assert_array_equal(apply(other, lengths), out)
+    assert out[real].any(axis=-1).all() and not out[~real].any()
+    assert np.isfinite(apply(tokens, 0 * lengths)).all()
+
+
+def test_bfloat16_stays_close(tiny, apply):
     config, params = t5.load(tiny[0])
     tokens, lengths = random_batch()
-    exact = jax.jit(t5.T5Encoder(config).apply)({"params": params}, tokens, lengths)
+    exact = apply(tokens, lengths)
     rounded = jax.jit(t5.T5Encoder(config, jnp.bfloat16).apply)({"params": params}, tokens, lengths)
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
@@ -124,8 +130,8 @@ def test_our_configuration_is_transformers(tiny, tmp_path):
     assert t5.T5Config.from_json(config.to_json(), "here") == config
 
 
-def test_every_block_starts_out_adding_about_as_much_as_a_token():
-    config = t5.T5Config(vocab_size=1000, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4)
+def test_a_block_starts_out_adding_about_as_much_as_a_token():
+    config = t5.T5Config(vocab_size=1000, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
     module = t5.T5Encoder(config)
 
     @jax.jit
@@ -133,12 +139,10 @@ def test_every_block_starts_out_adding_about_as_much_as_a_token():
         tokens, lengths = random_batch()
         variables = module.init(key, tokens, lengths)
         _, state = module.apply(variables, tokens, lengths, capture_intermediates=True, mutable="intermediates")
-        intermediates = state["intermediates"]
-        return [intermediates[name]["__call__"][0] for name in ("token", "block_0", "block_1")]
+        return [state["intermediates"][name]["__call__"][0] for name in ("token", "block_0")]
 
-    token, first, second = stream(jax.random.key(0))
-    for added in (first - token, second - first):
-        assert 0.3 < np.std(added) / np.std(token) < 1.5
+    token, after = stream(jax.random.key(0))
+    assert 0.3 < np.std(after - token) / np.std(token) < 1.5
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
