@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from jen1_jax.training.step import Player, TrainState, init_state, make_step
 MAX_SKIPPED = 50  # steps in a row
 
 
+@runtime_checkable
 class Data(Protocol):
     """What training reads. Batches are dictionaries of numpy arrays, this process's slice of the global batch."""
 

@@ -6,6 +6,7 @@
 micro-batches, or spread over devices, without changing what is learned.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ Terms = dict[str, tuple[Float[Array, " batch"], Float[Array, " batch"]]]
 class TrainState:
     """What a checkpoint holds. `params`, `ema` and `optimizer` have one entry per player."""
 
-    step: Int[Array, ""]  # batches seen: the data position
-    updates: Int[Array, ""]  # of the parameters; a skipped step adds none
+    step: Any  # batches seen, an int32 scalar: the data position
+    updates: Any  # of the parameters; a skipped step adds none
     params: PyTree
     ema: PyTree
     optimizer: PyTree
@@ -140,3 +141,8 @@ def make_step(
         return state, metrics | {"skipped": 1.0 - finite}
 
     return step
+
+
+def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The named random stream of a step's key: a new stream leaves the others as they were."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

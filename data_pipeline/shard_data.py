@@ -1,0 +1,52 @@
+"""Prepared shards as what the training loop reads."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import stream
+
+
+class ShardData:
+    """A data set's endless training batches and its splits in order; `description` says what the data are."""
+
+    def __init__(
+        self,
+        folder: str,
+        batch_size: int,
+        seed: int,
+        *,
+        crop: int | None = None,
+        prefetch: int = 2,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        about = stream.info(folder)
+        self.description: dict[str, Any] = {
+            "dir": folder,
+            "kind": about.kind,
+            "examples": dict(about.examples),
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+        if about.fingerprint:
+            self.description["fingerprint"] = about.fingerprint["autoencoder"]
+        self._folder, self._batch_size = folder, batch_size
+        self._process = {"process_index": process_index, "process_count": process_count}
+        self._options = {"seed": seed, "crop": crop, "prefetch": prefetch}
+
+    def captions(self) -> list[str]:
+        """The distinct captions of the training split."""
+        return stream.captions(self._folder, "train")
+
+    def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return stream.batches(
+            self._folder, "train", self._batch_size, start_step=start_step, **self._options, **self._process
+        )  # fmt: skip
+
+    def sweep(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """One pass over whole records in order; nothing where the split does not exist."""
+        if split not in self.description["examples"]:
+            return iter(())
+        return stream.batches(self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1)

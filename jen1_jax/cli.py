@@ -1,0 +1,259 @@
+"""The command `jen1`: parses, calls, prints."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jen1_jax import __version__
+from jen1_jax.errors import Refusal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 refused, 130 interrupted with the state saved."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if not text.startswith("--config.")]
+    if unknown or (rest and "overrides" not in options):
+        parser.error(f"unrecognised arguments: {' '.join(unknown or rest)}")
+    if "overrides" in options:
+        if any("=" not in text for text in rest):
+            parser.error("overrides look like --config.train_diffusion.steps=1000")
+        options.overrides = dict(text.removeprefix("--config.").split("=", 1) for text in rest)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("jen1_jax").setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        options.command(options)
+    except Refusal as refusal:
+        print(f"jen1: {refusal}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jen1: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        print(f"jen1: {error}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def data_prepare(options: argparse.Namespace) -> None:
+    from data_pipeline.prepare import prepare
+
+    report = prepare(
+        options.source,
+        options.out,
+        seconds=options.seconds,
+        seed=options.seed,
+        clips=options.clips,
+        limit_hours=options.limit_hours,
+        test_fraction=options.test_fraction,
+    )
+    print(report)
+
+
+def data_validate(options: argparse.Namespace) -> None:
+    from data_pipeline.validate import validate
+
+    print(validate(options.dir))
+
+
+def data_encode(options: argparse.Namespace) -> None:
+    from data_pipeline.latents import encode
+
+    from jen1_jax.run import Run
+    from jen1_jax.text.prompts import TextEncoder
+    from jen1_jax.training.autoencoder import load_codec
+
+    codec = load_codec(Run.open(options.autoencoder))
+    text = None if options.text == "none" else TextEncoder.frozen(options.text, options.text_max_length)
+    fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
+    encode(
+        options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, text_fn=text.embed if text else None
+    )  # fmt: skip
+    print(f"latents written to {options.out}")
+
+
+def train_autoencoder(options: argparse.Namespace) -> None:
+    from jen1_jax.training.autoencoder import train_autoencoder
+
+    config, run = _configured(options)
+    crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
+    hop = _product(config.autoencoder.strides)
+    data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop - crop % hop)
+    train_autoencoder(config, run, data)
+    print(f"the autoencoder is in {run.path / 'autoencoder'}")
+
+
+def train_diffusion(options: argparse.Namespace) -> None:
+    from jen1_jax.run import Run
+    from jen1_jax.training.diffusion import train_diffusion
+
+    config, run = _configured(options)
+    data = _data(config, config.data.dir or str(run.path / "latents"), config.train_diffusion.batch_size, None)
+    source = Run.open(options.autoencoder) if options.autoencoder else None
+    train_diffusion(config, run, data, source)
+    print(f"the diffusion model is in {run.path / 'diffusion'}")
+
+
+def generate(options: argparse.Namespace) -> None:
+    out = _out(options)
+    model = _model(options)
+    audio = model.generate(options.prompt, options.seconds, options.seed, **_sampling(options))
+    _write(model, out, audio)
+
+
+def inpaint(options: argparse.Namespace) -> None:
+    from jen1_jax.generation.audio import read_audio
+
+    out = _out(options)
+    model = _model(options)
+    audio = read_audio(options.audio, model.sample_rate)
+    _write(model, out, model.inpaint(audio, options.span, options.prompt, options.seed, **_sampling(options)))
+
+
+def extend(options: argparse.Namespace) -> None:
+    from jen1_jax.generation.audio import read_audio
+
+    out = _out(options)
+    model = _model(options)
+    audio = read_audio(options.audio, model.sample_rate)
+    _write(model, out, model.extend(audio, options.seconds, options.prompt, options.seed, **_sampling(options)))
+
+
+def _configured(options):
+    from jen1_jax.config import load_config
+    from jen1_jax.run import Run
+
+    config = load_config(options.config, options.overrides)
+    print(config)
+    return config, Run(Path(options.workdir))
+
+
+def _data(config, directory: str, batch_size: int, crop: int | None):
+    """The training data in a folder of shards, or in one .npz file."""
+    if directory.endswith(".npz"):
+        from jen1_jax.training.npz import NpzData
+
+        return NpzData(directory, batch_size, config.seed, crop)
+    from data_pipeline.stream import ShardData
+
+    return ShardData(directory, batch_size, config.seed, crop=crop, prefetch=config.data.prefetch)
+
+
+def _product(values: Sequence[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def _out(options) -> Path:
+    from jen1_jax.generation.audio import check_writable
+
+    return check_writable(options.out)
+
+
+def _model(options):
+    from jen1_jax.generation.model import Model
+
+    return Model.load(options.checkpoint, _Progress())
+
+
+def _sampling(options) -> dict:
+    return {"steps": options.steps, "guidance_scale": options.guidance_scale}
+
+
+def _write(model, out: Path, audio) -> None:
+    from jen1_jax.generation.audio import write_wav
+
+    write_wav(out, audio, model.sample_rate)
+    print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
+
+
+class _Progress:
+    """Prints how far sampling is, at most every few seconds."""
+
+    def __init__(self):
+        self._next = time.monotonic() + 5
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            print(f"sampling: {done}/{total} frames", flush=True)
+            self._next = time.monotonic() + 5
+
+
+def _span(text: str) -> tuple[float, float]:
+    start, _, end = text.partition(":")
+    try:
+        return float(start), float(end)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a span is START:END in seconds, like 3.0:5.5; got {text!r}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jen1", description="Trains JEN-1 and makes music with it.")
+    parser.add_argument("--version", action="version", version=f"jen1-jax {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="prepare, check and encode training data").add_subparsers(required=True)
+    sub = _command(data, "prepare", data_prepare, "audio -> stereo shards")
+    sub.add_argument("--source", required=True, help="a folder, a CSV, a JSONL, or `synthetic`")
+    sub.add_argument("--out", required=True)
+    sub.add_argument("--seconds", type=float, default=10.24, help="length of a clip (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--clips", type=int, default=512, help="how many the synthetic source makes (default: %(default)s)")
+    sub.add_argument("--limit-hours", type=float, help="stop after this much audio, drawn evenly from all files")
+    sub.add_argument("--test-fraction", type=float, default=0.1, help="share of the files held out (default: %(default)s)")
+    sub = _command(data, "validate", data_validate, "what is in prepared data, and what is wrong with it")
+    sub.add_argument("dir")
+    sub = _command(data, "encode", data_encode, "shards -> whitened latents and captions")
+    sub.add_argument("--data", required=True)
+    sub.add_argument("--autoencoder", required=True, metavar="RUN")
+    sub.add_argument("--out", required=True)
+    sub.add_argument("--text", default="none", help="folder or hub name of a frozen FLAN-T5 to embed captions with")
+    sub.add_argument("--text-max-length", type=int, default=128, help="its tokens per caption (default: %(default)s)")
+
+    train = commands.add_parser("train", help="train the autoencoder or the diffusion model").add_subparsers(required=True)
+    for name, function in (("autoencoder", train_autoencoder), ("diffusion", train_diffusion)):
+        sub = _command(train, name, function, f"train the {name} of a run; run again, it goes on from its last checkpoint")
+        sub.add_argument("--config", required=True, help="a preset or a .py file; override fields with --config.a.b=value")
+        sub.add_argument("--workdir", required=True, metavar="RUN")
+        sub.set_defaults(overrides={})
+        if name == "diffusion":
+            sub.add_argument("--autoencoder", metavar="RUN", help="take the trained autoencoder of another run")
+
+    for name, function, says in (
+        ("generate", generate, "music from text"),
+        ("inpaint", inpaint, "spans of a file made anew"),
+        ("extend", extend, "a file continued"),
+    ):
+        sub = _command(commands, name, function, says)
+        sub.add_argument("--checkpoint", required=True, metavar="RUN")
+        if name != "generate":
+            sub.add_argument("--audio", required=True)
+        if name == "inpaint":
+            sub.add_argument("--span", required=True, action="append", type=_span, metavar="START:END", help="in seconds")
+        else:
+            sub.add_argument("--seconds", required=True, type=float, help="to make" if name == "generate" else "to add")
+        sub.add_argument("--prompt", default="", help="empty means unconditional")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--steps", type=int, help="of sampling (default: the run's)")
+        sub.add_argument("--guidance-scale", type=float, help="how closely to follow the prompt (default: the run's)")
+        sub.add_argument("--out", required=True, help="a .wav file")
+    return parser
+
+
+def _command(commands, name: str, function, says: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=says, description=says)
+    parser.set_defaults(command=function)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

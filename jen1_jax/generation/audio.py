@@ -1,0 +1,76 @@
+"""Audio files in and out of generation: whatever soundfile reads becomes 48 kHz stereo; what is written is 32-bit float WAV."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float32
+
+from jen1_jax.errors import Refusal
+
+log = logging.getLogger(__name__)
+
+Audio = Float32[np.ndarray, "samples 2"]
+
+
+def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
+    """The file as float32 [samples, 2] at `sample_rate` Hz; raises `Refusal` where it cannot be read or is not usable."""
+    try:
+        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise Refusal(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file.") from None
+    return as_stereo(audio, rate, sample_rate, name=str(path))
+
+
+def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
+    """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
+    audio = np.asarray(audio, np.float32)
+    if audio.ndim == 1:
+        audio = audio[:, None]
+    if audio.ndim != 2 or audio.shape[1] not in (1, 2):
+        raise Refusal(f"{name} has the shape {audio.shape}; give [samples] or [samples, 1 or 2 channels].")
+    if len(audio) == 0:
+        raise Refusal(f"{name} holds no samples; give audio that is at least one frame long.")
+    if not np.isfinite(audio).all():
+        raise Refusal(f"{name} holds NaN or infinite samples; repair it first.")
+    if audio.shape[1] == 1:
+        log.info("%s is mono: both channels get the same signal.", name)
+        audio = np.repeat(audio, 2, axis=1)
+    if rate != sample_rate:
+        log.info("%s is at %d Hz: resampled to %d Hz.", name, rate, sample_rate)
+        audio = soxr.resample(audio, rate, sample_rate)
+    return np.ascontiguousarray(audio, np.float32)
+
+
+def check_writable(path: str | os.PathLike) -> Path:
+    """`path` as a place for a WAV, its folder made where needed; checked before the work and not after it."""
+    path = Path(path)
+    if path.suffix.lower() != ".wav":
+        raise Refusal(f"{path} should end in .wav: audio is written as 32-bit float WAV.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"The folder {path.parent} cannot be made ({error.strerror}); choose another --out.") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Refusal(f"{path} cannot be written; choose another --out.")
+    return path
+
+
+def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
+    """Writes a 32-bit float WAV, under its final name only when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        soundfile.write(partial, audio, sample_rate, subtype="FLOAT", format="WAV")
+        partial.replace(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise Refusal(f"{path} cannot be written ({error}); choose another --out.") from None
+
+
+def crossfade(before: Audio, after: Audio) -> Audio:
+    """From `before` to `after` over their common length, amplitudes adding up to one (raised cosine)."""
+    ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(len(before)) + 0.5) / len(before)))[:, None].astype(np.float32)
+    return before * (1 - ramp) + after * ramp

@@ -1,0 +1,210 @@
+"""The API that a person calls: `load` a run, then `generate`, `inpaint` and `extend`."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.errors import Refusal
+from jen1_jax.generation.audio import Audio, as_stereo, crossfade
+from jen1_jax.generation.sampling import Plan, Sampler
+from jen1_jax.run import Run
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training import diffusion
+from jen1_jax.training.autoencoder import load_codec
+from jen1_jax.training.checkpoints import Checkpoints
+
+log = logging.getLogger(__name__)
+
+MAX_SECONDS = 3600
+EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
+INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained run. Audio is float32 [samples, 2] in [-1, 1] at `sample_rate`; seeds reproduce on the same machine."""
+
+    run: Run
+    codec: Codec
+    text: TextEncoder
+    text_params: PyTree
+    sampler: Sampler
+    progress: Progress = field(default=lambda done, total: None)  # frames sampled so far, and of how many
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, progress: Progress = lambda done, total: None) -> "Model":
+        """The EMA weights of a run folder; raises `Refusal` where a part is missing or belongs to another run."""
+        run = Run.open(path)
+        config = run.config
+        codec = load_codec(run)
+        checkpoints = Checkpoints.existing(
+            run.checkpoints("diffusion"),
+            f"The run {path} has no trained diffusion model yet; train it with `jen1 train diffusion --workdir {path}`.",
+        )
+        text = TextEncoder.open(run.text)
+        unet = diffusion.make_unet(config, codec.k, text)
+        params = checkpoints.restore_ema(diffusion.abstract_state(config, unet, text))["diffusion"]
+        checkpoints.close()
+        window = round(config.data.seconds * codec.frame_rate)
+        sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)
+        return cls(run, codec, text, params.get("text", text.params), sampler, progress)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    def generate(
+        self, prompt: str, seconds: float, seed: int = 0, *, steps: int | None = None, guidance_scale: float | None = None
+    ) -> Audio:
+        """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest."""
+        samples = self._samples(seconds)
+        frames = -(-samples // self.codec.hop)
+        nothing = np.zeros(frames, bool)
+        plan = Plan(np.zeros((frames, self.codec.k), np.float32), nothing, nothing)
+        audio = self.codec.decode(self._fill(plan, prompt, seed, steps, guidance_scale))[:samples]
+        peak = float(np.abs(audio).max())
+        if peak > 1:
+            log.info("The generated audio peaked at %.2f: scaled to 1.", peak)
+            audio = audio / peak
+        return audio
+
+    def inpaint(
+        self,
+        audio: np.ndarray,
+        spans: Sequence[tuple[float, float]],
+        prompt: str = "",
+        seed: int = 0,
+        *,
+        sample_rate: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Audio:
+        """`audio` with the `spans` (start, end in seconds) made anew; outside them it is the original, sample for sample.
+
+        `audio` is [samples] or [samples, channels] at `sample_rate` (default: the model's); what is not stereo at the model's
+        rate is converted, and that is logged.
+        """
+        audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
+        holes = self._spans(spans, len(audio))
+        inside = np.zeros(len(audio), bool)
+        for start, end in holes:
+            inside[start:end] = True
+        # The encoder looks across a hole's border: silence it first, or its content would leak into the context.
+        given = self.codec.encode(np.where(inside[:, None], 0, audio).astype(np.float32))
+        hop, frames = self.codec.hop, len(given)
+        hole = np.pad(inside, (0, frames * hop - len(inside))).reshape(frames, hop).any(axis=1)
+        near = np.convolve(hole, np.ones(2 * self.codec.margin + 1), "same") > 0
+        longest = max(-(-end // hop) - start // hop for start, end in holes)
+        limit = int(self.run.config.tasks.max_generated * self.sampler.window)
+        if longest > limit:
+            raise Refusal(
+                f"A span of {longest / self.codec.frame_rate:.1f} s is longer than this model inpaints at once "
+                f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
+            )
+        latents = self._fill(Plan(given, ~near, ~hole), prompt, seed, steps, guidance_scale, causal=False)
+        made = self.codec.decode(latents)[: len(audio)]
+        result = audio.copy()
+        for start, end in holes:
+            fade = min(int(INPAINT_FADE * self.sample_rate), (end - start) // 2)
+            result[start:end] = made[start:end]
+            if start > 0:
+                result[start : start + fade] = crossfade(audio[start : start + fade], made[start : start + fade])
+            if end < len(audio):
+                result[end - fade : end] = crossfade(made[end - fade : end], audio[end - fade : end])
+        return result
+
+    def extend(
+        self,
+        audio: np.ndarray,
+        seconds: float,
+        prompt: str = "",
+        seed: int = 0,
+        *,
+        sample_rate: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Audio:
+        """`audio` and `seconds` more of it; all but the last 50 ms of the original stay as they are, sample for sample."""
+        audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
+        added = self._samples(seconds)
+        hop, margin = self.codec.hop, self.codec.margin
+        # A window of context is all that the sampler reads; the margin before it lets the encoder settle.
+        skipped = max(0, len(audio) // hop - self.sampler.window - 2 * margin) * hop
+        tail = audio[skipped:]
+        whole = len(tail) // hop  # frames; a last part of a frame is generated with what follows
+        if whole <= margin:
+            raise Refusal(
+                f"The audio of {len(audio) / self.sample_rate:.2f} s is too short to go on from; "
+                f"give at least {(margin + 1) * hop / self.sample_rate:.2f} s."
+            )
+        frames = -(-(len(tail) + added) // hop)
+        given = np.zeros((frames, self.codec.k), np.float32)
+        given[:whole] = self.codec.encode(tail)[:whole]
+        position = np.arange(frames)
+        plan = Plan(given, position < whole - margin, position < whole)
+        made = self.codec.decode(self._fill(plan, prompt, seed, steps, guidance_scale, causal=True))[: len(tail) + added]
+        result = np.concatenate([audio, made[len(tail) :]])
+        fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
+        end = len(audio)
+        result[end - fade : end] = crossfade(audio[end - fade :], made[len(tail) - fade : len(tail)])
+        return result
+
+    def _fill(
+        self, plan: Plan, prompt: str, seed: int, steps: int | None, guidance_scale: float | None, causal: bool | None = None
+    ) -> Float[np.ndarray, "frames k"]:
+        defaults = self.run.config.diffusion
+        steps = defaults.sample_steps if steps is None else steps
+        if steps < 1:
+            raise Refusal(f"{steps} sampling steps are too few; give at least 1.")
+        text, length = self._embed(prompt)
+        scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+        return self.sampler.fill(
+            plan, text, length, seed=seed, steps=steps, guidance_scale=scale, causal=causal, progress=self.progress
+        )
+
+    def _embed(self, prompt: str) -> tuple[Float[Array, "tokens features"], int]:
+        """Embedding and number of tokens of a prompt."""
+        if not prompt.strip():
+            log.info("The prompt is empty: the music is unconditional.")
+            prompt = ""
+        elif self.text.tokenizer.truncated(prompt):
+            log.info("The prompt is longer than %d tokens: the rest of it is cut off.", self.text.max_length)
+        tokens, lengths = self.text.tokenize([prompt])
+        if self.text.trainable:
+            embedding = self.text.module.apply({"params": self.text_params}, jnp.asarray(tokens), jnp.asarray(lengths))
+        else:
+            embedding = jnp.asarray(self.text.embed([prompt])[0], jnp.float32)
+        return embedding[0], int(lengths[0])
+
+    def _samples(self, seconds: float) -> int:
+        if not 0 < seconds <= MAX_SECONDS:  # a NaN fails too
+            raise Refusal(f"{seconds} seconds cannot be made; give more than 0 and at most {MAX_SECONDS}.")
+        return max(1, round(seconds * self.sample_rate))
+
+    def _spans(self, spans: Sequence[tuple[float, float]], samples: int) -> list[tuple[int, int]]:
+        """The spans in samples, in order."""
+        if not spans:
+            raise Refusal("There is nothing to inpaint; give at least one span (start:end in seconds).")
+        length = samples / self.sample_rate
+        holes = []
+        for start, end in sorted(spans):
+            if not 0 <= start < end <= length + 0.5 / self.sample_rate:
+                raise Refusal(
+                    f"The span {start}:{end} is not inside the audio of {length:.2f} s; give 0 <= start < end <= {length:.2f}."
+                )
+            if holes and round(start * self.sample_rate) < holes[-1][1]:
+                raise Refusal(f"The span {start}:{end} overlaps the one before it; join them.")
+            holes.append((round(start * self.sample_rate), min(round(end * self.sample_rate), samples)))
+        if any(start == end for start, end in holes):
+            raise Refusal("A span is shorter than one sample; give a longer one.")
+        if sum(end - start for start, end in holes) == samples:
+            raise Refusal("The spans cover the whole audio; use generate for that.")
+        return holes

@@ -1,0 +1,138 @@
+"""Trains the masked autoencoder and, at the end, fits the whitening of its latents."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax.autoencoder.codec import Codec, fingerprint
+from jen1_jax.autoencoder.model import Autoencoder
+from jen1_jax.autoencoder.objective import loss_terms
+from jen1_jax.autoencoder.whitening import Moments, Whitening
+from jen1_jax.autoencoder.whitening import fit as fit_whitening
+from jen1_jax.errors import Refusal
+from jen1_jax.run import Run
+from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.loop import Data, fit
+from jen1_jax.training.mesh import make_mesh
+from jen1_jax.training.step import Batch, Player, Terms, TrainState, adamw, init_state, stream
+
+
+def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callable[[str], None] = print) -> None:
+    """Trains RUN/autoencoder to `config.train_autoencoder.steps`, then fits RUN/autoencoder/whitening.npz on the EMA encoder."""
+    run = run.begin(config, "autoencoder")
+    optimizer, schedule = adamw(config.train_autoencoder)
+    model = make_autoencoder(config)
+    state = fit(
+        "autoencoder",
+        directory=run.path / "autoencoder",
+        players={"autoencoder": player(config, model, optimizer)},
+        draw=draw,
+        batches=lambda start: ({"audio": b["audio"], "valid_samples": b["valid_samples"]} for b in data.batches(start)),
+        config=config.train_autoencoder,
+        schedule=schedule,
+        mesh=make_mesh(config),
+        rules=config.mesh.rules,
+        seed=config.seed,
+        record=run.record | {"data": dict(data.description)},
+        progress=progress,
+    )
+    params = state.ema["autoencoder"]
+    identify = partial(fingerprint, jax.device_get(params), sample_rate=config.audio.sample_rate, hop=model.hop)
+    recorded = run.record["fingerprints"].get("autoencoder")
+    if run.whitening.is_file() and identify(whitening=Whitening.load(run.whitening)) == recorded:
+        progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
+        return
+    progress("whitening: reading the training split")
+    whitening = fit_whitening(latent_moments(model, params, data.sweep("train")), config.whitening.keep, config.whitening.floor)
+    whitening.save(run.whitening)
+    run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
+    mean, covariance = held_out_whitening(model, params, whitening, data.sweep("test"))
+    progress(
+        f"whitening: {whitening.k} of {model.latent_channels} directions kept; on held-out files the mean is off by "
+        f"{mean:.3f} and the covariance by {covariance:.3f} (root mean square over entries; 0 on the data it was fitted on)"
+    )
+
+
+def load_codec(run: Run) -> Codec:
+    """The run's trained autoencoder (EMA weights) with its whitening; a missing or foreign part is refused."""
+    missing = f"The run {run.path} has no trained autoencoder; train it with `jen1 train autoencoder --workdir {run.path}`."
+    config = run.config
+    checkpoints = Checkpoints.existing(run.checkpoints("autoencoder"), missing)
+    if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
+        raise Refusal(f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again.")
+    model = make_autoencoder(config)
+    params = checkpoints.restore_ema(abstract_state(config, model))["autoencoder"]
+    checkpoints.close()
+    codec = Codec(model, params, Whitening.load(run.whitening), config.audio.sample_rate)
+    recorded = run.record["fingerprints"]["autoencoder"]
+    if codec.fingerprint != recorded:
+        raise Refusal(
+            f"The autoencoder in {run.path} has the fingerprint {codec.fingerprint}, but its record says {recorded}; "
+            "a file was replaced: restore it, or train anew in another folder."
+        )
+    return codec
+
+
+def make_autoencoder(config: ConfigDict) -> Autoencoder:
+    return Autoencoder(**config.autoencoder)
+
+
+def player(config: ConfigDict, model: Autoencoder, optimizer) -> Player:
+    """The autoencoder as a player. Its adversary, when it comes, is a second one: its terms see both sets of parameters."""
+    return Player(
+        init=partial(init_params, model=model),
+        terms=partial(terms, config=config, model=model),
+        weights=dict(config.train_autoencoder.losses),
+        optimizer=optimizer,
+    )
+
+
+def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
+    return model.init(key, jnp.zeros((1, model.hop, 2)))["params"]
+
+
+def abstract_state(config: ConfigDict, model: Autoencoder) -> TrainState:
+    """Shapes of what a checkpoint of this part holds."""
+    optimizer, _ = adamw(config.train_autoencoder)
+    players = {"autoencoder": Player(partial(init_params, model=model), None, {}, optimizer)}
+    return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+
+
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
+    """The keys that mask the latents, one an example, so that every micro-batch has its own."""
+    size = batch["audio"].shape[0]
+    return batch | {"mask_key": jax.random.split(stream(key, "mask"), size)}
+
+
+def terms(params: PyTree, batch: Batch, frozen: PyTree, *, config: ConfigDict, model: Autoencoder) -> Terms:
+    return loss_terms(
+        model, params["autoencoder"], batch["audio"], batch["valid_samples"], batch["mask_key"][0], config.train_autoencoder
+    )
+
+
+def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> Moments:
+    """Mean and covariance of the unmasked latents of all valid frames."""
+    encode = jax.jit(lambda audio: model.apply({"params": params}, audio, method="encode"))
+    moments = Moments.empty(model.latent_channels)
+    for batch in batches:
+        latents = np.asarray(encode(batch["audio"]))
+        frames = -(-batch["valid_samples"] // model.hop)
+        moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
+    if moments.count == 0:
+        raise Refusal("There is no audio to fit the whitening on; prepare more with `jen1 data prepare`.")
+    return moments
+
+
+def held_out_whitening(model: Autoencoder, params: PyTree, whitening: Whitening, batches: Iterable) -> tuple[float, float]:
+    """How far whitened held-out latents are from zero mean and identity covariance, as root mean squares over entries."""
+    moments = latent_moments(model, params, batches)
+    scaled = whitening.basis / whitening.scale
+    mean = (moments.mean - whitening.mean) @ scaled
+    covariance = scaled.T @ moments.covariance @ scaled
+    return float(np.sqrt(np.mean(mean**2))), float(np.sqrt(np.mean((covariance - np.eye(whitening.k)) ** 2)))

@@ -1,0 +1,192 @@
+"""Trains the omnidirectional U-Net, and the small text encoder where it is not frozen, on whitened latents or on waveforms."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax import tasks
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame
+from jen1_jax.diffusion.schedules import Schedule, draw_times, make_schedule
+from jen1_jax.errors import Refusal
+from jen1_jax.run import Run
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training.autoencoder import load_codec
+from jen1_jax.training.loop import Data, fit
+from jen1_jax.training.mesh import make_mesh
+from jen1_jax.training.step import Batch, Player, Terms, TrainState, adamw, init_state, stream
+from jen1_jax.unet import UNet
+
+
+def train_diffusion(
+    config: ConfigDict, run: Run, data: Data, autoencoder: Run | None = None, progress: Callable[[str], None] = print
+) -> None:
+    """Trains RUN/diffusion to `config.train_diffusion.steps`, with the run's own autoencoder or a copy of `autoencoder`'s.
+
+    Refuses a run without a trained autoencoder, and latents that another autoencoder made.
+    """
+    if autoencoder is not None:
+        _adopt(autoencoder, run)
+    codec = load_codec(run)
+    theirs = data.description.get("fingerprint", codec.fingerprint)  # waveforms have none
+    if theirs != codec.fingerprint:
+        raise Refusal(
+            f"The latents in {data.description['dir']} were made by another autoencoder (fingerprint {theirs[:12]}) than "
+            f"this run's ({codec.fingerprint[:12]}); encode the data again with `jen1 data encode --autoencoder {run.path}`."
+        )
+    run = run.begin(config, "diffusion")
+    text = TextEncoder.create(config.text, run.text, data.captions)
+    run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
+    unet = make_unet(config, codec.k, text)
+    optimizer, schedule = adamw(config.train_diffusion)
+    record = run.record | {"data": dict(data.description)}
+
+    def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
+        arrays = {name: batch[name] for name in ("latents", "valid_frames", "audio", "valid_samples") if name in batch}
+        if text.trainable:
+            arrays["tokens"], arrays["text_lengths"] = text.tokenize(batch["caption"])
+        elif "text_embedding" in batch:
+            arrays |= {name: batch[name] for name in ("text_embedding", "text_lengths")}
+        else:
+            arrays["text_embedding"], arrays["text_lengths"] = text.embed(batch["caption"])
+        return arrays
+
+    fit(
+        "diffusion",
+        directory=run.path / "diffusion",
+        players={"diffusion": player(config, unet, codec, text, optimizer)},
+        draw=partial(draw, config=config, codec=codec),
+        batches=lambda start: map(prepare, data.batches(start)),
+        config=config.train_diffusion,
+        schedule=schedule,
+        mesh=make_mesh(config),
+        rules=config.mesh.rules,
+        seed=config.seed,
+        record=record,
+        frozen={"autoencoder": codec.params} if "latents" not in data.description["kind"] else None,
+        progress=progress,
+    )
+
+
+def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
+    """The run's U-Net; refuses a text encoder of another width than the configuration says."""
+    if text.features != config.unet.text_features:
+        raise Refusal(
+            f"unet.text_features is {config.unet.text_features}, but the text encoder gives {text.features}; "
+            f"set --config.unet.text_features={text.features}."
+        )
+    return UNet(out_channels=k, **config.unet)
+
+
+def player(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder, optimizer) -> Player:
+    """The diffusion model as the one player of its step: parameters `unet`, and `text` where the encoder is trained."""
+    return Player(
+        init=partial(init_params, unet=unet, text=text),
+        terms=partial(terms, config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=codec, text=text),
+        weights=dict.fromkeys(tasks.TASKS, 1.0),
+        optimizer=optimizer,
+    )
+
+
+def init_params(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree:
+    frames, k = unet.frames_multiple, unet.out_channels
+    latents, one = jnp.zeros((1, frames, k)), jnp.ones((1, frames, 1))
+    prompt = jnp.zeros((1, 1, unet.text_features))
+    params = unet.init(
+        stream(key, "unet"), latents, latents, one, jnp.zeros(1), prompt, jnp.ones(1, jnp.int32), one, jnp.zeros(1, bool)
+    )["params"]
+    return {"unet": params} | ({"text": text.init_params(stream(key, "text"))} if text.trainable else {})
+
+
+def abstract_state(config: ConfigDict, unet: UNet, text: TextEncoder) -> TrainState:
+    """Shapes of what a checkpoint of this part holds."""
+    optimizer, _ = adamw(config.train_diffusion)
+    players = {"diffusion": Player(partial(init_params, unet=unet, text=text), None, {}, optimizer)}
+    return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+
+
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, codec: Codec) -> Batch:
+    """All randomness of a step: tasks with their masks and modes, times, noise, and which examples go without their text."""
+    if "latents" in batch:
+        size, frames, _ = batch["latents"].shape
+        valid_frames = batch["valid_frames"]
+    else:
+        size, frames = batch["audio"].shape[0], batch["audio"].shape[1] // codec.hop
+        valid_frames = -(-batch["valid_samples"] // codec.hop)
+    drawn = tasks.draw(stream(key, "tasks"), valid_frames, frames, step, config.tasks)
+    return batch | {
+        "valid_frames": valid_frames,
+        "task": drawn.task,
+        "mask": drawn.mask,
+        "causal": drawn.causal,
+        "time": draw_times(stream(key, "times"), size),
+        "noise": jax.random.normal(stream(key, "noise"), (size, frames, codec.k)),
+        "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
+    }
+
+
+def terms(
+    params: PyTree,
+    batch: Batch,
+    frozen: PyTree,
+    *,
+    config: ConfigDict,
+    schedule: Schedule,
+    unet: UNet,
+    codec: Codec,
+    text: TextEncoder,
+) -> Terms:
+    """Every task's squared error, summed over an example's frames that count, and their number."""
+    params = params["diffusion"]
+    if "latents" in batch:
+        clean = batch["latents"].astype(jnp.float32)
+    else:
+        raw = codec.model.apply({"params": frozen["autoencoder"]}, batch["audio"], method="encode")
+        clean = codec.whitening.apply(raw)
+    valid = (jnp.arange(clean.shape[1]) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
+    clean = clean * valid
+    if text.trainable:
+        embedding = text.module.apply({"params": params["text"]}, batch["tokens"], batch["text_lengths"])
+    else:
+        embedding = batch["text_embedding"].astype(jnp.float32)
+
+    log_snr = schedule.log_snr(batch["time"])
+    objective, mask = OBJECTIVES[config.diffusion.objective], batch["mask"]
+    prediction = unet.apply(
+        {"params": params["unet"]},
+        corrupt(clean, batch["noise"], log_snr),
+        clean * mask,
+        mask,
+        log_snr,
+        embedding,
+        jnp.where(batch["null_text"], 0, batch["text_lengths"]),
+        valid,
+        batch["causal"],
+    )
+    error = loss_per_frame(objective, prediction, clean, batch["noise"], log_snr)
+    counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
+    total, count = (error * counted).sum(axis=1), counted.sum(axis=1)
+    return {name: (total * own, count * own) for n, name in enumerate(tasks.TASKS) for own in [batch["task"] == n]}
+
+
+def _adopt(source: Run, run: Run) -> None:
+    """Copies another run's trained autoencoder and whitening into this one, which must not have its own."""
+    load_codec(source)  # refuses an unfinished one
+    if (run.path / "autoencoder").exists():
+        if load_codec(run).fingerprint == load_codec(source).fingerprint:
+            return
+        raise Refusal(f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another --workdir.")
+    run.path.mkdir(parents=True, exist_ok=True)
+    partial_copy = run.path / "autoencoder.partial"
+    shutil.rmtree(partial_copy, ignore_errors=True)
+    shutil.copytree(source.path / "autoencoder", partial_copy, ignore=shutil.ignore_patterns("tensorboard", "demos"))
+    run.write(source.config, {"autoencoder": source.record["fingerprints"]["autoencoder"]})
+    partial_copy.rename(run.path / "autoencoder")

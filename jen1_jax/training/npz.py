@@ -1,0 +1,68 @@
+"""Training data from one `.npz` file, for machines without TensorFlow."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jen1_jax.errors import Refusal
+
+_KINDS = {"latents": "valid_frames", "audio": "valid_samples"}
+
+
+class NpzData:
+    """Waveforms or latents that fit in memory, drawn by index: batch s is the same wherever training starts.
+
+    The file holds `audio` [n, samples, 2] float32 with `valid_samples` [n], or `latents` [n, frames, k] with `valid_frames` [n]
+    and a scalar string `fingerprint`; `caption` [n] strings; and `test` [n] bool, true for examples that are held out. `crop`
+    (samples) cuts a random window out of each example.
+    """
+
+    def __init__(self, path: str, batch_size: int, seed: int, crop: int | None = None):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError) as error:
+            raise Refusal(f"{path} cannot be read as an .npz file without pickled objects ({error}).") from None
+        self._kind = next((kind for kind in _KINDS if kind in arrays), None)
+        missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()
+        if missing:
+            raise Refusal(f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds.")
+        self.description: Mapping[str, Any] = {"dir": str(Path(path).absolute()), "kind": self._kind, "seed": seed}
+        if "fingerprint" in arrays:
+            self.description |= {"fingerprint": str(arrays.pop("fingerprint"))}
+        test = arrays.pop("test")
+        self._splits = {"train": _rows(arrays, ~test), "test": _rows(arrays, test)}
+        if not (~test).any():
+            raise Refusal(f"{path} holds no training example: `test` is true everywhere.")
+        self._batch_size, self._seed, self._crop = batch_size, seed, crop
+
+    def captions(self) -> list[str]:
+        """The distinct captions of the training split."""
+        return sorted({str(caption) for caption in self._splits["train"]["caption"]})
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        arrays, step = self._splits["train"], start_step
+        count = len(arrays["caption"])
+        while True:
+            slots = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+            order = {epoch: np.random.default_rng((self._seed, epoch)).permutation(count) for epoch in set(slots // count)}
+            batch = _rows(arrays, np.array([order[slot // count][slot % count] for slot in slots]))
+            yield self._cropped(batch, slots) if self._crop else batch
+            step += 1
+
+    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
+        arrays = self._splits[split]
+        for start in range(0, len(arrays["caption"]), self._batch_size):
+            yield _rows(arrays, slice(start, start + self._batch_size))
+
+    def _cropped(self, batch: dict[str, Any], slots: np.ndarray) -> dict[str, Any]:
+        room = np.maximum(batch["valid_samples"] - self._crop, 0)
+        starts = [np.random.default_rng((self._seed, 1, slot)).integers(most + 1) for slot, most in zip(slots, room, strict=True)]
+        audio = np.stack([clip[start : start + self._crop] for clip, start in zip(batch["audio"], starts, strict=True)])
+        return batch | {"audio": audio, "valid_samples": np.minimum(batch["valid_samples"], self._crop)}
+
+
+def _rows(arrays: Mapping[str, np.ndarray], rows) -> dict[str, np.ndarray]:
+    return {name: array[rows] for name, array in arrays.items()}

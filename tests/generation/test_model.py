@@ -1,0 +1,145 @@
+"""What holds for generated audio whatever the model has learned."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from jen1_jax.errors import Refusal
+from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
+from tests import tiny
+
+RATE = 48_000
+TINY = tiny.SECONDS
+
+
+@pytest.fixture(scope="module")
+def song():
+    t = np.arange(round(0.2 * RATE)) / RATE
+    return (0.4 * np.sin(2 * np.pi * np.array([440, 660]) * t[:, None])).astype(np.float32)
+
+
+def test_generate_gives_stereo_of_the_length_asked_for(tiny_model):
+    for seconds in (0.05, TINY, 0.3):  # within a window, one window, several
+        audio = tiny_model.generate("two tones", seconds)
+        assert audio.shape == (round(seconds * RATE), 2) and audio.dtype == np.float32
+        assert np.isfinite(audio).all() and 0 < np.abs(audio).max() <= 1
+
+
+def test_seeds_reproduce_and_differ(tiny_model):
+    first, again, other = (tiny_model.generate("two tones", 0.1, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other, atol=1e-3)
+
+
+def test_prompt_and_guidance_reach_the_music(tiny_model):
+    plain = tiny_model.generate("a low tone on the left", 0.1, guidance_scale=1.0)
+    assert not np.array_equal(plain, tiny_model.generate("slow noise", 0.1, guidance_scale=1.0))
+    assert not np.array_equal(plain, tiny_model.generate("a low tone on the left", 0.1, guidance_scale=4.0))
+
+
+def test_an_empty_prompt_is_unconditional_and_says_so(tiny_model, caplog):
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        empty = tiny_model.generate("  ", 0.1, guidance_scale=3.0)
+    assert "unconditional" in caplog.text
+    np.testing.assert_array_equal(empty, tiny_model.generate("two tones", 0.1, guidance_scale=0.0))
+
+
+def test_a_prompt_beyond_the_limit_is_cut_and_says_so(tiny_model, caplog):
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        tiny_model.generate("two tones " * 30, 0.05)
+    assert "longer than 16 tokens" in caplog.text
+
+
+def test_inpaint_leaves_everything_outside_the_spans_alone(tiny_model, song):
+    spans = [(0.03, 0.06), (0.1, 0.15)]
+    result = tiny_model.inpaint(song, spans, "two tones", seed=1)
+    changed = np.any(result != song, axis=1)
+    inside = np.zeros(len(song), bool)
+    for start, end in spans:
+        inside[round(start * RATE) : round(end * RATE)] = True
+    assert result.shape == song.shape and not changed[~inside].any()
+    fade = round(INPAINT_FADE * RATE) // 2
+    for start, end in spans:  # made anew in the middle, and no jump where it begins and ends
+        assert changed[round(start * RATE) + fade : round(end * RATE) - fade].mean() > 0.99
+        for edge in (round(start * RATE), round(end * RATE)):
+            jump = np.abs(np.diff(result[edge - 2 : edge + 2], axis=0)).max()
+            assert jump < 2 * np.abs(np.diff(song, axis=0)).max()
+
+
+def test_inpaint_does_not_depend_on_what_the_hole_held(tiny_model, song):
+    other = song.copy()
+    middle = slice(round(0.06 * RATE) + 960, round(0.11 * RATE) - 960)  # away from the cross-fades
+    other[middle] = np.random.default_rng(0).uniform(-1, 1, other[middle].shape)
+    first, second = (tiny_model.inpaint(audio, [(0.06, 0.11)], "two tones") for audio in (song, other))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_extend_adds_seconds_and_keeps_the_original(tiny_model, song):
+    result = tiny_model.extend(song, 0.1, "two tones", seed=1)
+    assert result.shape == (len(song) + round(0.1 * RATE), 2)
+    kept = len(song) - round(EXTEND_FADE * RATE)
+    np.testing.assert_array_equal(result[:kept], song[:kept])
+    assert np.abs(result[len(song) :]).max() > 0
+
+
+def test_extend_goes_on_from_the_end_of_the_audio_alone(tiny_model, song):
+    """What lies more than a window before the end cannot matter: long files cost no more than short ones."""
+    long = np.concatenate([np.zeros((RATE, 2), np.float32), song])
+    start = len(long) % 64  # the frame grid starts with the file
+    np.testing.assert_allclose(
+        tiny_model.extend(long, 0.05, "two tones")[len(long) :],
+        tiny_model.extend(long[RATE // 2 + start :], 0.05, "two tones")[-round(0.05 * RATE) :],
+        atol=1e-5,
+    )
+
+
+def test_mono_and_other_rates_are_converted_and_said(tiny_model, caplog):
+    t = np.arange(4410) / 44_100
+    mono = 0.4 * np.sin(2 * np.pi * 440 * t).astype(np.float32)
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        result = tiny_model.extend(mono, 0.05, "two tones", sample_rate=44_100)
+    assert "mono" in caplog.text and "44100" in caplog.text
+    assert len(result) == 4800 + 2400
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e7])
+def test_absurd_lengths_are_refused(tiny_model, song, seconds):
+    with pytest.raises(Refusal, match="seconds cannot be made"):
+        tiny_model.generate("two tones", seconds)
+    with pytest.raises(Refusal, match="seconds cannot be made"):
+        tiny_model.extend(song, seconds)
+
+
+@pytest.mark.parametrize(
+    ("spans", "says"),
+    [
+        ([(0.1, 0.3)], "not inside the audio of 0.20 s"),
+        ([(-0.1, 0.1)], "not inside"),
+        ([(0.1, 0.1)], "not inside"),
+        ([(0.1, 0.05)], "not inside"),
+        ([(float("nan"), 0.1)], "not inside"),
+        ([(0.02, 0.06), (0.05, 0.1)], "overlaps"),
+        ([], "at least one span"),
+        ([(0.0, 0.2)], "whole audio"),
+        ([(0.01, 0.19)], "longer than this model inpaints at once"),
+    ],
+)
+def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
+    with pytest.raises(Refusal, match=says):
+        tiny_model.inpaint(song, spans)
+
+
+@pytest.mark.parametrize(
+    ("audio", "says"),
+    [
+        (np.zeros((0, 2)), "no samples"),
+        (np.full((9600, 2), np.nan), "NaN"),
+        (np.zeros((9600, 3)), "shape"),
+        (np.zeros((2, 9600)), "shape"),
+        (np.zeros((40, 2)), "too short"),
+    ],
+)
+def test_audio_that_cannot_be_used_is_refused(tiny_model, audio, says):
+    with pytest.raises(Refusal, match=says):
+        tiny_model.extend(audio, 0.05)

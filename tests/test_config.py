@@ -1,0 +1,70 @@
+import pytest
+
+from jen1_jax.config import from_plain, load_config, override, presets, to_plain
+from jen1_jax.errors import Refusal
+
+
+def test_presets_load_and_survive_json():
+    assert {"jen1", "quickstart"} <= set(presets())
+    for name in presets():
+        config = load_config(name)
+        assert from_plain(to_plain(config)) == config
+
+
+def test_overrides_keep_the_type_of_their_field():
+    config = load_config(
+        "jen1",
+        {
+            "unet.channels": "64",
+            "train_diffusion.learning_rate": "1",
+            "unet.factors": "(2, 2)",
+            "text.encoder": "123",
+            "autoencoder.causal": "True",
+        },
+    )
+    assert config.unet.channels == 64
+    assert config.train_diffusion.learning_rate == 1.0 and isinstance(config.train_diffusion.learning_rate, float)
+    assert config.unet.factors == (2, 2)
+    assert config.text.encoder == "123"
+    assert config.autoencoder.causal is True
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("unet.chanels", "64", "no field 'unet.chanels'"),
+        ("unett.channels", "64", "no field"),
+        ("unet", "64", "no field"),
+        ("unet.channels.deep", "64", "no field"),
+        ("unet.channels", "wide", "holds a int"),
+        ("unet.channels", "1.5", "holds a int"),
+        ("autoencoder.causal", "1", "holds a bool"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused_by_name(key, value, says):
+    with pytest.raises(Refusal, match=says):
+        load_config("jen1", {key: value})
+
+
+def test_a_value_is_a_literal_and_never_code():
+    config = load_config("jen1")
+    with pytest.raises(Refusal):
+        override(config, "unet.channels", "__import__('os').getpid()")
+
+
+def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("from configs.jen1 import get_config as base\n\ndef get_config():\n    return base()\n")
+    assert load_config(str(own)) == load_config("jen1")
+    with pytest.raises(Refusal, match="no configuration file"):
+        load_config(str(tmp_path / "absent.py"))
+    with pytest.raises(Refusal, match="no preset 'jen2'.*jen1"):
+        load_config("jen2")
+    own.write_text("x = 1\n")
+    with pytest.raises(Refusal, match="get_config"):
+        load_config(str(own))
+
+
+def test_a_loaded_configuration_is_locked():
+    with pytest.raises(AttributeError):
+        load_config("jen1").unet.chanels = 3

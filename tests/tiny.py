@@ -1,0 +1,53 @@
+"""A run so small that it trains in seconds: what the tests of training, generation and the command line share."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.jen1 import get_config
+
+SECONDS = 0.128  # 6144 samples, 96 latent frames of 64 samples
+CAPTIONS = ("a low tone on the left", "a high tone on the right", "two tones", "slow noise")
+
+
+def config() -> ConfigDict:
+    """The paper preset with every size cut down."""
+    config = get_config()
+    with config.unlocked():
+        config.autoencoder.update(strides=(8, 8), channels=(8, 8), dilations=(1,), kernel_size=3, latent_channels=8)
+        config.whitening.keep = 0.75
+        config.text.update(encoder="", max_length=16, vocab_size=64, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        config.unet.update(
+            channels=8,
+            multipliers=(1, 1, 2),
+            factors=(2, 2),
+            num_blocks=(1, 1),
+            attentions=(0, 1, 1),
+            head_dim=4,
+            text_features=8,
+            dtype="float32",
+            remat="none",
+        )
+        config.diffusion.update(objective="v", schedule="cosine", sample_steps=4)
+        config.data.seconds = SECONDS
+        config.train_autoencoder.update(
+            steps=6, batch_size=4, seconds=SECONDS / 2, warmup_steps=2, learning_rate=1e-3, log_every=1, checkpoint_every=100
+        )
+        config.train_autoencoder.stft_windows = (256, 64)
+        config.train_diffusion.update(steps=6, batch_size=6, learning_rate=1e-3, log_every=1, checkpoint_every=100)
+    return config
+
+
+def write_audio_npz(path: Path, seed: int = 0) -> Path:
+    """Six short stereo clips, one of them held out and one of them short."""
+    rng = np.random.default_rng(seed)
+    samples = round(SECONDS * 48_000)
+    t = np.arange(samples) / 48_000
+    tones = np.sin(2 * np.pi * rng.uniform(200, 2000, (6, 1, 2)) * t[:, None] + rng.uniform(0, 6, (6, 1, 2)))
+    audio = (0.3 * tones + 0.02 * rng.standard_normal((6, samples, 2))).astype(np.float32)
+    valid = np.full(6, samples, np.int32)
+    valid[1], audio[1, samples // 2 :] = samples // 2, 0
+    captions = np.array([CAPTIONS[i % 4] for i in range(6)])
+    np.savez(path, audio=audio, valid_samples=valid, caption=captions, test=np.arange(6) == 5)
+    return path

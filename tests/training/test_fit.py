@@ -1,0 +1,96 @@
+"""The loop: a stopped run goes on as if it had never stopped, on the same mesh and on another."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jen1_jax.errors import Refusal
+from jen1_jax.run import Run
+from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.diffusion import train_diffusion
+from jen1_jax.training.loop import Interrupted
+from jen1_jax.training.metrics import read_metrics
+from jen1_jax.training.npz import NpzData
+from tests import tiny
+
+
+def data(tmp_path, crop=3072):
+    return NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=crop)
+
+
+class StopsAt(NpzData):
+    """Sends SIGTERM while the loop waits for the batch of one step."""
+
+    stop: int
+
+    def batches(self, start_step):
+        for step, batch in enumerate(super().batches(start_step), start_step):
+            if step == self.stop:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+
+def losses(run: Run, part: str) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in read_metrics(run.path / part / "metrics.jsonl")]
+
+
+def checkpoint(run: Run, part: str) -> list[np.ndarray]:
+    """Every array that the newest checkpoint holds, as it is on the disk."""
+    from orbax.checkpoint import v1 as ocp
+
+    latest = Checkpoints(run.checkpoints(part)).latest
+    loaded = ocp.load_checkpointables(run.checkpoints(part).absolute() / str(latest), {"state": None})
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(loaded["state"])]
+
+
+@pytest.mark.slow
+def test_resume_is_exact(tmp_path):
+    config = tiny.config()
+    whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
+    train_autoencoder(config, whole, data(tmp_path))
+
+    interrupted = StopsAt(str(tmp_path / "audio.npz"), 4, seed=0, crop=3072)
+    interrupted.stop = 2
+    with pytest.raises(Interrupted, match="step 3"):
+        train_autoencoder(config, stopped, interrupted)
+    with pytest.raises(Refusal, match="not trained to its end"):
+        load_codec(Run.open(stopped.path))
+    train_autoencoder(config, stopped, data(tmp_path))
+
+    assert losses(stopped, "autoencoder") == losses(whole, "autoencoder")
+    assert [step for step, _ in losses(whole, "autoencoder")] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(checkpoint(stopped, "autoencoder"), checkpoint(whole, "autoencoder"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert load_codec(Run.open(stopped.path)).fingerprint == load_codec(Run.open(whole.path)).fingerprint
+
+    # The diffusion model, on waveforms that it encodes in the step.
+    for run in (whole, stopped):
+        waveforms = StopsAt(str(tmp_path / "audio.npz"), 6, seed=0)
+        waveforms.stop = 3 if run is stopped else -1
+        if run is stopped:
+            with pytest.raises(Interrupted, match="step 4"):
+                train_diffusion(config, run, waveforms)
+            waveforms.stop = -1
+        train_diffusion(config, run, waveforms)
+    assert losses(stopped, "diffusion") == losses(whole, "diffusion")
+    for ours, theirs in zip(checkpoint(stopped, "diffusion"), checkpoint(whole, "diffusion"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    record = json.loads((whole.path / "config.json").read_text())
+    assert record["fingerprints"].keys() == {"autoencoder", "text"}
+    metrics = read_metrics(whole.path / "diffusion" / "metrics.jsonl")[-1]
+    assert {"loss/text_to_music", "loss/inpainting", "loss/continuation", "steps_per_second", "grad_norm"} <= metrics.keys()
+    assert list((whole.path / "diffusion" / "tensorboard").iterdir())
+
+
+def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("jen1_jax.training.loop.MAX_SKIPPED", 3)
+    path = tiny.write_audio_npz(tmp_path / "audio.npz")
+    arrays = dict(np.load(path))
+    arrays["audio"] = np.full_like(arrays["audio"], np.nan)
+    np.savez(path, **arrays)
+    with pytest.raises(Refusal, match="not been finite for 3 steps"):
+        train_autoencoder(tiny.config(), Run(tmp_path / "run"), NpzData(str(path), 4, seed=0, crop=3072))

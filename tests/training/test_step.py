@@ -1,0 +1,121 @@
+"""The step as algebra: on a linear model whose gradients are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jen1_jax.training.step import Player, init_state, make_step, stream
+
+
+def linear(weights=None, optimizer=None) -> Player:
+    """Two tasks of squared error; example i belongs to task i % 2 and counts i + 1 elements."""
+
+    def terms(params, batch, frozen):
+        error = jnp.square(batch["x"] @ params["model"]["w"] - batch["y"]).sum(-1)
+        one = batch["slot"] % 2 == 1
+        count = batch["slot"] + 1.0
+        return {"even": (error * count * ~one, count * ~one), "odd": (error * count * one, count * one)}
+
+    return Player(
+        init=lambda key: {"w": jax.random.normal(key, (3, 2))},
+        terms=terms,
+        weights=weights or {"even": 1.0, "odd": 1.0},
+        optimizer=optimizer or optax.sgd(0.01),
+    )
+
+
+def batch(size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.standard_normal((size, 3)).astype(np.float32),
+        "y": rng.standard_normal((size, 2)).astype(np.float32),
+        "slot": np.arange(size),
+    }
+
+
+def run(player, batches, **options):
+    players = {"model": player}
+    state = init_state(players, jax.random.key(0))
+    step = jax.jit(make_step(players, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options)))
+    metrics = []
+    for item in batches:
+        state, values = step(state, item)
+        metrics.append({name: float(value) for name, value in values.items()})
+    return state, metrics
+
+
+def test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements():
+    data = batch()
+    _, (metrics,) = run(linear(), [data])
+    w = np.asarray(init_state({"model": linear()}, jax.random.key(0)).params["model"]["w"])
+    error = np.square(data["x"] @ w - data["y"]).sum(-1)
+    count = data["slot"] + 1
+    means = [(error * count)[n::2].sum() / count[n::2].sum() for n in (0, 1)]
+    np.testing.assert_allclose([metrics["loss/even"], metrics["loss/odd"]], means, rtol=1e-5)
+    assert metrics["loss"] == pytest.approx(sum(means), rel=1e-5)
+
+
+@pytest.mark.parametrize("microbatches", [2, 4, 8])
+def test_microbatches_change_nothing_though_their_counts_differ(microbatches):
+    whole, metrics = run(linear(), [batch()])
+    cut, metrics_cut = run(linear(), [batch()], microbatches=microbatches)
+    np.testing.assert_allclose(cut.params["model"]["w"], whole.params["model"]["w"], rtol=1e-6)
+    assert metrics_cut[0] == pytest.approx(metrics[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_poisoned_batch_moves_the_data_position_and_nothing_else(poison):
+    bad = batch(seed=1)
+    bad["x"][3, 1] = poison
+    player = linear(optimizer=optax.adamw(0.01))
+    before, _ = run(player, [batch()])
+    after, metrics = run(player, [batch(), bad])
+    assert metrics[1]["skipped"] == 1 and metrics[0]["skipped"] == 0
+    assert int(after.step) == 2 and int(after.updates) == 1
+    same = jax.tree.map(np.array_equal, after.replace(step=before.step), before)
+    assert all(jax.tree.leaves(same))
+    continued, _ = run(player, [batch(), bad, batch(seed=2)])
+    clean, _ = run(player, [batch(), batch(seed=2)])
+    np.testing.assert_array_equal(continued.params["model"]["w"], clean.params["model"]["w"])
+
+
+def test_ema_follows_early_and_settles_at_its_decay():
+    state, _ = run(linear(), [batch(seed=n) for n in range(3)], ema_decay=0.9)
+    players = {"model": linear()}
+    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
+    expected = current = init_state(players, jax.random.key(0))
+    ema = np.asarray(expected.params["model"]["w"])
+    for n in range(3):
+        current, _ = step(current, batch(seed=n))
+        decay = min(0.9, (1 + n) / (10 + n))
+        ema = decay * ema + (1 - decay) * np.asarray(current.params["model"]["w"])
+    np.testing.assert_allclose(state.ema["model"]["w"], ema, rtol=1e-5)
+
+
+def test_two_players_update_in_turn_each_by_its_own_loss():
+    """The place of an adversary: the second player's loss reads the first one's parameters, and moves only its own."""
+    first = linear()
+    second = Player(
+        init=lambda key: {"v": jnp.ones(())},
+        terms=lambda params, batch, frozen: {
+            "gap": (jnp.broadcast_to((params["second"]["v"] - params["model"]["w"].sum()) ** 2, (8,)), jnp.ones(8))
+        },
+        weights={"gap": 1.0},
+        optimizer=optax.sgd(0.5),
+    )
+    players = {"model": first, "second": second}
+    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
+    state, metrics = step(init_state(players, jax.random.key(0)), batch())
+    alone, _ = run(first, [batch()])
+    np.testing.assert_array_equal(state.params["model"]["w"], alone.params["model"]["w"])
+    np.testing.assert_allclose(state.params["second"]["v"], state.params["model"]["w"].sum(), rtol=1e-5)
+    assert {"model/loss", "second/loss", "second/loss/gap"} <= metrics.keys()
+
+
+def test_streams_of_a_key_differ_and_repeat():
+    key = jax.random.key(0)
+    draws = {name: float(jax.random.uniform(stream(key, name))) for name in ("noise", "times", "tasks")}
+    assert len(set(draws.values())) == 3
+    assert draws["noise"] == float(jax.random.uniform(stream(key, "noise")))
