@@ -51,7 +51,7 @@ class TextEncoder:
 
     @classmethod
     def frozen(cls, encoder: str, max_length: int, dtype: DTypeLike = jnp.float32) -> "TextEncoder":
-        """FLAN-T5 from a folder or the Hugging Face hub (docs/model.md says which files a folder needs)."""
+        """FLAN-T5 from a folder (config.json, model.safetensors or its shards, spiece.model) or by its Hugging Face hub name."""
         folder = find(encoder)
         config, params = t5.load(folder)
         return cls(_lasting(encoder), config, Tokenizer(folder / "spiece.model", max_length), params, dtype)
