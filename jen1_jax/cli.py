@@ -1,6 +1,7 @@
 """The command `jen1`: parses, calls, prints."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -65,7 +66,6 @@ def data_validate(options: argparse.Namespace) -> None:
 
 def data_encode(options: argparse.Namespace) -> None:
     from data_pipeline.latents import encode
-
     from jen1_jax.run import Run
     from jen1_jax.text.prompts import TextEncoder
     from jen1_jax.training.autoencoder import load_codec
@@ -105,7 +105,7 @@ def generate(options: argparse.Namespace) -> None:
     out = _out(options)
     model = _model(options)
     audio = model.generate(options.prompt, options.seconds, options.seed, **_sampling(options))
-    _write(model, out, audio)
+    _write(model, out, audio, options)
 
 
 def inpaint(options: argparse.Namespace) -> None:
@@ -114,7 +114,8 @@ def inpaint(options: argparse.Namespace) -> None:
     out = _out(options)
     model = _model(options)
     audio = read_audio(options.audio, model.sample_rate)
-    _write(model, out, model.inpaint(audio, options.span, options.prompt, options.seed, **_sampling(options)))
+    made = model.inpaint(audio, options.span, options.prompt, options.seed, **_sampling(options))
+    _write(model, out, made, options, spans=options.span)
 
 
 def extend(options: argparse.Namespace) -> None:
@@ -123,7 +124,32 @@ def extend(options: argparse.Namespace) -> None:
     out = _out(options)
     model = _model(options)
     audio = read_audio(options.audio, model.sample_rate)
-    _write(model, out, model.extend(audio, options.seconds, options.prompt, options.seed, **_sampling(options)))
+    made = model.extend(audio, options.seconds, options.prompt, options.seed, **_sampling(options))
+    _write(model, out, made, options, spans=[(len(audio) / model.sample_rate, len(made) / model.sample_rate)])
+
+
+def evaluate_autoencoder(options: argparse.Namespace) -> None:
+    from data_pipeline.shard_data import ShardData
+    from jen1_jax.evaluation.autoencoder import evaluate_autoencoder
+    from jen1_jax.run import Run
+    from jen1_jax.training.autoencoder import load_codec
+
+    codec = load_codec(Run.open(options.checkpoint))
+    report = evaluate_autoencoder(codec, ShardData(options.data, 8, seed=0).sweep("test"), Path(options.out))
+    for name, figures in report["median"].items():
+        print(
+            f"{name}: {figures['clips']} held-out clips; medians: SI-SDR {figures['si_sdr']:.2f} dB, "
+            f"mel distance {figures['mel_distance']:.2f} dB, side energy off by {figures['side_error']:+.2f} dB"
+        )
+    print(f"report, audio pairs and page.png are in {options.out}")
+
+
+def page(options: argparse.Namespace) -> None:
+    from jen1_jax.evaluation.page import draw_run
+    from jen1_jax.run import Run
+
+    draw_run(Run.open(options.checkpoint), [Path(file) for file in options.audio], Path(options.out))
+    print(f"page written to {options.out}")
 
 
 def _configured(options):
@@ -141,9 +167,19 @@ def _data(config, directory: str, batch_size: int, crop: int | None):
         from jen1_jax.training.npz import NpzData
 
         return NpzData(directory, batch_size, config.seed, crop)
+    import jax
+
     from data_pipeline.stream import ShardData
 
-    return ShardData(directory, batch_size, config.seed, crop=crop, prefetch=config.data.prefetch)
+    return ShardData(
+        directory,
+        batch_size,
+        config.seed,
+        crop=crop,
+        prefetch=config.data.prefetch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _product(values: Sequence[int]) -> int:
@@ -169,10 +205,15 @@ def _sampling(options) -> dict:
     return {"steps": options.steps, "guidance_scale": options.guidance_scale}
 
 
-def _write(model, out: Path, audio) -> None:
+def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
+    """The WAV, and beside it in JSON how it was made."""
     from jen1_jax.generation.audio import write_wav
+    from jen1_jax.run import write_text
 
     write_wav(out, audio, model.sample_rate)
+    made = {name: getattr(options, name) for name in ("prompt", "seed", "steps", "guidance_scale")}
+    made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
+    write_text(out.with_suffix(".json"), json.dumps(made, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
 
 
@@ -246,6 +287,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--steps", type=int, help="of sampling (default: the run's)")
         sub.add_argument("--guidance-scale", type=float, help="how closely to follow the prompt (default: the run's)")
         sub.add_argument("--out", required=True, help="a .wav file")
+
+    evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(required=True)
+    sub = _command(evaluate, "autoencoder", evaluate_autoencoder, "how well held-out clips come through the autoencoder")
+    sub.add_argument("--checkpoint", required=True, metavar="RUN")
+    sub.add_argument("--data", required=True)
+    sub.add_argument("--out", required=True)
+    sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
+    sub.add_argument("--checkpoint", required=True, metavar="RUN")
+    sub.add_argument("--out", required=True, help="a .png file")
+    sub.add_argument("audio", nargs="*", help="WAV files to draw")
     return parser
 
 

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# From nothing to generated music in one folder: data, autoencoder, latents, diffusion, and five WAV files with a page to look at.
+# Run again, it goes on from what is there.
+#   bash launch/quickstart.sh                    the built-in data set, in runs/quickstart
+#   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music (or --run RUN)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+music= run=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --music) music=${2:?--music needs a folder}; shift 2 ;;
+    --run) run=${2:?--run needs a folder}; shift 2 ;;
+    *) echo "usage: quickstart.sh [--music DIR] [--run RUN]" >&2; exit 2 ;;
+  esac
+done
+if [ -n "$music" ] && [ ! -e "$music" ]; then
+  echo "There is no $music; give a folder, CSV or JSONL of music." >&2
+  exit 1
+fi
+run=${run:-$([ -n "$music" ] && echo runs/music || echo runs/quickstart)}
+
+source launch/setup.sh
+setup train
+started=$SECONDS
+mkdir -p "$run"
+
+if [ ! -e "$run/data" ]; then
+  if [ -n "$music" ]; then
+    jen1 data prepare --source "$music" --out "$run/data" --seconds 5.12 --limit-hours 2
+  else
+    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 400
+  fi
+fi
+jen1 train autoencoder --config quickstart --workdir "$run"
+[ -e "$run/autoencoder/demos/report.json" ] ||
+  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --out "$run/autoencoder/demos"
+[ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
+jen1 train diffusion --config quickstart --workdir "$run"
+
+# Prompts in the words of the data, but none that was trained on: captions of held-out clips.
+mapfile -t prompts < <(python -c 'import json, sys; print(*(c["caption"] for c in json.load(open(sys.argv[1]))["clips"]), sep="\n")' \
+  "$run/autoencoder/demos/report.json")
+make() { # NAME COMMAND...: makes NAME.wav unless it is there
+  [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
+}
+make text-1 generate --seconds 5 --seed 1 --prompt "${prompts[0]}"
+make text-2 generate --seconds 5 --seed 2 --prompt "${prompts[1]:-}"
+make text-3 generate --seconds 10 --seed 3 --prompt "${prompts[2]:-}"
+make inpainted inpaint --audio "$run/autoencoder/demos/0-original.wav" --span 1.5:3.5 --prompt "${prompts[0]}" --seed 4
+make extended extend --audio "$run/autoencoder/demos/0-original.wav" --seconds 5 --prompt "${prompts[0]}" --seed 5
+jen1 page --checkpoint "$run" --out "$run/page.png" \
+  "$run"/text-1.wav "$run"/text-2.wav "$run"/text-3.wav "$run"/inpainted.wav "$run"/extended.wav
+
+echo
+echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Listen to:"
+ls -1 "$run"/*.wav
+echo "and look at $run/page.png"
