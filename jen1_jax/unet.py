@@ -33,7 +33,8 @@ REMAT = {
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution; norm scaled and shifted by the embedding, SiLU, convolution; added to the input.
 
-    The input is projected where widths differ. Padding is zeroed before each convolution that would carry it to its neighbours.
+    The input is projected where widths differ. The last convolution starts at zero, so that a block starts as its shortcut.
+    Padding is zeroed before each convolution that would carry it to its neighbours.
     """
 
     features: int
@@ -52,7 +53,7 @@ class ResidualBlock(nn.Module):
         modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation[:, None], 2, axis=-1)
         h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift)
-        h = Conv1d(self.features, 3, dtype=self.dtype, name="conv_out")(h * valid, causal)
+        h = Conv1d(self.features, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv_out")(h * valid, causal)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h

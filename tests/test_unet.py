@@ -79,7 +79,9 @@ def test_the_content_of_padding_changes_nothing_and_its_output_is_zero(net):
         clean, dirty = net(valid=valid), net(valid=valid, **garbage)
         np.testing.assert_array_equal(clean, dirty)
         np.testing.assert_array_equal(clean[:, valid:], 0)
-        assert (clean[:, :valid] != 0).any()
+        # a low-rate frame that real frames share with padding is real: through it the text reaches them
+        other_text = net(valid=valid, text=-inputs["text"])
+        assert (other_text != clean)[:, :valid].any(axis=-1).all()
 
 
 def test_the_amount_of_padding_changes_nothing(net):

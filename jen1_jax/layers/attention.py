@@ -64,7 +64,7 @@ class Attention(nn.Module):
         if text is None:
             query, key = rotary(query), rotary(key)
         y = attention(query, key, value, valid=valid, lengths=lengths, causal=causal)
-        return nn.Dense(width, dtype=self.dtype, name="output")(y.reshape(x.shape))
+        return nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y.reshape(x.shape))
 
 
 class FeedForward(nn.Module):
@@ -76,11 +76,11 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
         y = nn.gelu(nn.Dense(self.multiplier * x.shape[-1], dtype=self.dtype, name="hidden")(x))
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="output")(y)
+        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it."""
+    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it; it starts as identity."""
 
     head_dim: int
     ff_multiplier: int
