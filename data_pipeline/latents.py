@@ -1,4 +1,4 @@
-"""A waveform data set to a latent one: every clip encoded once, with its texts, and optionally one embedding per distinct caption."""
+"""A waveform data set to a latent one: every clip encoded once, with its texts, and an embedding per distinct caption."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from safetensors.numpy import save_file
 
-from data_pipeline.shards import EMBEDDINGS, FINGERPRINT, Info, Writer, info, latent_features, records, staging, waveform_features
+from data_pipeline.shards import EMBEDDINGS, FINGERPRINT, Info, Writer, features, info, latent_features, records, staging
 from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
 
@@ -27,30 +27,27 @@ def encode(
     """Writes the latent data set `out` from the waveform data set `folder`, with the same splits in the same order.
 
     Args:
-        encode_fn: audio float32 [batch_size, samples, 2] -> whitened latents [batch_size, frames, k]; samples are the clip's, padded
-            to a multiple of `hop`, and every call has this one shape.
+        encode_fn: audio float32 [batch_size, samples, 2] -> whitened latents [batch_size, frames, k]; samples are the clip's,
+            padded to a multiple of `hop`, and every call has this one shape.
         fingerprint: JSON values that name the encoder (and the text encoder), kept as fingerprint.json.
         text_fn: captions -> (embedding [n, tokens, d], lengths [n]); None stores captions alone.
 
     Raises:
-        Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or `out` exists or cannot be written.
+        Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or `out` cannot be written.
     """
     about = info(folder)
     if about.kind != "waveform":
         raise Refusal(f"{folder} holds {about.kind}; `encode` takes a waveform data set.")
     samples = about.shape[0]
     frames, total = -(-samples // hop), sum(about.examples.values())
-    features, done, captions = waveform_features(samples), 0, set()
+    decode, done, captions = features(folder).deserialize_example_np, 0, set()
     began = told = time.monotonic()
     with staging(out) as target:
         with Writer(target, latent_features(frames, k), f"latents of {folder}") as writer:
             for split, size in about.examples.items():
                 read = records(folder, split)
                 for start in range(0, size, batch_size):
-                    examples = [
-                        features.deserialize_example_np(record)
-                        for record in read(list(range(start, min(start + batch_size, size))))
-                    ]
+                    examples = [decode(record) for record in read(list(range(start, min(start + batch_size, size))))]
                     audio = np.zeros((batch_size, frames * hop, 2), np.float32)
                     for row, example in zip(audio, examples, strict=False):
                         row[:samples] = example["audio"] / np.float32(32767)

@@ -1,7 +1,7 @@
 """Audio to stereo shards: every file is decoded, judged, resampled to 48 kHz stereo and cut into clips of one length.
 
 A file is read twice, in blocks: first to judge it as a whole, then to cut it. Memory stays bounded whatever its length, and
-nothing of a bad file reaches the shards. Every rejection is counted and listed in rejected.jsonl; none is replaced by another file.
+nothing of a bad file reaches the shards. Every rejection is counted and listed in rejected.jsonl; no file stands in for another.
 """
 
 import hashlib

@@ -139,6 +139,11 @@ def info(folder: str) -> Info:
     return Info(kind, examples, tuple(shape), shape[0] / SAMPLE_RATE if kind == "waveform" else None, fingerprint)
 
 
+def features(folder: str) -> tfds.features.FeaturesDict:
+    """The features of the data set in `folder`; their `deserialize_example_np` decodes what `records` reads."""
+    return _builder(folder).info.features
+
+
 def _builder(folder: str):
     try:
         builder = tfds.builder_from_directory(folder)

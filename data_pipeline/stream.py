@@ -1,15 +1,17 @@
 """Prepared shards to batches: a tf.data pipeline over a counter, with no other state, so that it restarts exactly at any step.
 
 ```
-step s, slot j -> global index g = s * batch + j -> epoch g // n, place g % n -> record index_shuffle(place, seed, epoch) -> window
+step s, slot j -> global index g = s * batch + j -> epoch g // n, place g % n -> record shuffled(place, seed, epoch) -> window
 ```
-Every example follows from (seed, g) alone. A batch is therefore the same whatever the number of processes that share it, and a run
-that starts at step s continues as if it had never stopped.
+Every example follows from (seed, g) alone. A batch is therefore the same whatever the number of processes that share it, and a
+run that starts at step s continues as if it had never stopped.
 """
 
+import atexit
 import hashlib
 import json
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +42,14 @@ def batches(
 
     Args:
         batch_size: of the global batch; this process gets rows [process_index, process_index + 1) * batch_size / process_count.
-        crop: samples (frames of latents) of a random window inside the valid part, another one each epoch; None for whole records.
+        crop: samples (frames of latents) of a random window in the valid part, another one each epoch; None for whole records.
         shuffle: a new permutation of the whole split each epoch; False reads in order.
         epochs: stop after these; the last batch then holds what is left, and a process whose rows are all beyond it gets none.
 
     Yields:
-        Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b]. Latents: latents float16 [b, frames, k],
-        valid_frames int32 [b], and where the data set holds embeddings text_embedding float16 [b, tokens, d], text_lengths int32 [b].
+        Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b].
+        Latents: latents float16 [b, frames, k], valid_frames int32 [b]; where the data set holds embeddings also text_embedding
+        float16 [b, tokens, d] and text_lengths int32 [b].
         Both: caption, an object array of str [b], and index int64 [b], the record's place in the split.
 
     Raises:
@@ -95,10 +98,25 @@ def batches(
     if epochs is not None:
         dataset = dataset.take_while(lambda g, _: g < epochs * size)
     dataset = dataset.batch(share).map(fetch, num_parallel_calls=2).prefetch(prefetch)
-    embed = _embeddings(folder)
+    stream = _numpy(dataset, _embeddings(folder))
+    _streams.add(stream)
+    return stream
+
+
+def _numpy(dataset: tf.data.Dataset, embed: Callable | None) -> Iterator[dict[str, np.ndarray]]:
     for batch in dataset.as_numpy_iterator():
         batch["caption"] = np.array([caption.decode() for caption in batch["caption"]], object)
         yield batch | (embed(batch["caption"]) if embed else {})
+
+
+_streams: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """Ends reading while Python still runs: its threads call Python and would wait for ever once the interpreter shuts down."""
+    for stream in list(_streams):
+        stream.close()
 
 
 def captions(folder: str, split: str) -> list[str]:
@@ -116,7 +134,7 @@ def caption_key(caption: str) -> str:
     return hashlib.sha256(caption.encode()).hexdigest()
 
 
-def _embeddings(folder: str):
+def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | None:
     """A function captions -> padded embeddings and lengths that reads the file as it goes, or None where there is none."""
     path = Path(folder) / EMBEDDINGS
     if not path.exists():

@@ -1,0 +1,101 @@
+"""Reads a whole data set again and says what is in it and what is wrong with it."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data_pipeline.shards import SAMPLE_RATE, features, info, records
+from jen1_jax.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `validate` found; `problems` are sentences, none when all is well."""
+
+    folder: str
+    kind: str
+    examples: dict[str, int]
+    valid_rows: dict[str, int]  # samples or frames without padding, by split
+    levels: dict[str, tuple[float, float, float]]  # 5th, 50th and 95th percentile over records
+    shares: dict[str, float]  # of records that are mono-like, clipped, silent
+    captioned: float  # share of records with a caption
+    captions: int  # distinct ones
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {self.kind}"]
+        for split, count in sorted(self.examples.items(), reverse=True):
+            rows = self.valid_rows[split]
+            length = f"{rows / SAMPLE_RATE / 3600:.3f} hours" if self.kind == "waveform" else f"{rows} frames"
+            lines.append(f"{split}: {count} records, {length}")
+        for name, (low, middle, high) in self.levels.items():
+            lines.append(f"{name}: {low:.2f} / {middle:.2f} / {high:.2f} (5th, 50th, 95th percentile)")
+        lines += [f"{name}: {100 * share:.1f} % of the records" for name, share in self.shares.items()]
+        lines.append(f"captions: {100 * self.captioned:.1f} % of the records, {self.captions} distinct")
+        return "\n".join([*lines, *(self.problems or ["no problems"])])
+
+
+def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
+    """Re-reads every record of `folder`.
+
+    Raises:
+        Refusal: there is no data set, or a shard cannot be read.
+    """
+    about, decode = info(folder), features(folder).deserialize_example_np
+    data, valid_name = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    figures, valid_rows, captions, files = defaultdict(list), Counter(), Counter(), defaultdict(set)
+    problems, told, done, total = [], time.monotonic(), 0, sum(about.examples.values())
+    for split, count in about.examples.items():
+        read = records(folder, split)
+        for place in range(count):
+            try:
+                example = decode(read([place])[0])
+                rows, valid = example[data], int(example[valid_name])
+                if rows.shape != about.shape:
+                    raise ValueError(f"shape {rows.shape} instead of {about.shape}")
+            except Exception as error:  # array_record, protobuf and TFDS each have their own
+                raise Refusal(f"Record {place} of {split} in {folder} is broken ({error}); prepare the data set again.") from None
+            id, caption = example["id"].decode(), example["caption"].decode()
+            if not 0 < valid <= len(rows):
+                problems.append(f"{id}: {valid} of {len(rows)} rows are said to be valid")
+                continue
+            if about.kind == "waveform" and rows[valid:].any():
+                problems.append(f"{id}: the padding is not zero")
+            valid_rows[split] += valid
+            captions[caption] += 1
+            files[split].add(id.rpartition("@")[0])
+            for name, figure in (_audio if about.kind == "waveform" else _latents)(rows[:valid]).items():
+                figures[name].append(figure)
+            done += 1
+            if time.monotonic() - told > 5:
+                told = time.monotonic()
+                progress(f"{done}/{total} records")
+    for split in files.keys() - {"train"}:
+        if leaked := files["train"] & files[split]:
+            problems.append(f"{len(leaked)} files are in train and in {split}, for instance {min(leaked)}")
+    if "not finite" in figures and any(figures.pop("not finite")):
+        problems.append("some latents are not finite")
+    shares = {name: float(np.mean(figures.pop(name))) for name in ("mono-like", "clipped", "silent") if name in figures}
+    levels = {name: tuple(float(p) for p in np.percentile(values, (5, 50, 95))) for name, values in figures.items()}
+    captioned = 1 - captions.pop("", 0) / max(done, 1)
+    return Report(folder, about.kind, dict(about.examples), dict(valid_rows), levels, shares, captioned, len(captions), problems)
+
+
+def _audio(audio: np.ndarray) -> dict[str, float | bool]:
+    x = audio.astype(np.float64) / 32767
+    peak, power, side = np.abs(x).max(), (x**2).mean(), ((x[:, 0] - x[:, 1]) ** 2).mean() / 4
+    return {
+        "peak in dBFS": 20 * np.log10(max(peak, 1e-5)),
+        "loudness (RMS) in dBFS": 10 * np.log10(max(power, 1e-10)),
+        "mono-like": side <= 1e-4 * power,
+        "clipped": np.mean(np.abs(audio.astype(np.int32)) >= 32767) > 1e-4,
+        "silent": peak < 1e-3,
+    }
+
+
+def _latents(latents: np.ndarray) -> dict[str, float | bool]:
+    z = latents.astype(np.float64)
+    return {"mean": z.mean(), "standard deviation": z.std(), "largest": np.abs(z).max(), "not finite": not np.isfinite(z).all()}
