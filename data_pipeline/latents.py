@@ -54,7 +54,8 @@ def encode(
                     latents = np.asarray(encode_fn(audio))
                     if latents.shape != (batch_size, frames, k):
                         raise Refusal(f"The encoder gave {latents.shape} for {batch_size} clips, not {(batch_size, frames, k)}.")
-                    latents = latents.astype(np.float16)
+                    with np.errstate(over="ignore"):  # refused below, by name
+                        latents = latents.astype(np.float16)
                     for row, example in zip(latents, examples, strict=False):
                         text = {name: example[name].decode() for name in ("caption", "id", "meta")}
                         if not np.isfinite(row).all():

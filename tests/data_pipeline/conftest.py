@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+import soundfile
+
+SECONDS = 0.25
+SAMPLES = 12_000
+
+
+def tone(seconds, rate=48_000, frequency=440.0, channels=2):
+    x = 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+    return np.stack([x * (1 - 0.5 * c) for c in range(channels)], axis=-1)
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory):
+    """A folder of eight recordings of different length and loudness, one caption each."""
+    folder = tmp_path_factory.mktemp("music")
+    for i in range(8):
+        soundfile.write(folder / f"{i}.wav", tone(0.6 + 0.1 * i, frequency=200 + 50 * i), 48_000)
+        (folder / f"{i}.txt").write_text(f"tone number {i}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(music, tmp_path_factory):
+    from data_pipeline.prepare import prepare
+
+    out = tmp_path_factory.mktemp("data") / "shards"
+    prepare(str(music), str(out), seconds=SECONDS, test_fraction=0.3)
+    return str(out)

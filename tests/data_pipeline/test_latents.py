@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from data_pipeline import stream
+from data_pipeline.latents import encode
+from data_pipeline.validate import validate
+from jen1_jax.errors import Refusal
+from tests.data_pipeline.conftest import SAMPLES
+
+HOP, K, TOKENS, WIDTH = 320, 3, 6, 4
+FRAMES = -(-SAMPLES // HOP)
+FINGERPRINT = {"autoencoder": "abc", "sample_rate": 48_000, "hop": HOP}
+
+
+def means(audio):
+    """An encoder: the frame's mean left and right, and its loudness."""
+    frames = audio.reshape(len(audio), -1, HOP, 2)
+    return np.concatenate([frames.mean(2), (frames**2).mean((2, 3))[..., None]], -1)
+
+
+def letters(captions):
+    """A text encoder: token t is full of the number of the caption's last character but t."""
+    lengths = np.array([min(TOKENS, int(caption[-1])) for caption in captions])  # "tone number 0" has none
+    rows = np.array([[ord(c) for c in caption[::-1][:TOKENS]] for caption in captions])
+    return np.repeat(rows[..., None], WIDTH, -1).astype(np.float32), lengths
+
+
+@pytest.fixture(scope="module")
+def latents(shards, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("latents") / "set")
+    encode(shards, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=letters, batch_size=4)
+    return out
+
+
+def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
+    about = stream.info(latents)
+    assert (about.kind, about.shape, about.fingerprint) == ("latents", (FRAMES, K), FINGERPRINT)
+    assert about.examples == stream.info(shards).examples
+    for split in about.examples:
+        for clip, latent in zip(
+            stream.batches(shards, split, 1, shuffle=False, epochs=1),
+            stream.batches(latents, split, 1, shuffle=False, epochs=1),
+            strict=True,
+        ):
+            audio = np.pad(clip["audio"], ((0, 0), (0, FRAMES * HOP - SAMPLES), (0, 0)))
+            np.testing.assert_array_equal(latent["latents"], means(audio).astype(np.float16))
+            np.testing.assert_array_equal(latent["valid_frames"], -(-clip["valid_samples"] // HOP))
+            assert latent["caption"][0] == clip["caption"][0]
+
+
+def test_every_caption_comes_with_its_embedding(latents):
+    for batch in stream.batches(latents, "train", 4, epochs=1):
+        expected, lengths = letters(batch["caption"])
+        np.testing.assert_array_equal(batch["text_lengths"], lengths)
+        assert batch["text_embedding"].shape == (len(lengths), TOKENS, WIDTH) and batch["text_embedding"].dtype == np.float16
+        for row, right, length in zip(batch["text_embedding"], expected, lengths, strict=True):
+            np.testing.assert_array_equal(row[:length], right[:length])
+            assert not row[length:].any()
+
+
+def test_latents_pass_validation(latents):
+    report = validate(latents)
+    assert report.problems == [] and report.kind == "latents"
+
+
+def test_wrong_latents_are_refused_and_leave_nothing(shards, latents, tmp_path):
+    out = str(tmp_path / "out")
+    for wrong in (lambda a: means(a)[:, :-1], lambda a: means(a) * np.nan, lambda a: means(a) + 1e6):
+        with pytest.raises(Refusal):
+            encode(shards, out, wrong, FINGERPRINT, k=K, hop=HOP)
+    with pytest.raises(Refusal, match="holds latents"):
+        encode(latents, out, means, FINGERPRINT, k=K, hop=HOP)
+    assert list(tmp_path.iterdir()) == []

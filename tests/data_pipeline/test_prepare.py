@@ -1,0 +1,232 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from data_pipeline import shards as store
+from data_pipeline import synthetic
+from data_pipeline.prepare import prepare
+from data_pipeline.validate import validate
+from jen1_jax.errors import Refusal
+from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
+
+
+def source(folder, split="train"):
+    return tfds.builder_from_directory(str(folder)).as_data_source(split)
+
+
+def rejected(out):
+    entries = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    return {entry["id"]: entry["reason"] for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A manifest of two good files and one of every bad kind, prepared."""
+    folder = tmp_path_factory.mktemp("mixed") / "inside"
+    folder.mkdir()
+    bad = tone(0.5)
+    bad[5000] = np.nan
+    soundfile.write(folder / "good.flac", tone(0.6, 44_100, channels=1), 44_100)
+    soundfile.write(folder / "other.wav", tone(0.6, frequency=300), 48_000)
+    soundfile.write(folder / "nan.wav", bad, 48_000, subtype="FLOAT")
+    soundfile.write(folder / "silent.wav", 1e-4 * tone(0.5), 48_000, subtype="FLOAT")
+    soundfile.write(folder / "short.wav", tone(0.1), 48_000)
+    soundfile.write(folder / "surround.wav", tone(0.5, channels=6), 48_000)
+    soundfile.write(folder.parent / "escaped.wav", tone(0.5, frequency=700), 48_000)
+    (folder / "twin.flac").write_bytes((folder / "good.flac").read_bytes())
+    (folder / "corrupt.ogg").write_bytes(b"OggS" + bytes(2000))
+    whole = (folder / "other.wav").with_suffix(".flac")
+    soundfile.write(whole, np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2)), 48_000)
+    (folder / "torn.flac").write_bytes(whole.read_bytes()[:90_000])
+    whole.unlink()
+    (folder / "notes.txt").write_text("not audio")
+    names = ["good.flac", "other.wav", "nan.wav", "silent.wav", "short.wav", "surround.wav", "twin.flac", "corrupt.ogg"]
+    lines = [
+        dict(path=name) for name in [*names, "torn.flac", "notes.txt", "absent.wav", "../escaped.wav", "a/../../escaped.wav"]
+    ]
+    lines[0] |= dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
+    text = "".join(json.dumps(line) + "\n" for line in lines) + "{broken\n" + '{"title": "no path"}\n'
+    (folder / "music.jsonl").write_text(text)
+    out = tmp_path_factory.mktemp("out") / "set"
+    return prepare(str(folder / "music.jsonl"), str(out), seconds=SECONDS, test_fraction=0.0), out
+
+
+def test_every_bad_file_is_listed_with_its_reason(mixed):
+    report, out = mixed
+    reasons = rejected(out)
+    twin = reasons.pop("twin.flac", None) or reasons.pop("good.flac")  # whichever came second
+    assert twin == "duplicate"
+    assert reasons == {
+        "nan.wav": "NaN or Inf",
+        "silent.wav": "silent",
+        "short.wav": "too short",
+        "surround.wav": "more than two channels",
+        "corrupt.ogg": "undecodable",
+        "torn.flac": "undecodable",
+        "notes.txt": "undecodable",
+        "absent.wav": "missing",
+        "../escaped.wav": "outside the manifest's folder",
+        "a/../../escaped.wav": "outside the manifest's folder",
+        "music.jsonl:14": "unreadable line",
+        "music.jsonl:15": "unreadable line",
+    }
+    assert (report.files, report.accepted, sum(report.rejected.values())) == (15, 2, 13)
+
+
+def test_44100_mono_becomes_48000_stereo_cut_into_padded_clips(mixed):
+    _, out = mixed
+    pieces = sorted(
+        (e for e in source(out) if e["id"].decode().split("@")[0] in ("good.flac", "twin.flac")), key=lambda e: e["start"]
+    )
+    assert [int(e["valid_samples"]) for e in pieces[:2]] == [SAMPLES, SAMPLES]
+    np.testing.assert_allclose([e["start"] for e in pieces], np.arange(len(pieces)) * SECONDS)
+    audio = np.concatenate([e["audio"][: int(e["valid_samples"])] for e in pieces]) / 32767
+    np.testing.assert_array_equal(audio[:, 0], audio[:, 1])
+    expected = tone(len(audio) / 48_000, 48_000)[:, 0]
+    np.testing.assert_allclose(audio[1000:-1000, 0], expected[1000:-1000], atol=1e-3)
+
+
+def test_a_short_last_piece_is_padded_or_counted_as_dropped(tmp_path):
+    for name, seconds in (("kept", 0.25 + 0.2), ("dropped", 0.25 + 0.1)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seconds), 48_000)
+    report = prepare(str(tmp_path), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0.0)
+    assert report.clips == {"train": 3} and report.dropped_seconds["tail"] == pytest.approx(0.1)
+    last = next(e for e in source(tmp_path / "out") if e["id"] == b"kept.wav@0.250")
+    assert last["valid_samples"] == 9600 and last["audio"][9500:9600].any() and not last["audio"][9600:].any()
+
+
+def test_plain_tfds_reads_captions_and_metadata(mixed):
+    _, out = mixed
+    examples = [e for e in source(out) if e["id"].startswith(b"good.flac")]
+    if not examples:  # its twin was taken instead, and has no metadata
+        examples = [e for e in source(out) if e["id"].startswith(b"twin.flac")]
+        assert examples[0]["caption"] == b"" and json.loads(examples[0]["meta"]) == {}
+        return
+    assert examples[0]["caption"] == b"A Tone by Nobody"
+    assert json.loads(examples[0]["meta"]) == dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
+
+
+def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_path):
+    files = lambda folder, split: {e["id"].decode().split("@")[0] for e in source(folder, split)}
+    train, test = files(shards, "train"), files(shards, "test")
+    assert train and test and not train & test and len(train | test) == 8
+    some = tmp_path / "some"
+    some.mkdir()
+    for name in [*sorted(test)[:2], *sorted(train)[:3]]:
+        (some / name).write_bytes((music / name).read_bytes())
+    prepare(str(some), str(tmp_path / "fewer"), seconds=SECONDS, test_fraction=0.3)
+    assert files(tmp_path / "fewer", "test") <= test and files(tmp_path / "fewer", "train") <= train
+
+
+def test_a_limit_takes_about_that_much_in_both_splits(tmp_path):
+    options = dict(seconds=1.0, clips=40, test_fraction=0.25)
+    report = prepare("synthetic", str(tmp_path / "out"), limit_hours=12 / 3600, **options)
+    assert report.clips == {"train": 9, "test": 3} and report.not_needed == 28
+
+
+def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
+    prepare("synthetic", str(tmp_path / "out"), seconds=0.25, clips=4, seed=5)
+    for example in source(tmp_path / "out"):
+        index = int(example["id"].decode().split("@")[0].split("-")[-1])
+        clip = synthetic.clip(5, index, 0.25)
+        np.testing.assert_allclose(example["audio"] / 32767, clip.audio, atol=1 / 32767)
+        assert example["caption"].decode() == clip.caption
+        assert json.loads(example["meta"]) == clip.truth | {"source": "synthetic"}
+
+
+def test_csv_and_sidecars(tmp_path, music):
+    with open(tmp_path / "list.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([["path", "caption", "mood"], [music / "0.wav", "a, quoted caption", "calm"], [music / "1.wav", "", ""]])
+    prepare(str(tmp_path / "list.csv"), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0)
+    found = {(e["caption"].decode(), e["meta"].decode()) for e in source(tmp_path / "out")}
+    assert found == {("a, quoted caption", '{"mood": "calm"}'), ("", "{}")}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes((music / "0.wav").read_bytes())
+    (folder / "a.json").write_text('{"caption": "from json", "key": "C"}')
+    (folder / "b.wav").write_bytes((music / "1.wav").read_bytes())
+    (folder / "b.json").write_text("[1]")
+    report = prepare(str(folder), str(tmp_path / "out2"), seconds=SECONDS, test_fraction=0)
+    assert {(e["caption"], e["meta"]) for e in source(tmp_path / "out2")} == {(b"from json", b'{"key": "C"}')}
+    assert report.rejected == {"unreadable caption": 1}
+
+
+@pytest.mark.parametrize("kind", ["empty", "all bad", "absent", "no path column", "other kind", "two channels missing"])
+def test_an_unusable_source_is_refused_and_leaves_nothing(tmp_path, kind):
+    given = tmp_path / "given"
+    given.mkdir()
+    if kind == "all bad":
+        (given / "a.wav").write_bytes(b"nothing")
+    elif kind == "two channels missing":
+        soundfile.write(given / "a.wav", tone(0.5, channels=4), 48_000)
+    elif kind == "absent":
+        given = tmp_path / "absent"
+    elif kind == "no path column":
+        given = given / "list.csv"
+        given.write_text("file,caption\na.wav,x\n")
+    elif kind == "other kind":
+        given = given / "list.xml"
+        given.write_text("<x/>")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(Refusal):
+        prepare(str(given), str(tmp_path / "out"), seconds=SECONDS)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_existing_or_unwritable_out_is_refused(tmp_path, music, shards):
+    with pytest.raises(Refusal, match="--out"):
+        prepare(str(music), shards, seconds=SECONDS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal, match="--out"):
+        prepare(str(music), str(tmp_path / "file" / "out"), seconds=SECONDS)
+
+
+def test_many_shards_read_as_one_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 60_000)
+    prepare("synthetic", str(tmp_path / "out"), seconds=0.25, clips=5, test_fraction=0)
+    assert len(list((tmp_path / "out").glob("*.array_record-*-of-00005"))) == 5
+    assert len({e["id"] for e in source(tmp_path / "out")}) == 5
+
+
+def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
+    report = validate(shards)
+    assert report.problems == [] and report.examples == store.info(shards).examples
+    assert report.captioned == 1.0 and report.captions == 8 and report.shares["mono-like"] == 0
+    assert report.levels["peak in dBFS"][1] == pytest.approx(20 * np.log10(0.5), abs=0.1)
+    assert "no problems" in str(report)
+
+    features, bad = store.waveform_features(SAMPLES), tmp_path / "bad"
+    bad.mkdir()
+    silent = dict(audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, caption="", meta="{}")
+    with store.Writer(bad, features, "broken on purpose") as writer:
+        for split in ("train", "test"):
+            writer.write(split, silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000"))
+        noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
+        writer.write("train", noisy | dict(valid_samples=100, id="padding.wav@0.000"))
+        writer.write("train", silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"))
+    report = validate(str(bad))
+    assert [word for word in ("leak.wav", "padding.wav", "valid.wav") if any(word in p for p in report.problems)] == [
+        "leak.wav", "padding.wav", "valid.wav",
+    ]  # fmt: skip
+    assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 3, "silent": 2 / 3})
+
+
+def test_broken_shards_are_refused_by_name(shards, tmp_path):
+    with pytest.raises(Refusal, match="not a prepared data set"):
+        validate(str(tmp_path))
+    torn = shutil.copytree(shards, tmp_path / "torn")
+    shard = next(torn.glob("*train.array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    shard.write_bytes(content)
+    with pytest.raises(Refusal, match="broken"):
+        validate(str(torn))
+    shard.unlink()
+    with pytest.raises(Refusal):
+        validate(str(torn))

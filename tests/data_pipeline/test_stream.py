@@ -1,0 +1,109 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline import stream
+from data_pipeline.prepare import prepare
+from jen1_jax.errors import Refusal
+from tests.data_pipeline.conftest import SAMPLES
+
+
+def take(count, *arguments, **keywords):
+    return list(itertools.islice(stream.batches(*arguments, **keywords), count))
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_info_and_captions(shards):
+    about = stream.info(shards)
+    assert (about.kind, about.shape, about.seconds, about.fingerprint) == ("waveform", (SAMPLES, 2), 0.25, None)
+    both = stream.captions(shards, "train") + stream.captions(shards, "test")
+    assert sorted(both) == [f"tone number {i}" for i in range(8)]
+
+
+def test_batches_carry_the_records(shards):
+    (batch,) = take(1, shards, "train", 3, shuffle=False)
+    assert batch["audio"].shape == (3, SAMPLES, 2) and batch["audio"].dtype == np.float32
+    assert batch["valid_samples"].dtype == np.int32 and batch["caption"].dtype == object
+    np.testing.assert_array_equal(batch["index"], [0, 1, 2])
+    assert all(isinstance(c, str) and c.startswith("tone number") for c in batch["caption"])
+    np.testing.assert_allclose(np.abs(batch["audio"]).max((1, 2)), 0.5, atol=0.01)
+
+
+def test_restart_at_any_step_continues_exactly(shards):
+    whole = take(12, shards, "train", 4, seed=3, crop=5000)  # runs over the end of the epoch
+    assert 2 * stream.info(shards).examples["train"] < 12 * 4
+    for step in (1, 5, 11):
+        (resumed,) = take(1, shards, "train", 4, seed=3, crop=5000, start_step=step)
+        assert_same(whole[step], resumed)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_very_same_batches(shards, processes):
+    whole = take(4, shards, "train", 4, seed=1, crop=4000)
+    parts = [take(4, shards, "train", 4, seed=1, crop=4000, process_index=i, process_count=processes) for i in range(processes)]
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert_same(batch, {name: np.concatenate([share[name] for share in shares]) for name in batch})
+
+
+def test_each_epoch_is_another_permutation(shards):
+    size = stream.info(shards).examples["train"]
+    first, second = (batch["index"] for batch in take(2, shards, "train", size, seed=0))
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert first.tolist() != second.tolist() and first.tolist() != sorted(first)
+    (other,) = take(1, shards, "train", size, seed=1)
+    assert other["index"].tolist() != first.tolist()
+
+
+def test_one_ordered_epoch_ends_with_what_is_left(shards):
+    size = stream.info(shards).examples["train"]
+    found = list(stream.batches(shards, "train", 5, shuffle=False, epochs=1))
+    np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in found]), np.arange(size))
+    assert len(found[-1]["index"]) == size % 5 or 5
+
+
+def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
+    """Each clip is a ramp over its valid part, so that a window tells where it was cut."""
+    valid = 9600
+    ramp = np.linspace(0.1, 0.9, valid)
+    for i in range(2):
+        soundfile.write(tmp_path / f"{i}.wav", np.stack([ramp, ramp * (0.5 + 0.1 * i)], -1), 48_000)
+    prepare(str(tmp_path), str(tmp_path / "out"), seconds=0.25, test_fraction=0)
+    starts = []
+    for batch in take(30, str(tmp_path / "out"), "train", 2, crop=3000):
+        np.testing.assert_array_equal(batch["valid_samples"], 3000)
+        for audio in batch["audio"][:, :, 0]:
+            start = (audio[0] - 0.1) / 0.8 * (valid - 1)
+            np.testing.assert_allclose(audio, 0.1 + 0.8 * (start + np.arange(3000)) / (valid - 1), atol=1e-3)
+            starts.append(start)
+    assert min(starts) < 1000 and max(starts) > valid - 3000 - 1000 and len(set(starts)) > 50
+    (longer,) = take(1, str(tmp_path / "out"), "train", 2, crop=11_000)
+    np.testing.assert_array_equal(longer["valid_samples"], valid)
+    np.testing.assert_allclose(longer["audio"][:, 0, 0], 0.1, atol=1e-3)
+
+
+def test_what_does_not_fit_is_refused_at_once(shards):
+    for options, words in (
+        (dict(process_count=3), "3 processes"),
+        (dict(crop=SAMPLES + 1), "crop"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            stream.batches(shards, "train", 4, **options)
+    with pytest.raises(Refusal, match="no split"):
+        stream.batches(shards, "validation", 4)
+    with pytest.raises(Refusal, match="not a prepared data set"):
+        stream.batches(shards + "/nowhere", "train", 4)
+
+
+@pytest.mark.slow
+def test_a_program_that_stops_reading_midway_ends(shards):
+    code = "import sys; from data_pipeline import stream; kept = stream.batches(sys.argv[1], 'train', 4); next(kept)"
+    subprocess.run([sys.executable, "-c", code, shards], check=True, timeout=120)
