@@ -1,5 +1,6 @@
 """JEN-1 in JAX: train a text-to-music model from raw 48 kHz stereo audio, and let it compose, inpaint and continue music."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from jen1_jax.generation.model import Model
 
 
-def load(run: str) -> "Model":
+def load(run: str | os.PathLike) -> "Model":
     """The trained model of a run folder, ready to generate; raises `Refusal` where something it needs is missing or disagrees."""
     from jen1_jax.generation.model import Model  # JAX and Flax load on the first use, so that importing the package stays quick
 

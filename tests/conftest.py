@@ -13,5 +13,34 @@ os.environ.update(
 
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401  (the hook finds it as a loaded module)
+
 # Left installed for the whole session: it must come before the first import of jen1_jax.
-install_import_hook("jen1_jax", "beartype.beartype")
+install_import_hook("jen1_jax", "tests.typecheck.check")
+
+import pytest  # noqa: E402  (after the hook)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A run folder with both halves trained for a few steps; read it, do not write it."""
+    from jen1_jax.run import Run
+    from jen1_jax.training.autoencoder import train_autoencoder
+    from jen1_jax.training.diffusion import train_diffusion
+    from jen1_jax.training.npz import NpzData
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("tiny")
+    run, config = Run(folder / "run"), tiny.config()
+    audio = str(tiny.write_audio_npz(folder / "audio.npz"))
+    train_autoencoder(config, run, NpzData(audio, 4, seed=0, crop=3072), progress=lambda text: None)
+    train_diffusion(config, run, NpzData(audio, 6, seed=0), progress=lambda text: None)
+    return run.path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run):
+    """The loaded tiny run: it makes noise, quickly."""
+    import jen1_jax
+
+    return jen1_jax.load(tiny_run)

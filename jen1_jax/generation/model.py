@@ -51,7 +51,7 @@ class Model:
         )
         text = TextEncoder.open(run.text)
         unet = diffusion.make_unet(config, codec.k, text)
-        params = checkpoints.restore_ema(diffusion.abstract_state(config, unet, text))["diffusion"]
+        params = checkpoints.restore_ema(diffusion.abstract_state(config, unet, codec, text))["diffusion"]
         checkpoints.close()
         window = round(config.data.seconds * codec.frame_rate)
         sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)

@@ -100,7 +100,7 @@ def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
 def abstract_state(config: ConfigDict, model: Autoencoder) -> TrainState:
     """Shapes of what a checkpoint of this part holds."""
     optimizer, _ = adamw(config.train_autoencoder)
-    players = {"autoencoder": Player(partial(init_params, model=model), None, {}, optimizer)}
+    players = {"autoencoder": player(config, model, optimizer)}
     return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
 
 

@@ -53,9 +53,11 @@ class Checkpoints:
         return loaded["state"], loaded["record"]
 
     def restore_ema(self, abstract_state):
-        """The EMA parameters of the newest checkpoint; nothing else is read."""
+        """The EMA parameters of the newest checkpoint, on the first device; nothing else is read."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placeholders = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
-        return self._load(placeholders.replace(ema=abstract_state.ema))["state"].ema
+        ema = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_state.ema)
+        return self._load(placeholders.replace(ema=ema))["state"].ema
 
     def _load(self, abstract_state) -> dict[str, Any]:
         try:

@@ -42,7 +42,7 @@ def train_diffusion(
             f"this run's ({codec.fingerprint[:12]}); encode the data again with `jen1 data encode --autoencoder {run.path}`."
         )
     run = run.begin(config, "diffusion")
-    text = TextEncoder.create(config.text, run.text, data.captions)
+    text = TextEncoder.create(config.text, run.text, () if config.text.encoder else data.captions())
     run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
     unet = make_unet(config, codec.k, text)
     optimizer, schedule = adamw(config.train_diffusion)
@@ -51,12 +51,13 @@ def train_diffusion(
     def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
         arrays = {name: batch[name] for name in ("latents", "valid_frames", "audio", "valid_samples") if name in batch}
+        captions = [str(caption) for caption in batch["caption"]]
         if text.trainable:
-            arrays["tokens"], arrays["text_lengths"] = text.tokenize(batch["caption"])
+            arrays["tokens"], arrays["text_lengths"] = text.tokenize(captions)
         elif "text_embedding" in batch:
             arrays |= {name: batch[name] for name in ("text_embedding", "text_lengths")}
         else:
-            arrays["text_embedding"], arrays["text_lengths"] = text.embed(batch["caption"])
+            arrays["text_embedding"], arrays["text_lengths"] = text.embed(captions)
         return arrays
 
     fit(
@@ -106,10 +107,10 @@ def init_params(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree
     return {"unet": params} | ({"text": text.init_params(stream(key, "text"))} if text.trainable else {})
 
 
-def abstract_state(config: ConfigDict, unet: UNet, text: TextEncoder) -> TrainState:
+def abstract_state(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder) -> TrainState:
     """Shapes of what a checkpoint of this part holds."""
     optimizer, _ = adamw(config.train_diffusion)
-    players = {"diffusion": Player(partial(init_params, unet=unet, text=text), None, {}, optimizer)}
+    players = {"diffusion": player(config, unet, codec, text, optimizer)}
     return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
 
 
