@@ -16,6 +16,7 @@ from jaxtyping import Float, PyTree
 
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
+from jen1_jax.errors import Refusal
 
 CHUNK_SECONDS = 10
 
@@ -60,12 +61,19 @@ class Codec:
         audio = np.pad(audio, ((0, 0), (0, frames * self.hop - audio.shape[1]), (0, 0)))
         return self._chunked(audio.reshape(len(audio), frames, self.hop * 2), self._encode, self.k)
 
-    def decode(self, latents: Float[np.ndarray, "*batch frames k"]) -> Float[np.ndarray, "*batch samples 2"]:
-        """Audio, `hop` samples per frame."""
+    def decode(
+        self, latents: Float[np.ndarray, "*batch frames k"], samples: int | None = None
+    ) -> Float[np.ndarray, "*batch samples 2"]:
+        """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1]."""
         if latents.ndim == 2:
-            return self.decode(latents[None])[0]
+            return self.decode(latents[None], samples)[0]
+        if latents.shape[-1] != self.k:
+            raise Refusal(
+                f"These latents have {latents.shape[-1]} channels and this autoencoder's have {self.k}: "
+                "another one made them, so encode the audio again with this one."
+            )
         audio = self._chunked(latents, self._decode, self.hop * 2)
-        return audio.reshape(len(latents), -1, 2)
+        return audio.reshape(len(latents), -1, 2)[:, :samples]
 
     def _chunked(self, x: np.ndarray, function: Callable, width: int) -> np.ndarray:
         """`function` over [batch, frames, _], chunk by chunk."""

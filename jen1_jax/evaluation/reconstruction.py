@@ -10,14 +10,13 @@ TINY = 1e-12  # power, re full scale
 def si_sdr(reconstruction: Float[np.ndarray, "samples 2"], original: Float[np.ndarray, "samples 2"]) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), one scale for both channels.
 
-    A silent original has none: nan. A perfect reconstruction is capped near 120 dB.
+    A silent original has none: nan. Values end at 120 dB, for a perfect reconstruction, and at -120 dB, for silence.
     """
-    x, y = (np.asarray(a, np.float64).ravel() for a in (original, reconstruction))
-    power = x @ x
-    if power < TINY * x.size:
+    x, y = (np.asarray(audio, np.float64).ravel() for audio in (original, reconstruction))
+    if x @ x < TINY * x.size:
         return float("nan")
-    image = (x @ y) / power * x
-    return float(10 * np.log10((image @ image + TINY * power) / ((y - image) @ (y - image) + TINY * power)))
+    alike = (x @ y) ** 2 / max((x @ x) * (y @ y), TINY**2)  # squared cosine of the angle between the two
+    return float(10 * np.log10(max(alike, TINY) / max(1 - alike, TINY)))
 
 
 def mel_distance(

@@ -1,0 +1,84 @@
+"""Reconstruction losses: pure functions, per example, as (total, count), so that a term's mean is sum(total) / sum(count).
+
+`valid` counts the real samples of each example; what lies behind them enters no total and no count. All arithmetic is float32,
+and every gradient is finite on silence.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int
+
+Term = tuple[Float[Array, " batch"], Float[Array, " batch"]]
+FLOOR = 1e-4  # magnitude of -80 dB re full scale, below which a spectral difference does not count
+
+
+def keep_valid(
+    audio: Float[Array, "batch samples channels"], valid: Int[Array, " batch"]
+) -> Float[Array, "batch samples channels"]:
+    """`audio` with everything behind each example's `valid` samples set to zero."""
+    return audio * (jnp.arange(audio.shape[1]) < valid[:, None])[..., None]
+
+
+def waveform(
+    prediction: Float[Array, "batch samples 2"], target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"]
+) -> Term:
+    """Absolute error per sample over the RMS of the example: each clip weighs the same, whatever its loudness."""
+    error = jnp.abs(keep_valid(prediction - target, valid)).mean(-1).sum(1)
+    count = valid.astype(jnp.float32)
+    power = jnp.square(keep_valid(target, valid)).mean(-1).sum(1) / jnp.maximum(count, 1)
+    return error / jnp.sqrt(power + FLOOR**2), count
+
+
+def stft(audio: Float[Array, "batch samples channels"], window: int) -> Complex[Array, "batch channels frames bins"]:
+    """Hann-windowed spectra, `window` long and a quarter of it apart, from sample 0 on; a full-scale sine has magnitude 0.5."""
+    hop = window // 4
+    samples = audio.shape[1]
+    frames = -(-samples // hop)
+    x = jnp.pad(audio, ((0, 0), (0, (frames + 3) * hop - samples), (0, 0))).swapaxes(1, 2)
+    x = x.reshape(*x.shape[:2], frames + 3, hop)
+    # four shifted views instead of a gather: its gradient is four additions
+    x = jnp.concatenate([x[:, :, i : i + frames] for i in range(4)], axis=-1)
+    hann = 0.5 - 0.5 * jnp.cos(2 * jnp.pi * jnp.arange(window) / window)
+    return jnp.fft.rfft(x * (hann / hann.sum()))
+
+
+def magnitudes(audio: Float[Array, "batch samples 2"], window: int) -> Float[Array, "batch views frames bins"]:
+    """STFT magnitudes of left, right, mid and side; the latter two are made from spectra, which saves half of the transforms."""
+    left, right = jnp.moveaxis(stft(audio, window), 1, 0)
+    views = jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)], axis=1)
+    return jnp.sqrt(views.real**2 + views.imag**2 + FLOOR**2)
+
+
+def multi_resolution_stft(
+    prediction: Float[Array, "batch samples 2"],
+    target: Float[Array, "batch samples 2"],
+    valid: Int[Array, " batch"],
+    windows: tuple[int, ...],
+) -> Term:
+    """Spectral convergence plus mean log-magnitude distance, averaged over window lengths (Yamamoto et al. 2020).
+
+    On left, right, mid and side at once: with left and right alone the stereo image collapses (Steinmetz et al. 2020).
+    """
+    prediction, target = (keep_valid(x.astype(jnp.float32), valid) for x in (prediction, target))
+    total = jnp.zeros(valid.shape)
+    for window in windows:
+        p, t = magnitudes(prediction, window), magnitudes(target, window)
+        real = (jnp.arange(p.shape[2]) * (window // 4) < valid[:, None])[:, None, :, None]  # frames that hold a real sample
+        norm = lambda x, real=real: jnp.sqrt(jnp.sum(real * x**2, (1, 2, 3)) + FLOOR**2)
+        total += (norm(p - t) - FLOOR) / norm(t)
+        entries = jnp.maximum(real.sum((1, 2, 3)), 1) * (p.shape[1] * p.shape[3])
+        total += jnp.sum(real * jnp.abs(jnp.log(p) - jnp.log(t)), (1, 2, 3)) / entries
+    some = (valid > 0).astype(jnp.float32)
+    return total / len(windows) * some, some
+
+
+def kl(latents: Float[Array, "batch frames channels"], valid_frames: Int[Array, " batch"]) -> Term:
+    """KL divergence of N(mean, variance) of each latent channel over an example's frames from N(0, 1), in nats per channel.
+
+    The encoder is deterministic, so the moments are those of the example; the term keeps the scale of latents without whitening.
+    """
+    real = (jnp.arange(latents.shape[1]) < valid_frames[:, None])[..., None]
+    frames = jnp.maximum(valid_frames, 1)[:, None]
+    mean = jnp.sum(latents * real, 1) / frames
+    variance = jnp.sum(jnp.square(latents - mean[:, None]) * real, 1) / frames
+    some = (valid_frames > 0).astype(jnp.float32)
+    return 0.5 * jnp.mean(mean**2 + variance - 1 - jnp.log(variance + FLOOR**2), axis=-1) * some, some

@@ -1,0 +1,174 @@
+"""The masked stereo autoencoder: waveform [batch, samples, 2] -> continuous latents [batch, samples / hop, channels] -> waveform.
+
+    audio -> stem (stride, k) -> [units -> stride] per level -> units -> head (k) -> latents
+    latents -> mask (training) -> head (k) -> units -> [stride -> units] per level -> stem (k, stride) -> audio
+
+Convolutional after SoundStream and EnCodec, without a quantiser; a share of the latents is masked before the decoder in training,
+which teaches the decoder to live with imperfect latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels,
+so that a first stride above 1 leaves no work at the full rate.
+
+In causal mode latent frame j reads samples up to the end of its own hop, and sample n reads latents up to its own frame: the
+latency is one hop.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jen1_jax.errors import Refusal
+from jen1_jax.layers.conv import Conv1d, Upsample
+
+Valid = Float[Array, "batch low 1"] | None
+# Of the last convolution of a residual branch: the network starts out nearly linear, finds the principal directions of the audio
+# within a few hundred steps, and then bends. With branches at full strength it needs thousands, and can diverge.
+SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+
+def keep_valid(x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
+    """`x` with its padding set to zero; `valid` may run at a lower rate. Biases refill padding, so this precedes all mixing."""
+    return x if valid is None else x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
+
+
+class Activation(nn.Module):
+    """ELU, or snake: x + sin^2(alpha x) / alpha with one alpha per channel (Ziyin et al. 2020). Both map 0 to 0."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
+        if self.kind == "elu":
+            return nn.elu(x)
+        if self.kind != "snake":
+            raise Refusal(f'autoencoder.activation is "snake" or "elu", not "{self.kind}".')
+        alpha = self.param("alpha", nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
+        return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
+
+
+class Stack(nn.Module):
+    """What encoder and decoder share: the autoencoder's fields, and one level's residual units."""
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    dilations: tuple[int, ...]
+    kernel_size: int
+    latent_channels: int
+    activation: str
+    weight_norm: bool
+    causal: bool
+    dtype: DTypeLike
+
+    def conv(
+        self, x: Float[Array, "batch frames _"], features: int, kernel_size: int, **options
+    ) -> Float[Array, "batch frames _"]:
+        """A convolution in the module's mode; `options` are Conv1d's."""
+        return Conv1d(features, kernel_size, weight_norm=self.weight_norm, dtype=self.dtype, **options)(x, self.causal)
+
+    def units(self, x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
+        for dilation in self.dilations:
+            h = self.conv(Activation(self.activation)(x), x.shape[-1], 3, dilation=dilation)
+            h = self.conv(Activation(self.activation)(h), x.shape[-1], 1, kernel_init=SMALL)
+            x = keep_valid(x + h, valid)
+        return x
+
+
+class Encoder(Stack):
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
+        x = keep_valid(x.astype(self.dtype), valid)
+        for level, (stride, features) in enumerate(zip(self.strides, self.channels, strict=True)):
+            if level > 0:
+                x = Activation(self.activation)(x)
+            # folded without the delay of layers.conv.Downsample: a frame may read to the end of its own hop (see above)
+            x = x.reshape(x.shape[0], x.shape[1] // stride, stride * x.shape[2])
+            x = keep_valid(self.conv(x, features, 1 if level else self.kernel_size), valid)
+            x = self.units(x, valid)
+        x = self.conv(Activation(self.activation)(x), self.latent_channels, self.kernel_size)
+        return keep_valid(x, valid).astype(jnp.float32)
+
+
+class Decoder(Stack):
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch samples 2"]:
+        x = keep_valid(x.astype(self.dtype), valid)
+        x = keep_valid(self.conv(x, self.channels[-1], self.kernel_size), valid)
+        for level in reversed(range(len(self.strides))):
+            x = Activation(self.activation)(self.units(x, valid))
+            features, kernel_size = (self.channels[level - 1], 1) if level else (2, self.kernel_size)
+            x = Upsample(features, self.strides[level], kernel_size, self.weight_norm, self.dtype)(x, self.causal)
+            x = keep_valid(x, valid)
+        return x.astype(jnp.float32)
+
+
+class Autoencoder(nn.Module):
+    """Fields are those of `config.autoencoder`, explained in configs/jen1.py.
+
+    The methods take whole hops; `valid` (1 = a real latent frame, 0 = padding) makes the real part independent of its padding:
+    equal to the result for the real part alone. Latents are not whitened here (see whitening.py).
+    """
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    dilations: tuple[int, ...]
+    kernel_size: int
+    latent_channels: int
+    activation: str = "snake"
+    weight_norm: bool = True
+    mask_rate: float = 0.05
+    mask_unit: str = "frame"
+    causal: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        fields = {name: getattr(self, name) for name in Stack.__dataclass_fields__ if name not in ("parent", "name")}
+        self.encoder = Encoder(**fields)
+        self.decoder = Decoder(**fields)
+
+    @property
+    def hop(self) -> int:
+        """Samples per latent frame."""
+        return math.prod(self.strides)
+
+    @property
+    def _reach(self) -> int:
+        """Samples that one centred pass of the encoder, or of the decoder, looks to each side of the current frame."""
+        rates = [math.prod(self.strides[: level + 1]) for level in range(len(self.strides))]  # samples per frame of a level
+        ends = (self.kernel_size - 1) // 2 * (rates[0] + rates[-1])
+        return ends + sum(self.dilations) * sum(rates)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one latent frame depends on: its own hop, and as many on each side (all of them before it when causal)."""
+        return self.hop + 2 * self._reach
+
+    @property
+    def margin(self) -> int:
+        """Latent frames at a border that depend on the other side of it; the decoder, a mirror, reads as many around a sample."""
+        return math.ceil(self._reach * (2 if self.causal else 1) / self.hop)
+
+    def encode(self, audio: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
+        """Latents of `audio`; `samples` must be a multiple of `hop`."""
+        if audio.shape[1] % self.hop:
+            raise ValueError(f"{audio.shape[1]} samples are not a multiple of the hop {self.hop}")
+        return self.encoder(audio, valid)
+
+    def decode(self, latents: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch samples 2"]:
+        """Audio of `latents`, `hop` samples per frame."""
+        return self.decoder(latents, valid)
+
+    def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
+        """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""
+        shapes = {"frame": (*latents.shape[:2], 1), "element": latents.shape}
+        if self.mask_unit not in shapes:
+            raise Refusal(f'autoencoder.mask_unit is "frame" or "element", not "{self.mask_unit}".')
+        return latents * jax.random.bernoulli(rng, 1 - self.mask_rate, shapes[self.mask_unit])
+
+    def __call__(
+        self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None
+    ) -> tuple[Float[Array, "batch samples 2"], Float[Array, "batch low latent"]]:
+        """(reconstruction, latents); with a key the reconstruction is made from masked latents, as in training."""
+        latents = self.encode(audio)
+        return self.decode(latents if mask_rng is None else self.mask(latents, mask_rng)), latents

@@ -1,0 +1,99 @@
+"""The codec: chunks equal the whole, any length works, and the fingerprint changes exactly when latents would."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jen1_jax.autoencoder import codec as codec_module
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.errors import Refusal
+from tests.autoencoder.testing import build
+
+SAMPLE_RATE = 48_000
+
+
+def make(**changes) -> Codec:
+    model, params = build(**changes)
+    whitening = fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=0.9, floor=1e-5)
+    return Codec(model, params, whitening, SAMPLE_RATE)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["centred", "causal"])
+def codec(request):
+    return make(causal=request.param)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of 32 frames instead of 10 s."""
+    monkeypatch.setattr(codec_module, "CHUNK_SECONDS", 32 * 8 / SAMPLE_RATE)
+
+
+def audio_of(samples):
+    return (0.3 * np.random.default_rng(samples).standard_normal((samples, 2))).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [1, 8, 100, 256, 257, 1000])
+def test_any_length_equals_the_whole_file(codec, short_chunks, samples):
+    audio, frames = audio_of(samples), -(-samples // 8)
+    padded = np.pad(audio, ((0, frames * 8 - samples), (0, 0)))[None]
+    apply = lambda x, method: np.asarray(codec.model.apply({"params": codec.params}, jnp.asarray(x), method=method))
+    latents = codec.encode(audio)
+    assert latents.shape == (frames, codec.k) and latents.dtype == np.float32
+    np.testing.assert_allclose(latents, codec.whitening.apply(apply(padded, "encode"))[0], atol=1e-4)
+    decoded = codec.decode(latents, samples)
+    assert decoded.shape == (samples, 2)
+    np.testing.assert_allclose(decoded, apply(codec.whitening.invert(latents[None]), "decode")[0, :samples], atol=1e-4)
+
+
+def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
+    """The equality above is the margin's doing: with one frame less, chunks differ from the whole."""
+    audio = audio_of(1000)
+    whole = codec.encode(audio)
+    monkeypatch.setattr(Codec, "margin", property(lambda self: self.model.margin - 1))
+    assert np.abs(dataclasses.replace(codec).encode(audio) - whole).max() > 1e-5
+
+
+def test_one_compilation_serves_all_long_files(codec, short_chunks):
+    fresh = dataclasses.replace(codec)
+    for samples in (300, 555, 1000):
+        fresh.decode(fresh.encode(audio_of(samples)))
+    assert fresh._encode._cache_size() == fresh._decode._cache_size() == 1
+
+
+def test_batches_equal_single_files(codec):
+    batch = np.stack([audio_of(100), 2 * audio_of(100)])
+    together = codec.encode(batch)
+    np.testing.assert_allclose(together, [codec.encode(audio) for audio in batch], atol=1e-5)
+    np.testing.assert_allclose(codec.decode(together, 100), [codec.decode(z, 100) for z in together], atol=1e-5)
+
+
+def test_foreign_latents_are_refused(codec):
+    with pytest.raises(Refusal, match="7 channels"):
+        codec.decode(np.zeros((4, 7), np.float32))
+
+
+def test_fingerprint_follows_the_encoder_statistics_rate_and_hop_only(codec):
+    def nudge(part):
+        leaves, tree = jax.tree.flatten(codec.params[part])
+        return codec.params | {part: jax.tree.unflatten(tree, [np.nextafter(leaves[0], 9), *leaves[1:]])}
+
+    now = codec.fingerprint
+    assert len(now) == 64
+    assert dataclasses.replace(codec).fingerprint == now
+    assert dataclasses.replace(codec, params=nudge("decoder")).fingerprint == now
+    others = [
+        dataclasses.replace(codec, params=nudge("encoder")),
+        dataclasses.replace(codec, sample_rate=44_100),
+        dataclasses.replace(codec, model=codec.model.clone(strides=(8, 2))),
+        *(
+            dataclasses.replace(codec, whitening=dataclasses.replace(codec.whitening, **{name: array * 1.01}))
+            for name, array in codec.whitening.arrays().items()
+        ),
+    ]
+    prints = [other.fingerprint for other in others]
+    assert len({now, *prints}) == len(prints) + 1
