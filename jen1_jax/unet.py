@@ -139,7 +139,7 @@ class UNet(nn.Module):
         skips = []
         for level, factor in enumerate(self.factors, start=1):
             name = f"down_{level}"
-            x = Downsample(widths[level], factor, 3, dtype=dtype, name=f"{name}_resample")(x * valids[level - 1], causal)
+            x = Downsample(widths[level], factor, dtype=dtype, name=f"{name}_resample")(x * valids[level - 1], causal)
             for i in range(self.num_blocks[level - 1]):
                 x = residual(x, level, f"{name}_residual_{i}")
                 skips.append(x * 2**-0.5)
@@ -154,7 +154,7 @@ class UNet(nn.Module):
             for i in range(self.num_blocks[level - 1]):
                 x = residual(jnp.concatenate([x, skips.pop()], axis=-1), level, f"{name}_residual_{i}")
             x = transformers(x, self.attentions[level - 1], level, name)
-            x = Upsample(widths[level - 1], factor, 3, dtype=dtype, name=f"{name}_resample")(x * valids[level], causal)
+            x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"{name}_resample")(x * valids[level], causal)
 
         x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
         return Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
