@@ -167,6 +167,12 @@ def _pieces(item: Item, samples: int, shortest: float, seen: dict[str, str]) -> 
     return _cut(_decode(item.audio, 1 / max(1.0, peak)), samples)
 
 
+def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Float32 [frames, channels] to the end; unlike `file.blocks`, which repeats old audio where a file breaks off early."""
+    while len(block := file.read(BLOCK, "float32", always_2d=True)):
+        yield block
+
+
 def _judge(path: Path, shortest: float) -> float:
     """The peak of a file that is fit to be used. Raises _Bad."""
     peak, frames = 0.0, 0
@@ -174,7 +180,7 @@ def _judge(path: Path, shortest: float) -> float:
         with soundfile.SoundFile(path) as file:
             if file.channels > 2:
                 raise _Bad("more than two channels", f"{file.channels} channels; mix down to stereo first")
-            for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+            for block in _blocks(file):
                 if not np.isfinite(block).all():
                     raise _Bad("NaN or Inf", f"within {BLOCK} frames of frame {frames}")
                 peak, frames = max(peak, float(np.abs(block).max(initial=0))), frames + len(block)
@@ -193,7 +199,7 @@ def _decode(path: Path, gain: float) -> Iterator[np.ndarray]:
     """Blocks of float32 [frames, 2] at 48 kHz; `gain` brings files louder than full scale back to it."""
     with soundfile.SoundFile(path) as file:
         stream = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, file.channels, dtype="float32")
-        for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+        for block in _blocks(file):
             block = gain * block
             yield block if file.samplerate == SAMPLE_RATE else stream.resample_chunk(block)
         if file.samplerate != SAMPLE_RATE:

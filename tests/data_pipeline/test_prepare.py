@@ -44,10 +44,14 @@ def mixed(tmp_path_factory):
     soundfile.write(whole, np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2)), 48_000)
     (folder / "torn.flac").write_bytes(whole.read_bytes()[:90_000])
     whole.unlink()
+    soundfile.write(folder / "torn.mp3", np.random.default_rng(1).uniform(-0.5, 0.5, (144_000, 2)), 48_000)
+    content = (folder / "torn.mp3").read_bytes()  # half of it decodes without a complaint
+    (folder / "torn.mp3").write_bytes(content[: len(content) // 2])
     (folder / "notes.txt").write_text("not audio")
     names = ["good.flac", "other.wav", "nan.wav", "silent.wav", "short.wav", "surround.wav", "twin.flac", "corrupt.ogg"]
     lines = [
-        dict(path=name) for name in [*names, "torn.flac", "notes.txt", "absent.wav", "../escaped.wav", "a/../../escaped.wav"]
+        dict(path=name)
+        for name in [*names, "torn.flac", "torn.mp3", "notes.txt", "absent.wav", "../escaped.wav", "a/../../escaped.wav"]
     ]
     lines[0] |= dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
     text = "".join(json.dumps(line) + "\n" for line in lines) + "{broken\n" + '{"title": "no path"}\n'
@@ -68,14 +72,15 @@ def test_every_bad_file_is_listed_with_its_reason(mixed):
         "surround.wav": "more than two channels",
         "corrupt.ogg": "undecodable",
         "torn.flac": "undecodable",
+        "torn.mp3": "undecodable",
         "notes.txt": "undecodable",
         "absent.wav": "missing",
         "../escaped.wav": "outside the manifest's folder",
         "a/../../escaped.wav": "outside the manifest's folder",
-        "music.jsonl:14": "unreadable line",
         "music.jsonl:15": "unreadable line",
+        "music.jsonl:16": "unreadable line",
     }
-    assert (report.files, report.accepted, sum(report.rejected.values())) == (15, 2, 13)
+    assert (report.files, report.accepted, sum(report.rejected.values())) == (16, 2, 14)
 
 
 def test_44100_mono_becomes_48000_stereo_cut_into_padded_clips(mixed):
