@@ -35,4 +35,28 @@ def get_config() -> ConfigDict:
             checkpoint_every=200,
         )
         config.train_autoencoder.losses.stft = 0.2
+        config.text.update(encoder="", max_length=48, vocab_size=400, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4)
+        config.unet.update(
+            channels=64,
+            multipliers=(1, 2, 2, 3),
+            factors=(2, 2, 2),
+            num_blocks=(1, 1, 1),
+            attentions=(0, 1, 1, 1),
+            head_dim=64,
+            text_features=96,
+            dtype="float32",
+            remat="none",
+        )
+        config.diffusion.update(schedule="cosine", objective="v", null_text_rate=0.1, sample_steps=50)
+        config.data.seconds = 5.12
+        config.train_diffusion.update(
+            steps=700,
+            batch_size=8,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            weight_decay=0.01,
+            ema_decay=0.995,
+            log_every=20,
+            checkpoint_every=100,
+        )
     return config

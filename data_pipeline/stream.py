@@ -21,6 +21,8 @@ from data_pipeline._tf import tf
 from data_pipeline.shards import EMBEDDINGS, Info, info, records
 from jen1_jax.errors import Refusal
 
+TEXTS = ("caption", "meta")
+
 __all__ = ["Info", "batches", "captions", "info"]
 
 
@@ -50,7 +52,7 @@ def batches(
         Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b].
         Latents: latents float16 [b, frames, k], valid_frames int32 [b]; where the data set holds embeddings also text_embedding
         float16 [b, tokens, d] and text_lengths int32 [b].
-        Both: caption, an object array of str [b], and index int64 [b], the record's place in the split.
+        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's place in the split.
 
     Raises:
         Refusal: no such data set or split, or sizes that do not fit.
@@ -65,7 +67,7 @@ def batches(
     data, valid = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
-    spec["caption"] = tf.io.FixedLenFeature([], tf.string)
+    spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
 
     def place(i):
         """This process's i-th example: its global index and its record."""
@@ -87,7 +89,7 @@ def batches(
             lengths = tf.minimum(lengths, crop)
         if about.kind == "waveform":
             rows = tf.cast(rows, tf.float32) / 32767.0
-        return {data: rows, valid: lengths, "caption": parsed["caption"], "index": record}
+        return {data: rows, valid: lengths, "index": record} | {name: parsed[name] for name in TEXTS}
 
     def window(example):
         g, length = example
@@ -105,7 +107,7 @@ def batches(
 
 def _numpy(dataset: tf.data.Dataset, embed: Callable | None) -> Iterator[dict[str, np.ndarray]]:
     for batch in dataset.as_numpy_iterator():
-        batch["caption"] = np.array([caption.decode() for caption in batch["caption"]], object)
+        batch |= {name: np.array([text.decode() for text in batch[name]], object) for name in TEXTS}
         yield batch | (embed(batch["caption"]) if embed else {})
 
 

@@ -153,11 +153,11 @@ def page(options: argparse.Namespace) -> None:
 
 
 def _configured(options):
-    from jen1_jax.config import load_config
+    from jen1_jax.config import load_config, to_plain
     from jen1_jax.run import Run
 
     config = load_config(options.config, options.overrides)
-    print(config)
+    print("\n".join(f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()))
     return config, Run(Path(options.workdir))
 
 
@@ -169,7 +169,7 @@ def _data(config, directory: str, batch_size: int, crop: int | None):
         return NpzData(directory, batch_size, config.seed, crop)
     import jax
 
-    from data_pipeline.stream import ShardData
+    from data_pipeline.shard_data import ShardData
 
     return ShardData(
         directory,

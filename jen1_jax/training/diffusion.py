@@ -45,6 +45,12 @@ def train_diffusion(
     text = TextEncoder.create(config.text, run.text, () if config.text.encoder else data.captions())
     run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
     unet = make_unet(config, codec.k, text)
+    deepest = config.data.seconds * codec.frame_rate / unet.frames_multiple
+    if deepest < 2:
+        raise Refusal(
+            f"unet.factors leave {deepest:.1f} frames of a {config.data.seconds} s example at the deepest level; "
+            "train on longer examples (data.seconds), or resample less."
+        )
     optimizer, schedule = adamw(config.train_diffusion)
     record = run.record | {"data": dict(data.description)}
 

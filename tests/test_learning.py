@@ -1,0 +1,36 @@
+"""It learns, end to end: the caption brings back its clip, a hole is filled with what was there, a beginning goes on rightly."""
+
+import pytest
+
+from benchmarks import memorise
+from jen1_jax.generation.model import Model
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    run = memorise.train(memorise.config(), tmp_path_factory.mktemp("memorise"))
+    return memorise.judge(Model.load(run.path))
+
+
+@pytest.mark.slow
+def test_a_caption_alone_brings_back_its_own_clip(judged):
+    assert judged["text"]["nearest"] >= 7
+    assert sorted(judged["text"]["error"])[6] < TEXT_ERROR
+
+
+@pytest.mark.slow
+def test_inpainting_fills_a_hole_with_what_was_there(judged):
+    assert judged["inpaint"]["nearest"] >= 7
+    assert sorted(judged["inpaint"]["error"])[6] < INPAINT_ERROR
+
+
+@pytest.mark.slow
+def test_continuation_goes_on_with_the_right_clip(judged):
+    assert judged["extend"]["nearest"] >= 7
+    assert sorted(judged["extend"]["error"])[6] < EXTEND_ERROR
+
+
+@pytest.mark.slow
+def test_the_autoencoder_and_the_seams_hold(judged):
+    assert judged["si_sdr"] > 6
+    assert judged["seam"] < 1.5

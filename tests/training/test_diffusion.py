@@ -1,0 +1,160 @@
+"""What goes into a diffusion step: the faults that made earlier JEN-1s fall in loss and sound like noise, one by one."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jen1_jax.errors import Refusal
+from jen1_jax.run import Run
+from jen1_jax.training import diffusion
+from jen1_jax.training.autoencoder import load_codec
+from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.npz import NpzData
+from jen1_jax.training.step import adamw, init_state
+from tests import tiny
+
+CODEC = SimpleNamespace(k=6, hop=64)
+
+
+def draw(batch_size=48, frames=96, step=0, **fields):
+    config = tiny.config()
+    config.diffusion.update(fields)
+    batch = {"latents": jnp.zeros((batch_size, frames, CODEC.k)), "valid_frames": jnp.full(batch_size, frames)}
+    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, codec=CODEC)
+
+
+def test_noise_is_gaussian_with_unit_variance():
+    noise = np.asarray(draw()["noise"]).ravel()
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert stats.kstest(np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-1.7, maxval=1.7)), "norm").pvalue < 1e-3
+
+
+def test_every_example_draws_its_own_mask_noise_time_and_task():
+    drawn = draw()
+    inpainting = np.asarray(drawn["mask"])[np.asarray(drawn["task"]) == 1]
+    assert len(inpainting) == 16 and len({mask.tobytes() for mask in inpainting}) > 12
+    assert len({noise.tobytes() for noise in np.asarray(drawn["noise"])}) == 48
+    assert len(set(np.asarray(drawn["time"]).tolist())) == 48
+    assert [int((np.asarray(drawn["task"]) == n).sum()) for n in range(3)] == [16, 16, 16]
+
+
+def test_another_step_draws_anew_and_the_same_step_draws_the_same():
+    first = draw(step=3)
+    key = jax.random.key(1)
+    again = diffusion.draw(
+        key, jnp.int32(3), {"latents": first["latents"], "valid_frames": first["valid_frames"]}, config=tiny.config(), codec=CODEC
+    )
+    np.testing.assert_array_equal(first["mask"], again["mask"])
+
+
+def test_text_is_left_out_at_the_configured_rate_only():
+    assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
+    assert np.asarray(draw(null_text_rate=1.0)["null_text"]).all()
+    share = np.mean([np.asarray(draw(step=s)["null_text"]).mean() for s in range(1)])
+    assert 0.02 < share < 0.5
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_run):
+    run = Run.open(tiny_run)
+    config, codec = run.config, load_codec(run)
+    from jen1_jax.text.prompts import TextEncoder
+
+    text = TextEncoder.open(run.text)
+    return config, codec, text, diffusion.make_unet(config, codec.k, text), run
+
+
+def test_text_encoder_and_projections_are_trained_and_saved(parts):
+    """Every parameter of the text encoder and of the network moved in training, and the checkpoint's EMA holds them all."""
+    config, codec, text, unet, run = parts
+    abstract = diffusion.abstract_state(config, unet, codec, text)
+    checkpoints = Checkpoints(run.checkpoints("diffusion"))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    trained, _ = checkpoints.restore(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+    )
+    optimizer, _ = adamw(config.train_diffusion)
+    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
+    fresh = init_state(players, jax.random.key(config.seed))
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), trained.params, fresh.params)
+    still = [jax.tree_util.keystr(path) for path, value in jax.tree_util.tree_leaves_with_path(moved) if not value]
+    assert not still
+    assert set(trained.params["diffusion"]) == {"unet", "text"}
+    assert jax.tree.structure(trained.ema) == jax.tree.structure(trained.params)
+
+
+def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
+    config, codec, text, unet, run = parts
+    checkpoints = Checkpoints(run.checkpoints("diffusion"))
+    abstract = diffusion.abstract_state(config, unet, codec, text)
+    ema = checkpoints.restore_ema(abstract)["diffusion"]
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state, _ = checkpoints.restore(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+    )
+    same = lambda a, b: all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+    assert same(tiny_model.sampler.params, ema["unet"])
+    assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(ema["unet"], state.params["diffusion"]["unet"])
+
+
+def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp_path):
+    config, codec, text, unet, run = parts
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
+    batch = next(data.batches(0))
+    tokens, lengths = text.tokenize([str(caption) for caption in batch["caption"]])
+    common = {"tokens": tokens, "text_lengths": lengths}
+    waveform = {"audio": batch["audio"], "valid_samples": batch["valid_samples"]} | common
+    latents = np.zeros((4, batch["audio"].shape[1] // codec.hop, codec.k), np.float32)
+    for row in range(4):
+        latents[row] = codec.encode(batch["audio"][row])
+    encoded = {"latents": latents, "valid_frames": -(-batch["valid_samples"] // codec.hop)} | common
+    optimizer, _ = adamw(config.train_diffusion)
+    player = diffusion.player(config, unet, codec, text, optimizer)
+    params = {"diffusion": player.init(jax.random.key(0))}
+
+    @partial(jax.jit, static_argnums=2)
+    def terms(batch, frozen, _):
+        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, codec=codec)
+        return player.terms(params, drawn, frozen)
+
+    ours = terms(waveform, {"autoencoder": codec.params}, 0)
+    theirs = terms(encoded, None, 1)
+    for name in ours:
+        np.testing.assert_allclose(ours[name][0], theirs[name][0], rtol=2e-3)
+        np.testing.assert_array_equal(ours[name][1], theirs[name][1])
+
+
+def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
+    path = tmp_path / "latents.npz"
+    np.savez(
+        path,
+        latents=np.zeros((2, 96, 6), np.float16),
+        valid_frames=np.full(2, 96, np.int32),
+        caption=np.array(["a", "b"]),
+        test=np.zeros(2, bool),
+        fingerprint="0123456789abcdef",
+    )
+    run = Run.open(tiny_run)
+    own = run.record["fingerprints"]["autoencoder"]
+    with pytest.raises(Refusal, match=f"0123456789ab.*{own[:12]}.*encode the data again"):
+        diffusion.train_diffusion(run.config, run, NpzData(str(path), 2, seed=0))
+
+
+def test_a_run_without_an_autoencoder_is_refused(tmp_path):
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
+    run = Run(tmp_path / "new").begin(tiny.config(), "autoencoder")
+    with pytest.raises(Refusal, match="no trained autoencoder"):
+        diffusion.train_diffusion(tiny.config(), run, data)
+
+
+def test_resampling_down_to_one_frame_is_refused(tiny_run, tmp_path):
+    run, config = Run.open(tiny_run), tiny.config()
+    config.data.seconds = 0.005
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
+    with pytest.raises(Refusal, match=r"leave 0\.9 frames"):
+        diffusion.train_diffusion(config, run, data)
