@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any("=" not in text for text in rest):
             parser.error("overrides look like --config.train_diffusion.steps=1000")
         options.overrides = dict(text.removeprefix("--config.").split("=", 1) for text in rest)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # progress is read while it happens, also from a log file
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("jen1_jax").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,0 +1,155 @@
+"""The command line as a person meets it: one sentence and an exit status for everything that can go wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from jen1_jax.cli import main
+from tests import tiny
+
+
+@pytest.fixture
+def song(tmp_path):
+    t = np.arange(9600) / 48_000
+    path = tmp_path / "song.wav"
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * t[:, None] * [1, 1.5]), 48_000, subtype="FLOAT")
+    return path
+
+
+def refused(capsys, *arguments) -> str:
+    """The one sentence that a refused command says."""
+    status = main([str(argument) for argument in arguments])
+    said = capsys.readouterr().err
+    assert status == 1 and said.startswith("jen1: ") and said.count("\n") == 1, said
+    return said
+
+
+def test_generate_inpaint_and_extend_write_float_wavs_and_how_they_were_made(tiny_run, tmp_path, song, capsys):
+    common = ["--checkpoint", str(tiny_run), "--prompt", "two tones", "--seed", "7"]
+    assert main(["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "new" / "g.wav")]) == 0
+    assert main(["inpaint", *common, "--audio", str(song), "--span", "0.05:0.1", "--out", str(tmp_path / "i.wav")]) == 0
+    assert main(["extend", *common, "--audio", str(song), "--seconds", "0.1", "--out", str(tmp_path / "e.wav")]) == 0
+    assert "written to" in capsys.readouterr().out
+    for name, seconds in (("new/g", 0.1), ("i", 0.2), ("e", 0.3)):
+        about = soundfile.info(tmp_path / f"{name}.wav")
+        assert (about.samplerate, about.channels, about.subtype) == (48_000, 2, "FLOAT")
+        assert about.frames == round(seconds * 48_000)
+        made = json.loads((tmp_path / f"{name}.json").read_text())
+        assert made["prompt"] == "two tones" and made["seed"] == 7 and made["fingerprints"]["autoencoder"]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_page_draws_the_run(tiny_run, tmp_path, song):
+    assert main(["page", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "page.png"), str(song)]) == 0
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_such_run(capsys, tmp_path):
+    out = tmp_path / "x.wav"
+    assert "There is no run at" in refused(capsys, "generate", "--checkpoint", tmp_path / "absent", "--seconds", 1, "--out", out)
+    assert not out.exists()
+
+
+def test_a_run_without_its_parts(capsys, tiny_run, tmp_path):
+    command = lambda run: ("generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+    for part, says in (("autoencoder", "no trained autoencoder"), ("diffusion", "no trained diffusion model")):
+        run = tmp_path / part
+        shutil.copytree(tiny_run, run)
+        shutil.rmtree(run / part)
+        assert says in refused(capsys, *command(run))
+    run = tmp_path / "unfinished"
+    shutil.copytree(tiny_run, run)
+    (run / "autoencoder" / "whitening.npz").unlink()
+    assert "not trained to its end" in refused(capsys, *command(run))
+
+
+def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path = run / "autoencoder" / "whitening.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"mean": arrays["mean"] + 0.1}))
+    recorded = json.loads((run / "config.json").read_text())["fingerprints"]["autoencoder"]
+    assert recorded in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+
+
+def test_a_pickle_in_place_of_the_statistics_is_not_opened(capsys, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    np.savez(run / "autoencoder" / "whitening.npz", mean=np.array([{"a": 1}], dtype=object), basis=1, scale=1)
+    assert "is not a whitening" in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+
+
+def test_a_damaged_record(capsys, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "config.json").write_text('{"config": {')
+    assert "not the record of a run" in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+
+
+def test_unknown_config_key_and_preset(capsys, tmp_path):
+    train = ("train", "autoencoder", "--workdir", tmp_path / "run")
+    assert "no field 'unet.chanels'" in refused(capsys, *train, "--config", "jen1", "--config.unet.chanels=3")
+    assert "no preset 'jen9'" in refused(capsys, *train, "--config", "jen9")
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_unreadable_and_missing_data_folders(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "absent"):
+        refused(capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", f"--config.data.dir={folder}")
+        refused(capsys, "data", "prepare", "--source", folder, "--out", tmp_path / "out")
+        refused(capsys, "data", "validate", folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_that_contradicts_the_run(capsys, tiny_run, tmp_path):
+    data = tiny.write_audio_npz(tmp_path / "audio.npz")
+    said = refused(
+        capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tiny_run, f"--config.data.dir={data}"
+    )
+    assert "trained with another `autoencoder`" in said and "strides" in said
+
+
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan", "1e9"])
+def test_absurd_seconds(capsys, tiny_run, tmp_path, seconds):
+    out = tmp_path / "x.wav"
+    assert "cannot be made" in refused(capsys, "generate", "--checkpoint", tiny_run, f"--seconds={seconds}", "--out", out)
+
+
+def test_audio_that_is_not_audio_and_spans_outside_it(capsys, tiny_run, tmp_path, song):
+    inpaint = ("inpaint", "--checkpoint", tiny_run, "--out", tmp_path / "x.wav")
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF....WAVEnot really")
+    assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", broken, "--span", "0:1")
+    assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", tmp_path / "absent.wav", "--span", "0:1")
+    assert "not inside the audio of 0.20 s" in refused(capsys, *inpaint, "--audio", song, "--span", "0.1:0.5")
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_outputs_that_cannot_be_written(capsys, tiny_run, tmp_path):
+    generate = ("generate", "--checkpoint", tiny_run, "--seconds", 0.1, "--out")
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be made" in refused(capsys, *generate, tmp_path / "file" / "x.wav")
+    assert "should end in .wav" in refused(capsys, *generate, tmp_path / "x.mp3")
+    (tmp_path / "folder.wav").mkdir()
+    assert "cannot be written" in refused(capsys, *generate, tmp_path / "folder.wav")
+    train = ("train", "autoencoder", "--config", "quickstart", f"--config.data.dir={tiny.write_audio_npz(tmp_path / 'a.npz')}")
+    assert "cannot be written" in refused(capsys, *train, "--workdir", tmp_path / "file" / "run")
+
+
+def test_wrong_usage_exits_with_2_and_help_with_0():
+    for arguments, status in ((["generate"], 2), (["dance"], 2), (["generate", "--help"], 0), (["--version"], 0)):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == status
+
+
+def test_the_installed_command_answers():
+    result = subprocess.run([sys.executable, "-m", "jen1_jax.cli", "--version"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("jen1-jax ")
