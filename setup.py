@@ -46,7 +46,7 @@ setup(
         "torch": TORCH,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "dev": [*TRAIN, *TORCH, "transformers>=5.0", "pytest>=8", "beartype>=0.20", "ruff>=0.12", "build"],
+        "dev": [*TRAIN, *TORCH, "transformers>=5.0", "pytest>=8", "beartype>=0.20", "ruff>=0.12", "build", "setuptools>=77"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -1,0 +1,49 @@
+"""The wheel is whole: installed by itself, away from the checkout, it finds its presets and trains two steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import sys
+from pathlib import Path
+import configs, data_pipeline, jen1_jax
+here = Path(sys.argv[1])
+assert all(Path(package.__file__).is_relative_to(here) for package in (configs, data_pipeline, jen1_jax)), jen1_jax.__file__
+from jen1_jax.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def run(arguments, **options):
+    result = subprocess.run([str(argument) for argument in arguments], capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT])
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel])
+    data = tiny.write_audio_npz(tmp_path / "audio.npz")
+    overrides = [
+        f"--config.data.dir={data}",
+        "--config.autoencoder.channels=(8, 8)",
+        "--config.train_autoencoder.steps=2",
+        "--config.train_autoencoder.batch_size=2",
+        "--config.train_autoencoder.warmup_steps=1",
+        "--config.train_autoencoder.seconds=0.08",
+        "--config.train_autoencoder.stft_windows=(256,)",
+    ]
+    train = ["train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", *overrides]
+    said = run([sys.executable, "-c", PROGRAM, site, *train], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    assert "autoencoder 2/2" in said or "whitening" in said
+    assert (tmp_path / "run" / "autoencoder" / "whitening.npz").is_file()
