@@ -39,7 +39,15 @@ def config() -> ConfigDict:
         config.autoencoder.update(strides=(64, 10), channels=(64, 128), latent_channels=16)
         config.whitening.keep = 0.75
         config.text.update(max_length=32, vocab_size=200, d_model=48, d_kv=12, d_ff=96)
-        config.unet.update(channels=32, multipliers=(1, 2, 3), text_features=48, head_dim=16)
+        config.unet.update(
+            channels=40,
+            multipliers=(1, 2, 3),
+            factors=(2, 2),
+            num_blocks=(1, 1),
+            attentions=(0, 1, 1),
+            text_features=48,
+            head_dim=40,
+        )
         config.diffusion.update(sample_steps=25, guidance_scale=1.5)
         config.data.seconds = SECONDS
         config.train_autoencoder.update(steps=300, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000)

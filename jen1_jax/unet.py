@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jen1_jax.errors import Refusal
 from jen1_jax.layers.attention import TransformerBlock
 from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
 from jen1_jax.layers.embeddings import LogSNREmbedding
@@ -105,7 +106,7 @@ class UNet(nn.Module):
         """
         levels = len(self.factors)
         if not len(self.num_blocks) == len(self.multipliers) - 1 == len(self.attentions) - 1 == levels:
-            raise ValueError("num_blocks needs one entry a factor, multipliers and attentions one more")
+            raise Refusal("unet.num_blocks needs one entry a factor, unet.multipliers and unet.attentions one more.")
         if noisy.shape[1] % self.frames_multiple:
             raise ValueError(f"{noisy.shape[1]} frames are not a multiple of {self.frames_multiple}")
         dtype = jnp.dtype(self.dtype)

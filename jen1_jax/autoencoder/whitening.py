@@ -97,6 +97,8 @@ def fit(moments: Moments, keep: float, floor: float) -> Whitening:
     """
     if not 0 < keep <= 1:
         raise Refusal(f"whitening.keep is a share of the channels in (0, 1], got {keep}.")
+    if moments.count == 0:
+        raise Refusal("There is no audio to fit the whitening on; prepare more with `jen1 data prepare`.")
     k = max(1, math.floor(keep * len(moments.mean) + 1e-9))
     basis, variance, _ = np.linalg.svd(moments.covariance, hermitian=True)
     variance = np.maximum(variance, max(floor * variance[0], np.finfo(np.float64).tiny))

@@ -49,14 +49,19 @@ def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callab
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
         return
     progress("whitening: reading the training split")
-    whitening = fit_whitening(latent_moments(model, params, data.sweep("train")), config.whitening.keep, config.whitening.floor)
+    moments = latent_moments(model, params, data.sweep("train"))
+    whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
     whitening.save(run.whitening)
     run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
-    mean, covariance = held_out_whitening(model, params, whitening, data.sweep("test"))
-    progress(
-        f"whitening: {whitening.k} of {model.latent_channels} directions kept; on held-out files the mean is off by "
-        f"{mean:.3f} and the covariance by {covariance:.3f} (root mean square over entries; 0 on the data it was fitted on)"
-    )
+    says = f"whitening: {whitening.k} of {model.latent_channels} directions kept"
+    held_out = latent_moments(model, params, data.sweep("test"))
+    if held_out.count:
+        mean, covariance = whitening_error(whitening, held_out)
+        says += (
+            f"; on held-out files the mean is off by {mean:.3f} and the covariance by {covariance:.3f} "
+            "(root mean square over entries; 0 on the data it was fitted on)"
+        )
+    progress(says)
 
 
 def load_codec(run: Run) -> Codec:
@@ -124,14 +129,11 @@ def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping
         latents = np.asarray(encode(batch["audio"]))
         frames = -(-batch["valid_samples"] // model.hop)
         moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
-    if moments.count == 0:
-        raise Refusal("There is no audio to fit the whitening on; prepare more with `jen1 data prepare`.")
     return moments
 
 
-def held_out_whitening(model: Autoencoder, params: PyTree, whitening: Whitening, batches: Iterable) -> tuple[float, float]:
-    """How far whitened held-out latents are from zero mean and identity covariance, as root mean squares over entries."""
-    moments = latent_moments(model, params, batches)
+def whitening_error(whitening: Whitening, moments: Moments) -> tuple[float, float]:
+    """How far whitened latents with these moments are from zero mean and identity covariance: root mean squares over entries."""
     scaled = whitening.basis / whitening.scale
     mean = (moments.mean - whitening.mean) @ scaled
     covariance = scaled.T @ moments.covariance @ scaled
