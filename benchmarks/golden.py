@@ -1,7 +1,7 @@
 """The golden run: one fixed-seed small run whose figures no change may make worse without saying so.
 
-Trains `benchmarks/memorise.py` from scratch (under 10 minutes on two CPU cores), prints the figures beside the last recorded ones and
-appends them with the commit to `benchmarks/golden.jsonl`. Speeds are of whatever machine ran it; compare within one machine.
+Trains `benchmarks/memorise.py` from scratch (under 10 minutes on two CPU cores), prints the figures beside the last recorded ones
+and appends them with the commit to `benchmarks/golden.jsonl`. Speeds are of whatever machine ran it; compare within one machine.
 
     python benchmarks/golden.py [--no-append]
 """

@@ -8,6 +8,7 @@ continuation go on with the right clip. `tests/test_learning.py` and `benchmarks
 """
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -36,17 +37,17 @@ GIVEN = 0.64  # seconds of a clip that continuation goes on from
 def config() -> ConfigDict:
     config = quickstart()
     with config.unlocked():
-        config.autoencoder.update(strides=(64, 10), channels=(64, 128), latent_channels=16)
-        config.whitening.keep = 0.75
+        config.autoencoder.update(strides=(64, 20), channels=(96, 256), latent_channels=48)
+        config.whitening.keep = 0.9
         config.text.update(max_length=32, vocab_size=200, d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
-            channels=40,
-            multipliers=(1, 2, 3),
-            factors=(2, 2),
+            channels=48,
+            multipliers=(1, 2, 2),
+            factors=(1, 2),
             num_blocks=(1, 1),
-            attentions=(0, 1, 1),
+            attentions=(1, 1, 1),
+            head_dim=48,
             text_features=48,
-            head_dim=40,
         )
         config.diffusion.update(sample_steps=25, guidance_scale=1.5)
         config.data.seconds = SECONDS
@@ -68,7 +69,8 @@ def train(config: ConfigDict, folder: Path) -> Run:
     about = {"caption": np.array([clip.caption for clip in songs]), "test": np.zeros(CLIPS, bool)}
     audio = np.stack([clip.audio for clip in songs])
     np.savez(folder / "audio.npz", audio=audio, valid_samples=np.full(CLIPS, audio.shape[1], np.int32), **about)
-    crop = round(config.train_autoencoder.seconds * config.audio.sample_rate) // 640 * 640
+    hop = math.prod(config.autoencoder.strides)
+    crop = round(config.train_autoencoder.seconds * config.audio.sample_rate) // hop * hop
     train_autoencoder(config, run, NpzData(str(folder / "audio.npz"), config.train_autoencoder.batch_size, config.seed, crop))
     codec = load_codec(Run.open(run.path))
     latents = codec.encode(audio)

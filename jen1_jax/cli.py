@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -86,7 +87,7 @@ def train_autoencoder(options: argparse.Namespace) -> None:
 
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
-    hop = _product(config.autoencoder.strides)
+    hop = math.prod(config.autoencoder.strides)
     data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop - crop % hop)
     train_autoencoder(config, run, data)
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
@@ -182,13 +183,6 @@ def _data(config, directory: str, batch_size: int, crop: int | None):
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def _product(values: Sequence[int]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
 
 
 def _out(options) -> Path:

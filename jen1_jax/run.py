@@ -90,7 +90,7 @@ class Run:
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
             trained = [name for name in _FIXED if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())]
-            for key in {key for name in trained for key in _FIXED[name]}:
+            for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
                 old, new = _at(self.record["config"], key), _at(to_plain(config), key)
                 if old != new:
                     raise Refusal(

@@ -89,7 +89,9 @@ def test_a_damaged_record(capsys, tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (run / "config.json").write_text('{"config": {')
-    assert "not the record of a run" in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+    assert "not the record of a run" in refused(
+        capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav"
+    )
 
 
 def test_unknown_config_key_and_preset(capsys, tmp_path):
@@ -102,7 +104,9 @@ def test_unknown_config_key_and_preset(capsys, tmp_path):
 def test_empty_unreadable_and_missing_data_folders(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "absent"):
-        refused(capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", f"--config.data.dir={folder}")
+        refused(
+            capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", f"--config.data.dir={folder}"
+        )
         refused(capsys, "data", "prepare", "--source", folder, "--out", tmp_path / "out")
         refused(capsys, "data", "validate", folder)
     assert not (tmp_path / "out").exists()
@@ -110,9 +114,7 @@ def test_empty_unreadable_and_missing_data_folders(capsys, tmp_path):
 
 def test_a_configuration_that_contradicts_the_run(capsys, tiny_run, tmp_path):
     data = tiny.write_audio_npz(tmp_path / "audio.npz")
-    said = refused(
-        capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tiny_run, f"--config.data.dir={data}"
-    )
+    said = refused(capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tiny_run, f"--config.data.dir={data}")
     assert "trained with another `autoencoder`" in said and "strides" in said
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jen1_jax.errors import Refusal
 from jen1_jax.layers.conv import Causal
 from jen1_jax.layers.embeddings import rotary
 from jen1_jax.layers.norms import RMSNorm
@@ -56,7 +57,7 @@ class Attention(nn.Module):
     ) -> Float[Array, "batch frames width"]:
         width = x.shape[-1]
         if width % self.head_dim:
-            raise ValueError(f"width {width} is not a multiple of head_dim {self.head_dim}")
+            raise Refusal(f"A width of {width} is not a multiple of the head_dim {self.head_dim}; change one of them.")
         source = x if text is None else text
         heads = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
         project = lambda name, y: heads(nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(y))

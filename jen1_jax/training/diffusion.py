@@ -70,7 +70,7 @@ def train_diffusion(
         "diffusion",
         directory=run.path / "diffusion",
         players={"diffusion": player(config, unet, codec, text, optimizer)},
-        draw=partial(draw, config=config, codec=codec),
+        draw=partial(draw, config=config, hop=codec.hop, k=codec.k),
         batches=lambda start: map(prepare, data.batches(start)),
         config=config.train_diffusion,
         schedule=schedule,
@@ -120,14 +120,14 @@ def abstract_state(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncod
     return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
 
 
-def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, codec: Codec) -> Batch:
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int) -> Batch:
     """All randomness of a step: tasks with their masks and modes, times, noise, and which examples go without their text."""
     if "latents" in batch:
         size, frames, _ = batch["latents"].shape
         valid_frames = batch["valid_frames"]
     else:
-        size, frames = batch["audio"].shape[0], batch["audio"].shape[1] // codec.hop
-        valid_frames = -(-batch["valid_samples"] // codec.hop)
+        size, frames = batch["audio"].shape[0], batch["audio"].shape[1] // hop
+        valid_frames = -(-batch["valid_samples"] // hop)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, frames, step, config.tasks)
     return batch | {
         "valid_frames": valid_frames,
@@ -135,7 +135,7 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         "mask": drawn.mask,
         "causal": drawn.causal,
         "time": draw_times(stream(key, "times"), size),
-        "noise": jax.random.normal(stream(key, "noise"), (size, frames, codec.k)),
+        "noise": jax.random.normal(stream(key, "noise"), (size, frames, k)),
         "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
     }
 

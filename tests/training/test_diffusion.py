@@ -1,7 +1,6 @@
 """What goes into a diffusion step: the faults that made earlier JEN-1s fall in loss and sound like noise, one by one."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +17,23 @@ from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw, init_state
 from tests import tiny
 
-CODEC = SimpleNamespace(k=6, hop=64)
+HOP, K = 64, 6
 
 
 def draw(batch_size=48, frames=96, step=0, **fields):
     config = tiny.config()
     config.diffusion.update(fields)
-    batch = {"latents": jnp.zeros((batch_size, frames, CODEC.k)), "valid_frames": jnp.full(batch_size, frames)}
-    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, codec=CODEC)
+    batch = {"latents": jnp.zeros((batch_size, frames, K)), "valid_frames": jnp.full(batch_size, frames)}
+    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K)
 
 
 def test_noise_is_gaussian_with_unit_variance():
     noise = np.asarray(draw()["noise"]).ravel()
     assert stats.kstest(noise, "norm").pvalue > 1e-3
-    assert stats.kstest(np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-1.7, maxval=1.7)), "norm").pvalue < 1e-3
+    assert (
+        stats.kstest(np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-1.7, maxval=1.7)), "norm").pvalue
+        < 1e-3
+    )
 
 
 def test_every_example_draws_its_own_mask_noise_time_and_task():
@@ -47,7 +49,12 @@ def test_another_step_draws_anew_and_the_same_step_draws_the_same():
     first = draw(step=3)
     key = jax.random.key(1)
     again = diffusion.draw(
-        key, jnp.int32(3), {"latents": first["latents"], "valid_frames": first["valid_frames"]}, config=tiny.config(), codec=CODEC
+        key,
+        jnp.int32(3),
+        {"latents": first["latents"], "valid_frames": first["valid_frames"]},
+        config=tiny.config(),
+        hop=HOP,
+        k=K,
     )
     np.testing.assert_array_equal(first["mask"], again["mask"])
 
@@ -119,7 +126,7 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
 
     @partial(jax.jit, static_argnums=2)
     def terms(batch, frozen, _):
-        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, codec=codec)
+        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k)
         return player.terms(params, drawn, frozen)
 
     ours = terms(waveform, {"autoencoder": codec.params}, 0)
