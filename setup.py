@@ -1,5 +1,7 @@
 """Packaging: the base install generates, `[train]` adds TensorFlow for the data pipeline, `[dev]` what the tests need."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 TRAIN = [
@@ -16,7 +18,7 @@ setup(
     name="jen1-jax",
     version="0.1.0",
     description="JEN-1 in JAX: text-to-music training and generation from raw 48 kHz stereo audio",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -1,9 +1,11 @@
-"""JEN-1 in miniature on the built-in music: the whole chain, small enough for two CPU cores.
+"""JEN-1 in miniature: the whole chain, small enough for two CPU cores.
 
-Trains: a masked autoencoder (hop 640, 32 latent channels at 75 Hz) and a small omnidirectional U-Net on its latents.
-Cost: about 4 minutes for the autoencoder on two CPU cores.
+Trains: a masked autoencoder (hop 2560: 96 channels at 18.75 Hz) on all of the music, and a small omnidirectional U-Net with a
+text encoder of its own on eight clips, which it learns by heart. `--config.data.limit=0` trains it on everything; within minutes
+that gives no more than noise of the right colour.
+Cost: about 5 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: the autoencoder reconstructs unseen clips without drums at 10 dB SI-SDR (median of 27 measured: 10.5).
+Result to expect: unseen clips without drums come through the autoencoder at 9 to 10 dB SI-SDR; a caption brings back its clip.
 """
 
 from ml_collections import ConfigDict
@@ -15,17 +17,18 @@ def get_config() -> ConfigDict:
     config = jen1.get_config()
     with config.unlocked():
         config.autoencoder.update(
-            strides=(32, 20),  # a patch stem: nothing runs above 1500 Hz, and all matrix products are wide
-            channels=(96, 256),
+            strides=(64, 40),  # a patch stem: nothing runs above 750 Hz, and all matrix products are wide
+            channels=(128, 512),
             dilations=(1,),
             kernel_size=3,
-            latent_channels=32,  # few, because every channel is one more that diffusion must learn
+            latent_channels=96,
             activation="elu",  # a third cheaper than snake on a CPU
         )
         config.whitening.keep = 1.0
         config.train_autoencoder.update(
-            steps=800,
+            steps=550,
             batch_size=8,
+            seconds=1.07,
             learning_rate=2e-3,
             warmup_steps=50,
             betas=(0.9, 0.99),
@@ -38,25 +41,25 @@ def get_config() -> ConfigDict:
         config.text.update(encoder="", max_length=48, vocab_size=400, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4)
         config.unet.update(
             channels=64,
-            multipliers=(1, 2, 2, 3),
-            factors=(2, 2, 2),
-            num_blocks=(1, 1, 1),
-            attentions=(0, 1, 1, 1),
+            multipliers=(2, 3, 3),
+            factors=(1, 2),
+            num_blocks=(1, 1),
+            attentions=(1, 1, 1),
             head_dim=64,
             text_features=96,
             dtype="float32",
             remat="none",
         )
         config.diffusion.update(schedule="cosine", objective="v", null_text_rate=0.1, sample_steps=50)
-        config.data.seconds = 5.12
+        config.data.update(seconds=5.12, limit=8)  # minutes on a CPU teach a model a few clips by heart, and no more
         config.train_diffusion.update(
-            steps=700,
-            batch_size=8,
-            learning_rate=2e-3,
+            steps=900,
+            batch_size=16,
+            learning_rate=3e-3,
             warmup_steps=50,
             weight_decay=0.01,
-            ema_decay=0.995,
-            log_every=20,
-            checkpoint_every=100,
+            ema_decay=0.99,
+            log_every=50,
+            checkpoint_every=200,
         )
     return config

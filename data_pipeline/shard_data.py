@@ -18,6 +18,7 @@ class ShardData:
         seed: int,
         *,
         crop: int | None = None,
+        limit: int = 0,
         prefetch: int = 2,
         process_index: int = 0,
         process_count: int = 1,
@@ -27,14 +28,17 @@ class ShardData:
             "dir": folder,
             "kind": about.kind,
             "examples": dict(about.examples),
+            "limit": limit,
             "seed": seed,
             "batch_size": batch_size,
         }
         if about.fingerprint:
             self.description["fingerprint"] = about.fingerprint["autoencoder"]
+            if "text" in about.fingerprint:
+                self.description["text_fingerprint"] = about.fingerprint["text"]
         self._folder, self._batch_size = folder, batch_size
         self._process = {"process_index": process_index, "process_count": process_count}
-        self._options = {"seed": seed, "crop": crop, "prefetch": prefetch}
+        self._options = {"seed": seed, "crop": crop, "limit": limit, "prefetch": prefetch}
 
     def captions(self) -> list[str]:
         """The distinct captions of the training split."""

@@ -36,6 +36,7 @@ def batches(
     crop: int | None = None,
     shuffle: bool = True,
     epochs: int | None = None,
+    limit: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
@@ -46,6 +47,7 @@ def batches(
         batch_size: of the global batch; this process gets rows [process_index, process_index + 1) * batch_size / process_count.
         crop: samples (frames of latents) of a random window in the valid part, another one each epoch; None for whole records.
         shuffle: a new permutation of the whole split each epoch; False reads in order.
+        limit: use the split's first records only, as many; 0 means all.
         epochs: stop after these; the last batch then holds what is left, and a process whose rows are all beyond it gets none.
 
     Yields:
@@ -63,7 +65,7 @@ def batches(
     if crop is not None and not 0 < crop <= about.shape[0]:
         raise Refusal(f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; prepare longer clips or crop less.")
     read = records(folder, split)
-    size, share = about.examples[split], batch_size // process_count
+    size, share = min(limit or about.examples[split], about.examples[split]), batch_size // process_count
     data, valid = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}

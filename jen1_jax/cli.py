@@ -88,7 +88,7 @@ def train_autoencoder(options: argparse.Namespace) -> None:
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
     hop = math.prod(config.autoencoder.strides)
-    data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop - crop % hop)
+    data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop=crop - crop % hop)
     train_autoencoder(config, run, data)
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
 
@@ -98,7 +98,7 @@ def train_diffusion(options: argparse.Namespace) -> None:
     from jen1_jax.training.diffusion import train_diffusion
 
     config, run = _configured(options)
-    data = _data(config, config.data.dir or str(run.path / "latents"), config.train_diffusion.batch_size, None)
+    data = _data(config, config.data.dir or str(run.path / "latents"), config.train_diffusion.batch_size, limit=config.data.limit)
     source = Run.open(options.autoencoder) if options.autoencoder else None
     train_diffusion(config, run, data, source)
     print(f"the diffusion model is in {run.path / 'diffusion'}")
@@ -164,7 +164,7 @@ def _configured(options):
     return config, Run(Path(options.workdir))
 
 
-def _data(config, directory: str, batch_size: int, crop: int | None):
+def _data(config, directory: str, batch_size: int, *, crop: int | None = None, limit: int = 0):
     """The training data in a folder of shards, or in one .npz file."""
     if directory.endswith(".npz"):
         from jen1_jax.training.npz import NpzData
@@ -179,6 +179,7 @@ def _data(config, directory: str, batch_size: int, crop: int | None):
         batch_size,
         config.seed,
         crop=crop,
+        limit=limit,
         prefetch=config.data.prefetch,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

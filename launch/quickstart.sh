@@ -29,7 +29,7 @@ if [ ! -e "$run/data" ]; then
   if [ -n "$music" ]; then
     jen1 data prepare --source "$music" --out "$run/data" --seconds 5.12 --limit-hours 2
   else
-    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 400
+    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 300
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
@@ -38,19 +38,18 @@ jen1 train autoencoder --config quickstart --workdir "$run"
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
 jen1 train diffusion --config quickstart --workdir "$run"
 
-# Prompts in the words of the data, but none that was trained on: captions of held-out clips.
-mapfile -t prompts < <(python -c 'import json, sys; print(*(c["caption"] for c in json.load(open(sys.argv[1]))["clips"]), sep="\n")' \
-  "$run/autoencoder/demos/report.json")
+# Clips that the diffusion model has learnt, and their captions.
+mapfile -t captions < <(python launch/clips.py "$run/data" "$run/learnt" 4)
 make() { # NAME COMMAND...: makes NAME.wav unless it is there
   [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }
-make text-1 generate --seconds 5 --seed 1 --prompt "${prompts[0]}"
-make text-2 generate --seconds 5 --seed 2 --prompt "${prompts[1]:-}"
-make text-3 generate --seconds 10 --seed 3 --prompt "${prompts[2]:-}"
-make inpainted inpaint --audio "$run/autoencoder/demos/0-original.wav" --span 1.5:3.5 --prompt "${prompts[0]}" --seed 4
-make extended extend --audio "$run/autoencoder/demos/0-original.wav" --seconds 5 --prompt "${prompts[0]}" --seed 5
-jen1 page --checkpoint "$run" --out "$run/page.png" \
-  "$run"/text-1.wav "$run"/text-2.wav "$run"/text-3.wav "$run"/inpainted.wav "$run"/extended.wav
+make text-1 generate --seconds 5 --seed 1 --prompt "${captions[0]}"
+make text-2 generate --seconds 5 --seed 2 --prompt "${captions[1]}"
+make text-3 generate --seconds 5 --seed 3 --prompt "${captions[2]}"
+make inpainted inpaint --audio "$run/learnt/1.wav" --span 1.5:3.5 --prompt "${captions[0]}" --seed 4
+make extended extend --audio "$run/learnt/4-beginning.wav" --seconds 2.5 --prompt "${captions[3]}" --seed 5
+jen1 page --checkpoint "$run" --out "$run/page.png" "$run"/learnt/1.wav "$run"/text-1.wav "$run"/learnt/2.wav "$run"/text-2.wav \
+  "$run"/learnt/3.wav "$run"/text-3.wav "$run"/inpainted.wav "$run"/extended.wav
 
 echo
 echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Listen to:"

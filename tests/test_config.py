@@ -58,7 +58,7 @@ def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
     assert load_config(str(own)) == load_config("jen1")
     with pytest.raises(Refusal, match="no configuration file"):
         load_config(str(tmp_path / "absent.py"))
-    with pytest.raises(Refusal, match="no preset 'jen2'.*jen1"):
+    with pytest.raises(Refusal, match=r"no preset 'jen2'.*jen1"):
         load_config("jen2")
     own.write_text("x = 1\n")
     with pytest.raises(Refusal, match="get_config"):

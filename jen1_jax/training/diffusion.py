@@ -1,5 +1,6 @@
 """Trains the omnidirectional U-Net, and the small text encoder where it is not frozen, on whitened latents or on waveforms."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,16 +42,22 @@ def train_diffusion(
             f"The latents in {data.description['dir']} were made by another autoencoder (fingerprint {theirs[:12]}) than "
             f"this run's ({codec.fingerprint[:12]}); encode the data again with `jen1 data encode --autoencoder {run.path}`."
         )
-    run = run.begin(config, "diffusion")
-    text = TextEncoder.create(config.text, run.text, () if config.text.encoder else data.captions())
-    run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
-    unet = make_unet(config, codec.k, text)
-    deepest = config.data.seconds * codec.frame_rate / unet.frames_multiple
+    deepest = config.data.seconds * codec.frame_rate / math.prod(config.unet.factors)
     if deepest < 2:
         raise Refusal(
             f"unet.factors leave {deepest:.1f} frames of a {config.data.seconds} s example at the deepest level; "
             "train on longer examples (data.seconds), or resample less."
         )
+    run = run.begin(config, "diffusion")
+    text = TextEncoder.create(config.text, run.text, () if config.text.encoder else data.captions())
+    theirs = data.description.get("text_fingerprint", text.fingerprint)  # captions alone have none
+    if theirs != text.fingerprint:
+        raise Refusal(
+            f"The embeddings in {data.description['dir']} were made by another text encoder (fingerprint {theirs[:12]}) than "
+            f"text.encoder ({text.fingerprint[:12]}); encode the data with that one, or without --text, in a new --workdir."
+        )
+    run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
+    unet = make_unet(config, codec.k, text)
     optimizer, schedule = adamw(config.train_diffusion)
     record = run.record | {"data": dict(data.description)}
 

@@ -30,10 +30,8 @@ def draw(batch_size=48, frames=96, step=0, **fields):
 def test_noise_is_gaussian_with_unit_variance():
     noise = np.asarray(draw()["noise"]).ravel()
     assert stats.kstest(noise, "norm").pvalue > 1e-3
-    assert (
-        stats.kstest(np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-1.7, maxval=1.7)), "norm").pvalue
-        < 1e-3
-    )
+    uniform = np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-(3**0.5), maxval=3**0.5))
+    assert stats.kstest(uniform, "norm").pvalue < 1e-3  # the test tells them apart
 
 
 def test_every_example_draws_its_own_mask_noise_time_and_task():
@@ -46,24 +44,15 @@ def test_every_example_draws_its_own_mask_noise_time_and_task():
 
 
 def test_another_step_draws_anew_and_the_same_step_draws_the_same():
-    first = draw(step=3)
-    key = jax.random.key(1)
-    again = diffusion.draw(
-        key,
-        jnp.int32(3),
-        {"latents": first["latents"], "valid_frames": first["valid_frames"]},
-        config=tiny.config(),
-        hop=HOP,
-        k=K,
-    )
+    first, again, other = draw(step=3), draw(step=3), draw(step=4)
     np.testing.assert_array_equal(first["mask"], again["mask"])
+    assert not np.array_equal(first["mask"], other["mask"])
 
 
 def test_text_is_left_out_at_the_configured_rate_only():
     assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
     assert np.asarray(draw(null_text_rate=1.0)["null_text"]).all()
-    share = np.mean([np.asarray(draw(step=s)["null_text"]).mean() for s in range(1)])
-    assert 0.02 < share < 0.5
+    assert 0.1 < np.asarray(draw(batch_size=480, null_text_rate=0.2)["null_text"]).mean() < 0.3
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +99,7 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
 
 
 def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp_path):
-    config, codec, text, unet, run = parts
+    config, codec, text, unet, _ = parts
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
     batch = next(data.batches(0))
     tokens, lengths = text.tokenize([str(caption) for caption in batch["caption"]])

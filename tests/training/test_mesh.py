@@ -1,4 +1,4 @@
-"""Eight devices give the loss and the parameters of one. Devices are counted when JAX starts, so this runs in a process of its own."""
+"""Eight devices give the loss of one. Devices are counted when JAX starts, so every run has a process of its own."""
 
 import json
 import os

@@ -1,0 +1,18 @@
+"""Writes what the quickstart asks its model to remember: clips of the training split as WAV; prints their captions, one a line.
+
+python launch/clips.py DATA OUT COUNT
+"""
+
+import sys
+from pathlib import Path
+
+from data_pipeline.shard_data import ShardData
+from jen1_jax.generation.audio import write_wav
+
+data, out, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+out.mkdir(parents=True, exist_ok=True)
+batch = next(ShardData(data, count, seed=0).sweep("train"))
+for number, audio in enumerate(batch["audio"], start=1):
+    write_wav(out / f"{number}.wav", audio, 48_000)
+    write_wav(out / f"{number}-beginning.wav", audio[: len(audio) // 2], 48_000)
+    print(batch["caption"][number - 1])
