@@ -37,8 +37,8 @@ GIVEN = 0.64  # seconds of a clip that continuation goes on from
 def config() -> ConfigDict:
     config = quickstart()
     with config.unlocked():
-        config.autoencoder.update(strides=(64, 20), channels=(96, 256), latent_channels=48)
-        config.whitening.keep = 0.9
+        config.autoencoder.update(strides=(64, 20), channels=(96, 256), latent_channels=32)
+        config.whitening.keep = 1.0
         config.text.update(max_length=32, vocab_size=200, d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
             channels=48,
@@ -50,8 +50,10 @@ def config() -> ConfigDict:
             text_features=48,
         )
         config.diffusion.update(sample_steps=25, guidance_scale=1.5)
-        config.data.seconds = SECONDS
-        config.train_autoencoder.update(steps=300, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000)
+        config.data.update(seconds=SECONDS, limit=0)
+        config.train_autoencoder.update(
+            steps=300, seconds=0.68, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
+        )
         config.train_diffusion.update(
             steps=900, batch_size=16, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
         )

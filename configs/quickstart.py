@@ -1,7 +1,7 @@
 """JEN-1 in miniature: the whole chain, small enough for two CPU cores.
 
 Trains: a masked autoencoder (hop 2560: 96 channels at 18.75 Hz) on all of the music, and a small omnidirectional U-Net with a
-text encoder of its own on eight clips, which it learns by heart. `--config.data.limit=0` trains it on everything; within minutes
+text encoder of its own on four clips, which it learns by heart. `--config.data.limit=0` trains it on everything; within minutes
 that gives no more than noise of the right colour.
 Cost: about 5 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
@@ -51,11 +51,11 @@ def get_config() -> ConfigDict:
             remat="none",
         )
         config.diffusion.update(schedule="cosine", objective="v", null_text_rate=0.1, sample_steps=50)
-        config.data.update(seconds=5.12, limit=8)  # minutes on a CPU teach a model a few clips by heart, and no more
+        config.data.update(seconds=5.12, limit=4)  # minutes on a CPU teach a model a few clips by heart, and no more
         config.train_diffusion.update(
-            steps=900,
-            batch_size=16,
-            learning_rate=3e-3,
+            steps=1000,
+            batch_size=12,
+            learning_rate=4e-3,
             warmup_steps=50,
             weight_decay=0.01,
             ema_decay=0.99,

@@ -53,4 +53,5 @@ class ShardData:
         """One pass over whole records in order; nothing where the split does not exist."""
         if split not in self.description["examples"]:
             return iter(())
-        return stream.batches(self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1)
+        limit = self._options["limit"]
+        return stream.batches(self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1, limit=limit)

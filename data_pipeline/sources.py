@@ -80,6 +80,11 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
             if path.suffix.lower() not in SUFFIXES or name.startswith("."):
                 continue
             id, fields = path.relative_to(folder).as_posix(), {}
+            if not id.isprintable():
+                yield Rejection(
+                    id.encode("utf-8", "replace").decode(), "unreadable name", "rename it in UTF-8 without control characters"
+                )
+                continue
             try:
                 if (sidecar := path.with_suffix(".json")).exists():
                     fields = dict(json.loads(sidecar.read_text("utf-8")))

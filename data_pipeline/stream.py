@@ -47,7 +47,7 @@ def batches(
         batch_size: of the global batch; this process gets rows [process_index, process_index + 1) * batch_size / process_count.
         crop: samples (frames of latents) of a random window in the valid part, another one each epoch; None for whole records.
         shuffle: a new permutation of the whole split each epoch; False reads in order.
-        limit: use the split's first records only, as many; 0 means all.
+        limit: use so many of the split's records, evenly spread, so that they come from different files; 0 means all.
         epochs: stop after these; the last batch then holds what is left, and a process whose rows are all beyond it gets none.
 
     Yields:
@@ -66,6 +66,7 @@ def batches(
         raise Refusal(f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; prepare longer clips or crop less.")
     read = records(folder, split)
     size, share = min(limit or about.examples[split], about.examples[split]), batch_size // process_count
+    stride = about.examples[split] // size
     data, valid = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
@@ -78,7 +79,7 @@ def batches(
         if shuffle:
             key = tf.stack([tf.constant(seed % 2**32, tf.int64), epoch])
             record = tf.random.experimental.index_shuffle(record, tf.cast(key, tf.uint32), tf.constant(size - 1, tf.int64))
-        return g, record
+        return g, record * stride
 
     def fetch(g, record):
         serialised = tf.numpy_function(lambda r: np.array(read(r.tolist()), object), [record], tf.string, stateful=False)

@@ -64,7 +64,10 @@ def data_prepare(options: argparse.Namespace) -> None:
 def data_validate(options: argparse.Namespace) -> None:
     from data_pipeline.validate import validate
 
-    print(validate(options.dir))
+    report = validate(options.dir)
+    print(report)
+    if report.problems:
+        raise Refusal(f"{len(report.problems)} problems in {options.dir}, listed above; prepare the data again.")
 
 
 def data_encode(options: argparse.Namespace) -> None:
@@ -210,7 +213,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     write_wav(out, audio, model.sample_rate)
     made = {name: getattr(options, name) for name in ("prompt", "seed", "steps", "guidance_scale")}
     made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
-    write_text(out.with_suffix(".json"), json.dumps(made, indent=1))
+    write_text(out.with_name(out.name + ".json"), json.dumps(made, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
 
 

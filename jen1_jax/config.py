@@ -28,9 +28,22 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise Refusal(f"{name} has no get_config(); start from configs/jen1.py.")
     config = module.get_config()
+    _check_keys(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
     for key, value in overrides.items():
         override(config, key, value)
     return config.lock()
+
+
+def _check_keys(values: dict, known: dict, where: str) -> None:
+    """Every field of a configuration stands in configs/jen1.py, and the other way round."""
+    for key in values.keys() ^ known.keys():
+        place = f"{where}.{key}"
+        if key in values:
+            raise Refusal(f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}.")
+        raise Refusal(f"{place} is missing; start from configs/jen1.py, which has every field.")
+    for key, value in known.items():
+        if isinstance(value, dict):
+            _check_keys(values[key], value, f"{where}.{key}")
 
 
 def presets() -> list[str]:

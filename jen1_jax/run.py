@@ -24,7 +24,7 @@ from jen1_jax.errors import Refusal
 
 # What a part's parameters depend on: it may not change once that part has been trained.
 _FIXED = {
-    "autoencoder": ("audio", "autoencoder"),
+    "autoencoder": ("audio", "autoencoder", "whitening"),
     "diffusion": ("audio", "autoencoder", "whitening", "text", "unet", "diffusion.objective", "diffusion.schedule"),
 }
 

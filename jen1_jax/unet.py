@@ -82,7 +82,7 @@ class UNet(nn.Module):
 
     @property
     def frames_multiple(self) -> int:
-        """The number of frames must be a multiple of this."""
+        """Frames are padded to a multiple of this inside."""
         return math.prod(self.factors)
 
     @nn.compact
@@ -107,8 +107,9 @@ class UNet(nn.Module):
         levels = len(self.factors)
         if not len(self.num_blocks) == len(self.multipliers) - 1 == len(self.attentions) - 1 == levels:
             raise Refusal("unet.num_blocks needs one entry a factor, unet.multipliers and unet.attentions one more.")
-        if noisy.shape[1] % self.frames_multiple:
-            raise ValueError(f"{noisy.shape[1]} frames are not a multiple of {self.frames_multiple}")
+        frames = noisy.shape[1]  # padded to the factors here and nowhere else
+        pad = lambda x: jnp.pad(x, ((0, 0), (0, -frames % self.frames_multiple), (0, 0)))
+        noisy, context, mask, valid = map(pad, (noisy, context, mask, valid))
         dtype = jnp.dtype(self.dtype)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         residual_block, transformer_block = REMAT[self.remat](ResidualBlock), REMAT[self.remat](TransformerBlock)
@@ -158,4 +159,5 @@ class UNet(nn.Module):
             x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"{name}_resample")(x * valids[level], causal)
 
         x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
-        return Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
+        x = Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
+        return x[:, :frames]

@@ -4,6 +4,7 @@
 #   bash launch/quickstart.sh                    the built-in data set, in runs/quickstart
 #   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music (or --run RUN)
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 music= run=
@@ -14,6 +15,8 @@ while [ $# -gt 0 ]; do
     *) echo "usage: quickstart.sh [--music DIR] [--run RUN]" >&2; exit 2 ;;
   esac
 done
+case $music in /* | "") ;; *) music=$here/$music ;; esac
+case $run in /* | "") ;; *) run=$here/$run ;; esac
 if [ -n "$music" ] && [ ! -e "$music" ]; then
   echo "There is no $music; give a folder, CSV or JSONL of music." >&2
   exit 1
@@ -43,11 +46,11 @@ mapfile -t captions < <(python launch/clips.py "$run/data" "$run/learnt" 4)
 make() { # NAME COMMAND...: makes NAME.wav unless it is there
   [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }
-make text-1 generate --seconds 5 --seed 1 --prompt "${captions[0]}"
-make text-2 generate --seconds 5 --seed 2 --prompt "${captions[1]}"
-make text-3 generate --seconds 5 --seed 3 --prompt "${captions[2]}"
-make inpainted inpaint --audio "$run/learnt/1.wav" --span 1.5:3.5 --prompt "${captions[0]}" --seed 4
-make extended extend --audio "$run/learnt/4-beginning.wav" --seconds 2.5 --prompt "${captions[3]}" --seed 5
+make text-1 generate --seconds 5 --seed 1 --prompt "${captions[0]:-}"
+make text-2 generate --seconds 5 --seed 2 --prompt "${captions[1]:-}"
+make text-3 generate --seconds 5 --seed 3 --prompt "${captions[2]:-}"
+make inpainted inpaint --audio "$run/learnt/1.wav" --span 1.5:3.5 --prompt "${captions[0]:-}" --seed 4
+make extended extend --audio "$run/learnt/4-beginning.wav" --seconds 2.5 --prompt "${captions[3]:-}" --seed 5
 jen1 page --checkpoint "$run" --out "$run/page.png" "$run"/learnt/1.wav "$run"/text-1.wav "$run"/learnt/2.wav "$run"/text-2.wav \
   "$run"/learnt/3.wav "$run"/text-3.wav "$run"/inpainted.wav "$run"/extended.wav
 

@@ -39,7 +39,7 @@ def test_generate_inpaint_and_extend_write_float_wavs_and_how_they_were_made(tin
         about = soundfile.info(tmp_path / f"{name}.wav")
         assert (about.samplerate, about.channels, about.subtype) == (48_000, 2, "FLOAT")
         assert about.frames == round(seconds * 48_000)
-        made = json.loads((tmp_path / f"{name}.json").read_text())
+        made = json.loads((tmp_path / f"{name}.wav.json").read_text())
         assert made["prompt"] == "two tones" and made["seed"] == 7 and made["fingerprints"]["autoencoder"]
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -76,6 +76,24 @@ def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
     np.savez(path, **(arrays | {"mean": arrays["mean"] + 0.1}))
     recorded = json.loads((run / "config.json").read_text())["fingerprints"]["autoencoder"]
     assert recorded in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+
+
+def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
+    """The autoencoder trained on, say: its own record agrees with it, the diffusion model's does not."""
+    from jen1_jax.run import Run
+    from jen1_jax.training.autoencoder import train_autoencoder
+    from jen1_jax.training.npz import NpzData
+
+    path = tmp_path / "run"
+    shutil.copytree(tiny_run, path)
+    run = Run.open(path)
+    config = tiny.config()
+    config.train_autoencoder.steps = 7
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
+    train_autoencoder(config, run, data, progress=lambda text: None)
+    own = json.loads((path / "config.json").read_text())["fingerprints"]["autoencoder"]
+    said = refused(capsys, "generate", "--checkpoint", path, "--seconds", 1, "--out", tmp_path / "x.wav")
+    assert run.record["fingerprints"]["autoencoder"][:12] in said and own[:12] in said
 
 
 def test_a_pickle_in_place_of_the_statistics_is_not_opened(capsys, tiny_run, tmp_path):

@@ -65,6 +65,17 @@ def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
         load_config(str(own))
 
 
+def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
+    own = tmp_path / "own.py"
+    start = "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n    with config.unlocked():\n"
+    own.write_text(start + "        config.train_diffusion.learning_rat = 1.0\n    return config\n")
+    with pytest.raises(Refusal, match="learning_rat is not a field"):
+        load_config(str(own))
+    own.write_text(start + "        del config.train_diffusion.steps\n    return config\n")
+    with pytest.raises(Refusal, match="steps is missing"):
+        load_config(str(own))
+
+
 def test_a_loaded_configuration_is_locked():
     with pytest.raises(AttributeError):
         load_config("jen1").unet.chanels = 3

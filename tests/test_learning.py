@@ -1,5 +1,6 @@
 """It learns, end to end: the caption brings back its clip, a hole is filled with what was there, a beginning goes on rightly."""
 
+import numpy as np
 import pytest
 
 from benchmarks import memorise
@@ -15,19 +16,19 @@ def judged(tmp_path_factory):
 @pytest.mark.slow
 def test_a_caption_alone_brings_back_its_own_clip(judged):
     assert judged["text"]["nearest"] >= 7
-    assert sorted(judged["text"]["error"])[6] < TEXT_ERROR
+    assert np.median(judged["text"]["error"]) < 0.3
 
 
 @pytest.mark.slow
 def test_inpainting_fills_a_hole_with_what_was_there(judged):
     assert judged["inpaint"]["nearest"] >= 7
-    assert sorted(judged["inpaint"]["error"])[6] < INPAINT_ERROR
+    assert np.median(judged["inpaint"]["error"]) < 0.6
 
 
 @pytest.mark.slow
 def test_continuation_goes_on_with_the_right_clip(judged):
     assert judged["extend"]["nearest"] >= 7
-    assert sorted(judged["extend"]["error"])[6] < EXTEND_ERROR
+    assert np.median(judged["extend"]["error"]) < 0.5
 
 
 @pytest.mark.slow

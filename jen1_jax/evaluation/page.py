@@ -21,14 +21,14 @@ def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
         tuple(_sound(path, rate) for path in (o, o.with_name(o.name.replace("original", "reconstruction")))) for o in originals
     ]
     metrics = {part: read_metrics(run.path / part / "metrics.jsonl") for part in ("autoencoder", "diffusion")}
-    if out.suffix.lower() != ".png":
-        raise Refusal(f"{out} should end in .png.")
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
+        raise Refusal(f"{out} should end in .png and lie in a folder that exists.")
     title = f"jen1-jax: {run.path.name}"
     run_page(out, title, sounds, pairs, {name: records for name, records in metrics.items() if records}, rate)
 
 
 def _sound(path: Path, rate: int) -> Sound:
     audio = read_audio(path, rate)
-    about = path.with_suffix(".json")
+    about = path.with_name(path.name + ".json")
     made = json.loads(about.read_text()) if about.is_file() else {}
     return Sound(path.stem, audio, made.get("spans", []), made.get("marks", []), made.get("prompt", ""))

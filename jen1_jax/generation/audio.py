@@ -28,6 +28,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
 def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
     """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
     audio = np.asarray(audio, np.float32)
+    if not 4_000 <= rate <= 768_000:
+        raise Refusal(f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz.")
     if audio.ndim == 1:
         audio = audio[:, None]
     if audio.ndim != 2 or audio.shape[1] not in (1, 2):

@@ -51,8 +51,10 @@ class Model:
         )
         text = TextEncoder.open(run.text)
         unet = diffusion.make_unet(config, codec.k, text)
-        params = checkpoints.restore_ema(diffusion.abstract_state(config, unet, codec, text))["diffusion"]
+        ema, record = checkpoints.restore_ema(diffusion.abstract_state(config, unet, codec, text))
         checkpoints.close()
+        diffusion.check_autoencoder(run, record, codec)
+        params = ema["diffusion"]
         window = round(config.data.seconds * codec.frame_rate)
         sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)
         return cls(run, codec, text, params.get("text", text.params), sampler, progress)
@@ -101,7 +103,8 @@ class Model:
         given = self.codec.encode(np.where(inside[:, None], 0, audio).astype(np.float32))
         hop, frames = self.codec.hop, len(given)
         hole = np.pad(inside, (0, frames * hop - len(inside))).reshape(frames, hop).any(axis=1)
-        near = np.convolve(hole, np.ones(2 * self.codec.margin + 1), "same") > 0
+        margin = self.codec.margin
+        near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
         longest = max(-(-end // hop) - start // hop for start, end in holes)
         limit = int(self.run.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
@@ -137,9 +140,9 @@ class Model:
         added = self._samples(seconds)
         hop, margin = self.codec.hop, self.codec.margin
         # A window of context is all that the sampler reads; the margin before it lets the encoder settle.
-        skipped = max(0, len(audio) // hop - self.sampler.window - 2 * margin) * hop
-        tail = audio[skipped:]
-        whole = len(tail) // hop  # frames; a last part of a frame is generated with what follows
+        # Frames are counted back from the end, so that the border lies between two of them.
+        whole = min(len(audio) // hop, self.sampler.window + 2 * margin)
+        tail = audio[len(audio) - whole * hop :]
         if whole <= margin:
             raise Refusal(
                 f"The audio of {len(audio) / self.sample_rate:.2f} s is too short to go on from; "
@@ -162,8 +165,8 @@ class Model:
     ) -> Float[np.ndarray, "frames k"]:
         defaults = self.run.config.diffusion
         steps = defaults.sample_steps if steps is None else steps
-        if steps < 1:
-            raise Refusal(f"{steps} sampling steps are too few; give at least 1.")
+        if steps < 1 or not 0 <= seed < 2**32:
+            raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
         text, length = self._embed(prompt)
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         return self.sampler.fill(

@@ -72,9 +72,9 @@ def load_codec(run: Run) -> Codec:
     if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
         raise Refusal(f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again.")
     model = make_autoencoder(config)
-    params = checkpoints.restore_ema(abstract_state(config, model))["autoencoder"]
+    ema, _ = checkpoints.restore_ema(abstract_state(config, model))
     checkpoints.close()
-    codec = Codec(model, params, Whitening.load(run.whitening), config.audio.sample_rate)
+    codec = Codec(model, ema["autoencoder"], Whitening.load(run.whitening), config.audio.sample_rate)
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(
@@ -85,6 +85,10 @@ def load_codec(run: Run) -> Codec:
 
 
 def make_autoencoder(config: ConfigDict) -> Autoencoder:
+    """The configured autoencoder; refuses fields that do not fit together."""
+    fields = config.autoencoder
+    if len(fields.strides) != len(fields.channels) or fields.kernel_size % 2 == 0:
+        raise Refusal("autoencoder.strides and autoencoder.channels need as many entries, and autoencoder.kernel_size is odd.")
     return Autoencoder(**config.autoencoder)
 
 
@@ -126,7 +130,8 @@ def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping
     encode = jax.jit(lambda audio: model.apply({"params": params}, audio, method="encode"))
     moments = Moments.empty(model.latent_channels)
     for batch in batches:
-        latents = np.asarray(encode(batch["audio"]))
+        audio = np.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % model.hop), (0, 0)))
+        latents = np.asarray(encode(audio))
         frames = -(-batch["valid_samples"] // model.hop)
         moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
     return moments

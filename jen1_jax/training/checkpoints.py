@@ -52,18 +52,19 @@ class Checkpoints:
         loaded = self._load(abstract_state)
         return loaded["state"], loaded["record"]
 
-    def restore_ema(self, abstract_state):
-        """The EMA parameters of the newest checkpoint, on the first device; nothing else is read."""
+    def restore_ema(self, abstract_state) -> tuple[Any, dict[str, Any]]:
+        """The EMA parameters of the newest checkpoint, on the first device, and its record; nothing else is read."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placeholders = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
         ema = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_state.ema)
-        return self._load(placeholders.replace(ema=ema))["state"].ema
+        loaded = self._load(placeholders.replace(ema=ema))
+        return loaded["state"].ema, loaded["record"]
 
     def _load(self, abstract_state) -> dict[str, Any]:
         try:
             return self._checkpointer.load_checkpointables(None, {"state": abstract_state, "record": None})
         except (ValueError, KeyError, FileNotFoundError, OSError) as error:
-            first = str(error).strip().splitlines()[0][:300]
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise Refusal(f"The checkpoint in {self.directory} cannot be read for this configuration: {first}") from error
 
     def close(self) -> None:

@@ -36,7 +36,8 @@ def train_diffusion(
     if autoencoder is not None:
         _adopt(autoencoder, run)
     codec = load_codec(run)
-    theirs = data.description.get("fingerprint", codec.fingerprint)  # waveforms have none
+    anonymous = codec.fingerprint if data.description["kind"] != "latents" else "none"
+    theirs = data.description.get("fingerprint", anonymous)  # waveforms have none, latents must
     if theirs != codec.fingerprint:
         raise Refusal(
             f"The latents in {data.description['dir']} were made by another autoencoder (fingerprint {theirs[:12]}) than "
@@ -85,9 +86,20 @@ def train_diffusion(
         rules=config.mesh.rules,
         seed=config.seed,
         record=record,
+        check=lambda record: check_autoencoder(run, record, codec),
         frozen={"autoencoder": codec.params} if "latents" not in data.description["kind"] else None,
         progress=progress,
     )
+
+
+def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None:
+    """Refuses a diffusion checkpoint, by its record, that was trained with another autoencoder than the run now holds."""
+    trained_with = record["fingerprints"]["autoencoder"]
+    if trained_with != codec.fingerprint:
+        raise Refusal(
+            f"The diffusion model of {run.path} was trained with the autoencoder {trained_with[:12]}, but the run now holds "
+            f"{codec.fingerprint[:12]}; put that one back, or train the diffusion model in another --workdir."
+        )
 
 
 def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
@@ -133,7 +145,7 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         size, frames, _ = batch["latents"].shape
         valid_frames = batch["valid_frames"]
     else:
-        size, frames = batch["audio"].shape[0], batch["audio"].shape[1] // hop
+        size, frames = batch["audio"].shape[0], -(-batch["audio"].shape[1] // hop)
         valid_frames = -(-batch["valid_samples"] // hop)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, frames, step, config.tasks)
     return batch | {
@@ -163,7 +175,8 @@ def terms(
     if "latents" in batch:
         clean = batch["latents"].astype(jnp.float32)
     else:
-        raw = codec.model.apply({"params": frozen["autoencoder"]}, batch["audio"], method="encode")
+        audio = jnp.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % codec.hop), (0, 0)))
+        raw = codec.model.apply({"params": frozen["autoencoder"]}, audio, method="encode")
         clean = codec.whitening.apply(raw)
     valid = (jnp.arange(clean.shape[1]) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
     clean = clean * valid

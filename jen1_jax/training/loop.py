@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -60,12 +60,16 @@ def fit(
     seed: int,
     record: Mapping[str, Any],
     frozen: PyTree = None,
+    check: Callable[[Mapping[str, Any]], None] = lambda record: None,
     progress: Callable[[str], None] = print,
 ) -> TrainState:
     """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
 
-    `config` is a `train_*` section. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
+    `config` is a `train_*` section; `check` may refuse the record of the checkpoint that training goes on from. Raises
+    `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
     """
+    if min(config.log_every, config.checkpoint_every, config.microbatches) < 1 or config.batch_size % config.microbatches:
+        raise Refusal("log_every, checkpoint_every and microbatches must be at least 1, and microbatches must divide batch_size.")
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(seed)))
         layout = shardings(abstract, mesh, rules)
@@ -74,7 +78,8 @@ def fit(
         if checkpoints.latest is None:
             state = jax.jit(lambda key: init_state(players, key), out_shardings=layout)(jax.random.key(seed))
         else:
-            state, _ = checkpoints.restore(abstract)
+            state, found = checkpoints.restore(abstract)
+            check(found)
             progress(f"{name}: going on from step {checkpoints.latest}")
         start = int(state.step)
         if start >= config.steps:
@@ -86,18 +91,21 @@ def fit(
             donate_argnums=0,
             out_shardings=(layout, None),
         )
+        frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
         log = _Log(name, directory, start, config.steps, schedule, progress)
         with _stop_signal() as stopped:
             try:
                 stream = batches(start)
                 for step in range(start, config.steps):
                     state, metrics = step_fn(state, put_batch(next(stream), mesh), frozen)
-                    done = step + 1
+                    if step > start and step % config.log_every == 0:
+                        log.write(step)  # only now: what it waits for was computed before the step that has just begun
                     log.add(metrics)
-                    if done % config.log_every == 0 or done == config.steps:
-                        log.write(done)
+                    done = step + 1
                     if done % config.checkpoint_every == 0 or done == config.steps or stopped():
                         checkpoints.save(done, state, record)
+                    if done == config.steps or stopped():
+                        log.write(done)
                     if stopped():
                         raise Interrupted(f"{name} stopped at step {done}; the same command goes on from there.")
             finally:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from jen1_jax.run import write_text
+
 
 class MetricsWriter:
     """Appends to `metrics.jsonl` and `tensorboard/` in `directory`; records after `start_step` are of a lost run, and go."""
@@ -14,9 +16,8 @@ class MetricsWriter:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        self._file = path.open("w")
-        for record in kept:
-            self._file.write(json.dumps(record) + "\n")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

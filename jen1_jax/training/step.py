@@ -3,7 +3,8 @@
     batch --draw--> batch with this step's randomness --terms--> per-example losses --> gradient --> optimiser --> EMA
 
 `draw` holds all randomness and no network; `terms` holds the networks and no randomness. That is what lets a batch be cut into
-micro-batches, or spread over devices, without changing what is learned.
+micro-batches, or spread over devices, without changing what is learned. (The autoencoder's latent mask alone comes from a key per
+micro-batch, drawn in `draw` all the same.)
 """
 
 import zlib

@@ -65,6 +65,7 @@ def parts(tiny_run):
     return config, codec, text, diffusion.make_unet(config, codec.k, text), run
 
 
+@pytest.mark.slow
 def test_text_encoder_and_projections_are_trained_and_saved(parts):
     """Every parameter of the text encoder and of the network moved in training, and the checkpoint's EMA holds them all."""
     config, codec, text, unet, run = parts
@@ -98,6 +99,7 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(ema["unet"], state.params["diffusion"]["unet"])
 
 
+@pytest.mark.slow
 def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp_path):
     config, codec, text, unet, _ = parts
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)

@@ -86,6 +86,7 @@ def test_resume_is_exact(tmp_path):
     assert list((whole.path / "diffusion" / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("jen1_jax.training.loop.MAX_SKIPPED", 3)
     path = tiny.write_audio_npz(tmp_path / "audio.npz")
