@@ -23,7 +23,7 @@ setup() {
   state=$(cat setup.py launch/constraints.txt | cksum)
   stamp=.venv/installed-$extra
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
-    echo "installing into .venv (the first time this downloads 0.5 to 1.5 GB)"
+    echo "installing into .venv (the first time this downloads gigabytes; PyTorch with CUDA, which only the tests want, is most of it)"
     .venv/bin/pip install --quiet --constraint launch/constraints.txt --editable ".[$extra]"
     echo "$state" >"$stamp"
   fi
