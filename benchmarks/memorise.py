@@ -37,16 +37,16 @@ GIVEN = 0.64  # seconds of a clip that continuation goes on from
 def config() -> ConfigDict:
     config = quickstart()
     with config.unlocked():
-        config.autoencoder.update(strides=(64, 20), channels=(96, 256), latent_channels=32)
-        config.whitening.keep = 1.0
+        config.autoencoder.update(strides=(64, 10), channels=(64, 128), latent_channels=16)
+        config.whitening.keep = 0.75
         config.text.update(max_length=32, vocab_size=200, d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
-            channels=48,
-            multipliers=(1, 2, 2),
-            factors=(1, 2),
+            channels=40,
+            multipliers=(1, 2, 3),
+            factors=(2, 2),
             num_blocks=(1, 1),
-            attentions=(1, 1, 1),
-            head_dim=48,
+            attentions=(0, 1, 1),
+            head_dim=40,
             text_features=48,
         )
         config.diffusion.update(sample_steps=25, guidance_scale=1.5)
@@ -55,7 +55,7 @@ def config() -> ConfigDict:
             steps=300, seconds=0.68, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
         )
         config.train_diffusion.update(
-            steps=900, batch_size=16, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
+            steps=1000, batch_size=16, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
         )
     return config
 
