@@ -11,7 +11,6 @@ RUN/text/                           tokenizer and layout, or the name and hash o
 import json
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class Run:
     def checkpoints(self, part: str) -> Path:
         return self.path / part / "checkpoints"
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         try:
             record = json.loads(self.record_path.read_text())
@@ -69,7 +68,7 @@ class Run:
             raise Refusal(f"{self.record_path} is not the record of a run ({error}); restore it from a copy.") from None
         return record
 
-    @cached_property
+    @property
     def config(self) -> ConfigDict:
         return from_plain(self.record["config"])
 

@@ -105,5 +105,5 @@ def test_self_attention_follows_order_and_cross_attention_does_not():
 
 
 def test_a_width_that_heads_do_not_fill_is_refused():
-    with pytest.raises(ValueError, match="width 8 is not a multiple of head_dim 3"):
+    with pytest.raises(ValueError, match="width of 8 is not a multiple of the head_dim 3"):
         randomised(Attention(head_dim=3), normal(3, 1, FRAMES, 8))

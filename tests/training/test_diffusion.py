@@ -89,7 +89,7 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     config, codec, text, unet, run = parts
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
     abstract = diffusion.abstract_state(config, unet, codec, text)
-    ema = checkpoints.restore_ema(abstract)["diffusion"]
+    ema = checkpoints.restore_ema(abstract)[0]["diffusion"]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state, _ = checkpoints.restore(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
