@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
@@ -33,6 +34,7 @@ class Model:
     """A trained run. Audio is float32 [samples, 2] in [-1, 1] at `sample_rate`; seeds reproduce on the same machine."""
 
     run: Run
+    config: ConfigDict
     codec: Codec
     text: TextEncoder
     text_params: PyTree
@@ -57,7 +59,7 @@ class Model:
         params = ema["diffusion"]
         window = round(config.data.seconds * codec.frame_rate)
         sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)
-        return cls(run, codec, text, params.get("text", text.params), sampler, progress)
+        return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
 
     @property
     def sample_rate(self) -> int:
@@ -106,7 +108,7 @@ class Model:
         margin = self.codec.margin
         near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
         longest = max(-(-end // hop) - start // hop for start, end in holes)
-        limit = int(self.run.config.tasks.max_generated * self.sampler.window)
+        limit = int(self.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
             raise Refusal(
                 f"A span of {longest / self.codec.frame_rate:.1f} s is longer than this model inpaints at once "
@@ -163,7 +165,7 @@ class Model:
     def _fill(
         self, plan: Plan, prompt: str, seed: int, steps: int | None, guidance_scale: float | None, causal: bool | None = None
     ) -> Float[np.ndarray, "frames k"]:
-        defaults = self.run.config.diffusion
+        defaults = self.config.diffusion
         steps = defaults.sample_steps if steps is None else steps
         if steps < 1 or not 0 <= seed < 2**32:
             raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
