@@ -5,7 +5,7 @@ text encoder of its own on four clips, which it learns by heart. `--config.data.
 that gives no more than noise of the right colour.
 Cost: about 5 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: unseen clips without drums come through the autoencoder at 9 to 10 dB SI-SDR; a caption brings back its clip.
+Result to expect: unseen clips without drums come through the autoencoder at 9 dB SI-SDR; a caption brings back its clip.
 """
 
 from ml_collections import ConfigDict
