@@ -1,11 +1,11 @@
 """JEN-1 in miniature: the whole chain, small enough for two CPU cores.
 
 Trains: a masked autoencoder (hop 2560: 96 channels at 18.75 Hz) on all of the music, and a small omnidirectional U-Net with a
-text encoder of its own on four clips, which it learns by heart. `--config.data.limit=0` trains it on everything; within minutes
+text encoder of its own on four clips, to learn by heart. `--config.data.limit=0` trains it on everything; within minutes
 that gives no more than noise of the right colour.
 Cost: about 5 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: unseen clips without drums come through the autoencoder at 9 dB SI-SDR; a caption brings back its clip.
+Result to expect: unseen clips without drums come through the autoencoder at 9 dB SI-SDR; what is generated is still mostly noise.
 """
 
 from ml_collections import ConfigDict
