@@ -3,7 +3,7 @@
 ```
 RUN/config.json                     resolved configuration, versions, fingerprints
 RUN/autoencoder/checkpoints/  whitening.npz  metrics.jsonl  tensorboard/  demos/
-RUN/diffusion/checkpoints/    metrics.jsonl  tensorboard/  demos/
+RUN/diffusion/checkpoints/    metrics.jsonl  tensorboard/
 RUN/text/                           tokenizer and layout, or the name and hash of a frozen encoder
 ```
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the project into .venv and runs its tests. --fast: a subset in under 3 minutes. Other arguments go to pytest.
+# Installs the project into .venv and runs its tests. --fast: without the slow ones. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh

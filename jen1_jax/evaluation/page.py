@@ -31,4 +31,4 @@ def _sound(path: Path, rate: int) -> Sound:
     audio = read_audio(path, rate)
     about = path.with_name(path.name + ".json")
     made = json.loads(about.read_text()) if about.is_file() else {}
-    return Sound(path.stem, audio, made.get("spans", []), made.get("marks", []), made.get("prompt", ""))
+    return Sound(path.stem, audio, made.get("spans", []), caption=made.get("prompt", ""))

@@ -106,4 +106,4 @@ def test_what_does_not_fit_is_refused_at_once(shards):
 @pytest.mark.slow
 def test_a_program_that_stops_reading_midway_ends(shards):
     code = "import sys; from data_pipeline import stream; kept = stream.batches(sys.argv[1], 'train', 4); next(kept)"
-    subprocess.run([sys.executable, "-c", code, shards], check=True, timeout=120)
+    assert subprocess.run([sys.executable, "-c", code, shards], timeout=120).returncode == 0
