@@ -27,6 +27,7 @@ class ShardData:
         self.description: dict[str, Any] = {
             "dir": folder,
             "kind": about.kind,
+            "length": about.shape[0],  # of an example: samples, or latent frames
             "examples": dict(about.examples),
             "limit": limit,
             "seed": seed,

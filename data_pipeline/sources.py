@@ -44,6 +44,8 @@ def open_source(source: str, *, clips: int, seconds: float, seed: int) -> Sequen
         Refusal: there is no such source, it cannot be read, or it names no audio at all.
     """
     if source == "synthetic":
+        if seed < 0:
+            raise Refusal(f"The synthesiser's seed cannot be {seed}; give --seed 0 or more.")
         return list(from_synthesiser(clips, seconds, seed))
     path = Path(source)
     if not path.exists():

@@ -172,7 +172,7 @@ def _data(config, directory: str, batch_size: int, *, crop: int | None = None, l
     if directory.endswith(".npz"):
         from jen1_jax.training.npz import NpzData
 
-        return NpzData(directory, batch_size, config.seed, crop)
+        return NpzData(directory, batch_size, config.seed, crop, limit)
     import jax
 
     from data_pipeline.shard_data import ShardData

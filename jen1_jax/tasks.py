@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jen1_jax.diffusion.registry import Registry
+from jen1_jax.registry import Registry
 from jen1_jax.errors import Refusal
 
 Drawn = tuple[Float[Array, " frames"], Bool[Array, ""]]  # mask, causal

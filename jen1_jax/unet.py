@@ -24,11 +24,10 @@ from jen1_jax.layers.attention import TransformerBlock
 from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
 from jen1_jax.layers.embeddings import LogSNREmbedding
 from jen1_jax.layers.norms import RMSNorm
+from jen1_jax.registry import Registry
 
-REMAT = {
-    "none": lambda block: block,
-    "full": nn.remat,
-}  # what the backward pass recomputes: nothing, or the inside of every block
+# What the backward pass recomputes: nothing, or the inside of every block.
+REMAT = Registry("unet.remat", {"none": lambda block: block, "full": nn.remat})
 
 
 class ResidualBlock(nn.Module):

@@ -2,7 +2,7 @@
 # From nothing to generated music in one folder: data, autoencoder, latents, diffusion, and five WAV files with a page to look at.
 # Run again, it goes on from what is there.
 #   bash launch/quickstart.sh                    the built-in data set, in runs/quickstart
-#   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music (or --run RUN)
+#   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music-NAME-OF-DIR (or --run RUN)
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -21,7 +21,8 @@ if [ -n "$music" ] && [ ! -e "$music" ]; then
   echo "There is no $music; give a folder, CSV or JSONL of music." >&2
   exit 1
 fi
-run=${run:-$([ -n "$music" ] && echo runs/music || echo runs/quickstart)}
+name=$(basename "$music")
+run=${run:-runs/$([ -n "$music" ] && echo "music-${name%.*}" || echo quickstart)}
 
 source launch/setup.sh
 setup train
@@ -36,8 +37,9 @@ if [ ! -e "$run/data" ]; then
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
-[ -e "$run/autoencoder/demos/report.json" ] ||
+if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/demos/report.json" ]; then
   jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --out "$run/autoencoder/demos"
+fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
 jen1 train diffusion --config quickstart --workdir "$run"
 

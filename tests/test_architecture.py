@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
-ANYONE = {"errors", "__version__"}
+ANYONE = {"errors", "registry", "__version__"}
 
 # What each room may import of jen1_jax, besides itself and what every room may.
 FOUNDATION = {"layers", "config", "run"}
@@ -19,6 +19,7 @@ ARRAYS = {"diffusion", "tasks"}
 CORE = FOUNDATION | NETWORKS | ARRAYS
 ROOMS = {
     "errors": set(),
+    "registry": set(),
     "layers": set(),
     "config": set(),
     "run": {"config"},
@@ -83,6 +84,12 @@ def test_a_room_imports_only_from_below(path):
     assert room in ROOMS, f"{path} belongs to no room that the design knows"
     used = {name.split(".")[1] for name in imported_by(path) if name.startswith("jen1_jax.")}
     assert used <= ROOMS[room] | {room} | ANYONE, f"{path} reaches up"
+
+
+@pytest.mark.parametrize("path", sources("jen1_jax/training"), ids=str)
+def test_training_knows_no_guidance(path):
+    """A model trained on guided predictions learns to undo them."""
+    assert not {name for name in imported_by(path) if "guid" in name.lower()}
 
 
 @pytest.mark.parametrize("path", sources("jen1_jax"), ids=str)

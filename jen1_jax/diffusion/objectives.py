@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jen1_jax.diffusion.registry import Registry
+from jen1_jax.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
 LogSNR = Float[Array, " batch"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jen1_jax.diffusion.objectives import scales
-from jen1_jax.diffusion.registry import Registry
+from jen1_jax.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
 Denoise = Callable[[Latents, Float[Array, " batch"]], tuple[Latents, Latents]]

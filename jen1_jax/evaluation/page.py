@@ -30,5 +30,8 @@ def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
 def _sound(path: Path, rate: int) -> Sound:
     audio = read_audio(path, rate)
     about = path.with_name(path.name + ".json")
-    made = json.loads(about.read_text()) if about.is_file() else {}
-    return Sound(path.stem, audio, made.get("spans", []), caption=made.get("prompt", ""))
+    try:
+        made = json.loads(about.read_text()) if about.is_file() else {}
+        return Sound(path.stem, audio, made.get("spans", []), caption=made.get("prompt", ""))
+    except (ValueError, AttributeError) as error:
+        raise Refusal(f"{about} does not say how {path.name} was made ({error}); delete it, and the page shows the audio alone.") from None

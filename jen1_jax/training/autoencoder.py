@@ -25,6 +25,8 @@ from jen1_jax.training.step import Batch, Player, Terms, TrainState, adamw, init
 
 def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callable[[str], None] = print) -> None:
     """Trains RUN/autoencoder to `config.train_autoencoder.steps`, then fits RUN/autoencoder/whitening.npz on the EMA encoder."""
+    if data.description["kind"] != "waveform":
+        raise Refusal(f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is trained on waveforms.")
     run = run.begin(config, "autoencoder")
     optimizer, schedule = adamw(config.train_autoencoder)
     model = make_autoencoder(config)

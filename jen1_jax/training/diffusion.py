@@ -36,12 +36,19 @@ def train_diffusion(
     if autoencoder is not None:
         _adopt(autoencoder, run)
     codec = load_codec(run)
-    anonymous = codec.fingerprint if data.description["kind"] != "latents" else "none"
-    theirs = data.description.get("fingerprint", anonymous)  # waveforms have none, latents must
+    latents = data.description["kind"] == "latents"
+    theirs = data.description.get("fingerprint", "none" if latents else codec.fingerprint)  # waveforms have none, latents must
     if theirs != codec.fingerprint:
         raise Refusal(
             f"The latents in {data.description['dir']} were made by another autoencoder (fingerprint {theirs[:12]}) than "
             f"this run's ({codec.fingerprint[:12]}); encode the data again with `jen1 data encode --autoencoder {run.path}`."
+        )
+    frames = data.description["length"] if latents else -(-data.description["length"] // codec.hop)
+    if abs(frames - config.data.seconds * codec.frame_rate) > 1:  # sampling would run on lengths that training never saw
+        raise Refusal(
+            f"The examples in {data.description['dir']} are {frames / codec.frame_rate:.2f} s long, but data.seconds is "
+            f"{config.data.seconds}; set --config.data.seconds={frames / codec.frame_rate:.2f}, or prepare the data with "
+            f"--seconds {config.data.seconds}."
         )
     deepest = config.data.seconds * codec.frame_rate / math.prod(config.unet.factors)
     if deepest < 2:
@@ -87,7 +94,7 @@ def train_diffusion(
         seed=config.seed,
         record=record,
         check=lambda record: check_autoencoder(run, record, codec),
-        frozen={"autoencoder": codec.params} if "latents" not in data.description["kind"] else None,
+        frozen=None if latents else {"autoencoder": codec.params},
         progress=progress,
     )
 

@@ -16,10 +16,10 @@ class NpzData:
 
     The file holds `audio` [n, samples, 2] float32 with `valid_samples` [n], or `latents` [n, frames, k] with `valid_frames` [n]
     and a scalar string `fingerprint`; `caption` [n] strings; and `test` [n] bool, true for examples that are held out. `crop`
-    (samples) cuts a random window out of each example.
+    (samples) cuts a random window out of each example; `limit` keeps so many training examples, evenly spread, 0 all.
     """
 
-    def __init__(self, path: str, batch_size: int, seed: int, crop: int | None = None):
+    def __init__(self, path: str, batch_size: int, seed: int, crop: int | None = None, limit: int = 0):
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -29,12 +29,23 @@ class NpzData:
         missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()
         if missing:
             raise Refusal(f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds.")
-        self.description: Mapping[str, Any] = {"dir": str(Path(path).absolute()), "kind": self._kind, "seed": seed}
+        length = arrays[self._kind].shape[1]
+        if crop is not None and (self._kind != "audio" or length < crop):
+            raise Refusal(f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; prepare longer audio.")
+        self.description: Mapping[str, Any] = {
+            "dir": str(Path(path).absolute()),
+            "kind": {"audio": "waveform"}.get(self._kind, self._kind),
+            "length": length,
+            "limit": limit,
+            "seed": seed,
+        }
         if "fingerprint" in arrays:
             self.description |= {"fingerprint": str(arrays.pop("fingerprint"))}
         test = arrays.pop("test")
-        self._splits = {"train": _rows(arrays, ~test), "test": _rows(arrays, test)}
-        if not (~test).any():
+        train = np.flatnonzero(~test)
+        train = train[:: max(len(train) // (limit or len(train) or 1), 1)][: limit or None]
+        self._splits = {"train": _rows(arrays, train), "test": _rows(arrays, test)}
+        if len(train) == 0:
             raise Refusal(f"{path} holds no training example: `test` is true everywhere.")
         self._batch_size, self._seed, self._crop = batch_size, seed, crop
 
