@@ -49,7 +49,7 @@ def config() -> ConfigDict:
             head_dim=40,
             text_features=48,
         )
-        config.diffusion.update(sample_steps=25, guidance_scale=1.5)
+        config.diffusion.update(objective="v", sample_steps=25, guidance_scale=1.5)
         config.data.update(seconds=SECONDS, limit=0)
         config.train_autoencoder.update(
             steps=300, seconds=0.68, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000

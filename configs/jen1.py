@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     )
     config.unet = dict(
         channels=256,  # (inferred), as the next six; together they come to 748 M parameters, the paper counts 746 M
-        multipliers=(4, 4, 4, 5, 5),
+        multipliers=(4, 4, 4, 5, 5),  # the first is the full rate's: channels * multipliers[0] >= 2 * latent channels kept
         factors=(1, 2, 2, 4),
         num_blocks=(2, 2, 2, 2),
         attentions=(0, 3, 3, 5, 5),  # transformer blocks after each level; the last is the bottleneck's
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
         num_steps=1000,
         beta_start=0.0015,
         beta_end=0.0195,
-        objective="epsilon",  # or "v"
+        objective="epsilon",  # or "v", "x0"
         null_text_rate=0.2,  # share of examples trained without their text, for guidance
         sampler="ddim",
         sample_steps=200,

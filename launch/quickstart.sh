@@ -44,7 +44,7 @@ fi
 jen1 train diffusion --config quickstart --workdir "$run"
 
 # Clips that the diffusion model has learnt, and their captions.
-mapfile -t captions < <(python launch/clips.py "$run/data" "$run/learnt" 4)
+mapfile -t captions < <(python launch/clips.py "$run/data" "$run/learnt" 8)
 make() { # NAME COMMAND...: makes NAME.wav unless it is there
   [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }

@@ -19,7 +19,7 @@ def config() -> ConfigDict:
         config.whitening.keep = 0.75
         config.text.update(encoder="", max_length=16, vocab_size=64, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
         config.unet.update(
-            channels=8,
+            channels=12,
             multipliers=(1, 1, 2),
             factors=(2, 2),
             num_blocks=(1, 1),

@@ -1,7 +1,7 @@
-"""What the network is trained to predict, and how its prediction turns back into a clean latent and noise.
+"""What the network is trained to predict, and how its prediction turns back into a clean latent.
 
 Training and sampling read the same `Objective`, so they cannot disagree. Every conversion is linear in the prediction, so guiding
-the prediction guides the clean latent and the noise alike. Nothing is clipped: latents are whitened, not bounded.
+the prediction guides the clean latent alike. Nothing is clipped: latents are whitened, not bounded.
 """
 
 from typing import Protocol, runtime_checkable
@@ -33,11 +33,10 @@ def corrupt(clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A prediction target that, together with the noisy latent, determines the clean latent and the noise."""
+    """A prediction target that, together with the noisy latent, determines the clean latent."""
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents: ...
     def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents: ...
-    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents: ...
 
 
 class Epsilon:
@@ -49,9 +48,6 @@ class Epsilon:
     def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
         alpha, sigma = _per_example(log_snr)
         return (noisy - sigma * prediction) / alpha
-
-    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
-        return prediction
 
 
 class V:
@@ -65,12 +61,21 @@ class V:
         alpha, sigma = _per_example(log_snr)
         return alpha * noisy - sigma * prediction
 
-    def noise(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
-        alpha, sigma = _per_example(log_snr)
-        return sigma * noisy + alpha * prediction
+
+class X0:
+    """The clean latent itself. Its loss hardly counts small noise, so that all effort goes into what the music is.
+
+    The network need not carry the noise from its input to its output either, which the others ask of it (see `make_unet`).
+    """
+
+    def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
+        return clean
+
+    def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        return prediction
 
 
-OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V()})
+OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V(), "x0": X0()})
 
 
 def loss_per_frame(

@@ -1,6 +1,6 @@
 """Samplers: from noise to a clean latent along a falling series of noise levels.
 
-A sampler knows the model only as `denoise(noisy, log_snr [batch]) -> (clean, noise)`; text, guidance, mask and objective are the
+A sampler knows the model only as `denoise(noisy, log_snr [batch]) -> clean`; text, guidance, mask and objective are the
 caller's business. A new sampler is one function with the signature of `ddim` and a line in `SAMPLERS`.
 """
 
@@ -14,7 +14,7 @@ from jen1_jax.diffusion.objectives import scales
 from jen1_jax.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
-Denoise = Callable[[Latents, Float[Array, " batch"]], tuple[Latents, Latents]]
+Denoise = Callable[[Latents, Float[Array, " batch"]], Latents]
 
 
 def ddim(
@@ -30,7 +30,9 @@ def ddim(
 
     def step(noisy, inputs):
         index, here, there = inputs
-        clean, noise = denoise(noisy, jnp.full(noisy.shape[:1], here))
+        clean = denoise(noisy, jnp.full(noisy.shape[:1], here))
+        alpha, sigma = scales(here)
+        noise = (noisy - alpha * clean) / sigma
         alpha, sigma = scales(there)
         if eta:
             fresh = -(eta**2) * jnp.expm1(here - there)  # the share of the noise's variance that is drawn anew

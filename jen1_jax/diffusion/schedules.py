@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from jen1_jax.registry import Registry
 from jen1_jax.errors import Refusal
+from jen1_jax.registry import Registry
 
 LOG_SNR_MIN = -20.0  # the least that the network is told; a prediction of noise could not be inverted there
 

@@ -34,4 +34,6 @@ def _sound(path: Path, rate: int) -> Sound:
         made = json.loads(about.read_text()) if about.is_file() else {}
         return Sound(path.stem, audio, made.get("spans", []), caption=made.get("prompt", ""))
     except (ValueError, AttributeError) as error:
-        raise Refusal(f"{about} does not say how {path.name} was made ({error}); delete it, and the page shows the audio alone.") from None
+        raise Refusal(
+            f"{about} does not say how {path.name} was made ({error}); delete it, and the page shows the audio alone."
+        ) from None

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.diffusion.guidance import guide
-from jen1_jax.diffusion.objectives import OBJECTIVES, scales
+from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.unet import UNet
@@ -129,9 +129,7 @@ class Sampler:
                 if guided:
                     prediction = guide(*jnp.split(prediction, 2), scale)
                 clean = objective.clean(prediction, noisy, log_snr)
-                clean = jnp.where(known > 0, given, clean) * valid
-                alpha, sigma = scales(log_snr[:, None, None])
-                return clean, (noisy - alpha * clean) / sigma
+                return jnp.where(known > 0, given, clean) * valid
 
             return sampler(denoise, noise * valid, sample_log_snrs(schedule, steps))
 

@@ -110,7 +110,17 @@ def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None
 
 
 def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
-    """The run's U-Net; refuses a text encoder of another width than the configuration says."""
+    """The run's U-Net; refuses one too narrow for its objective, and a text encoder of another width than the configuration says.
+
+    To predict noise, or v, is to carry the noise from input to output, at full rate and past a SiLU, which takes two channels for
+    each of the latents': a narrower network learns the noise as far as it can and no music at all, at a loss that looks trained.
+    """
+    width = config.unet.channels * config.unet.multipliers[0]
+    if config.diffusion.objective != "x0" and width < 2 * k:
+        raise Refusal(
+            f"The U-Net is {width} wide at full rate (unet.channels * unet.multipliers[0]); with the objective "
+            f"{config.diffusion.objective} it must be at least {2 * k}, twice the latent channels, or it can only learn noise."
+        )
     if text.features != config.unet.text_features:
         raise Refusal(
             f"unet.text_features is {config.unet.text_features}, but the text encoder gives {text.features}; "

@@ -31,7 +31,9 @@ class NpzData:
             raise Refusal(f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds.")
         length = arrays[self._kind].shape[1]
         if crop is not None and (self._kind != "audio" or length < crop):
-            raise Refusal(f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; prepare longer audio.")
+            raise Refusal(
+                f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; prepare longer audio."
+            )
         self.description: Mapping[str, Any] = {
             "dir": str(Path(path).absolute()),
             "kind": {"audio": "waveform"}.get(self._kind, self._kind),

@@ -22,7 +22,7 @@ POINT = ((1.0, 42.0, 0.0),)
 
 
 def exact(data):
-    """`denoise` whose answers are the posterior means for elements drawn independently from a mixture of Gaussians."""
+    """`denoise` whose answers are the posterior means of elements drawn independently from a mixture of Gaussians."""
     weights, means, stds = jnp.array(data).T
 
     def denoise(noisy, log_snr):
@@ -30,7 +30,7 @@ def exact(data):
         off, variance = noisy[..., None] - alpha * means, (alpha * stds) ** 2 + sigma**2
         posterior = jax.nn.softmax(jnp.log(weights) - off**2 / variance / 2 - jnp.log(variance) / 2)
         clean = means + alpha * stds**2 / variance * off
-        return jnp.sum(posterior * clean, axis=-1), jnp.sum(posterior * sigma / variance * off, axis=-1)
+        return jnp.sum(posterior * clean, axis=-1)
 
     return denoise
 
@@ -41,8 +41,8 @@ def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=Non
     target, read = OBJECTIVES[trained].target, OBJECTIVES[read or trained]
 
     def denoise(noisy, log_snr):
-        prediction = target(*exact(data)(noisy, log_snr), log_snr)
-        return read.clean(prediction, noisy, log_snr), read.noise(prediction, noisy, log_snr)
+        clean, (alpha, sigma) = exact(data)(noisy, log_snr), scales(log_snr[:, None, None])
+        return read.clean(target(clean, (noisy - alpha * clean) / sigma, log_snr), noisy, log_snr)
 
     return ddim(denoise, noise, log_snrs, jax.random.key(seed), eta)
 
@@ -106,7 +106,7 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
     beta, before = 0.02, 0.6  # one step's variance and the alpha^2 before it
     after = before * (1 - beta)
     noisy, clean = 0.7, -1.3
-    answer = lambda x, _: (jnp.full_like(x, clean), (x - after**0.5 * clean) / (1 - after) ** 0.5)
+    answer = lambda x, _: jnp.full_like(x, clean)
     log_snrs = jnp.log(jnp.array([after / (1 - after), before / (1 - before)]))
     samples = np.ravel(ddim(answer, jnp.full((2, 5000, 2), noisy), log_snrs, jax.random.key(1), 1.0))
     # Ho et al. 2020, equation 7
@@ -133,7 +133,7 @@ def test_an_example_does_not_depend_on_its_batch_mates(noise, schedules):
 
 def test_the_network_is_traced_once_for_all_steps(noise, schedules):
     traces = []
-    ddim(lambda x, log_snr: (traces.append(log_snr.shape) or x, x), noise, sample_log_snrs(schedules["linear"], 50))
+    ddim(lambda x, log_snr: traces.append(log_snr.shape) or x, noise, sample_log_snrs(schedules["linear"], 50))
     assert traces == [(2,)]
 
 

@@ -1,5 +1,6 @@
 """What goes into a diffusion step: the faults that made earlier JEN-1s fall in loss and sound like noise, one by one."""
 
+import contextlib
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ from scipy import stats
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
 from jen1_jax.training import diffusion
-from jen1_jax.training.autoencoder import load_codec
+from jen1_jax.training.autoencoder import load_codec, train_autoencoder
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw, init_state
@@ -152,7 +153,36 @@ def test_a_run_without_an_autoencoder_is_refused(tmp_path):
 
 def test_resampling_down_to_one_frame_is_refused(tiny_run, tmp_path):
     run, config = Run.open(tiny_run), tiny.config()
-    config.data.seconds = 0.005
+    config.unet.update(factors=(2, 64))
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
-    with pytest.raises(Refusal, match=r"leave 0\.9 frames"):
+    with pytest.raises(Refusal, match=r"leave 0\.8 frames"):
         diffusion.train_diffusion(config, run, data)
+
+
+def test_examples_of_another_length_than_sampling_uses_are_refused(tiny_run, tmp_path):
+    run, config = Run.open(tiny_run), tiny.config()
+    config.data.seconds = 2 * tiny.SECONDS
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
+    with pytest.raises(Refusal, match=r"are 0\.13 s long.*--config\.data\.seconds=0\.13"):
+        diffusion.train_diffusion(config, run, data)
+
+
+@pytest.mark.parametrize("objective, refused", [("v", True), ("epsilon", True), ("x0", False)])
+def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, refused):
+    config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
+    config.update(dict(diffusion=dict(objective=objective), unet=dict(channels=2 * codec.k - 1)))
+    with pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext():
+        diffusion.make_unet(config, codec.k, text)
+
+
+def test_latents_are_no_data_for_the_autoencoder(tmp_path):
+    path = tmp_path / "latents.npz"
+    np.savez(
+        path,
+        latents=np.zeros((1, 96, 6), np.float16),
+        valid_frames=np.full(1, 96),
+        caption=np.array(["a"]),
+        test=np.zeros(1, bool),
+    )
+    with pytest.raises(Refusal, match="trained on waveforms"):
+        train_autoencoder(tiny.config(), Run(tmp_path / "run"), NpzData(str(path), 1, seed=0))
