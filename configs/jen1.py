@@ -85,8 +85,15 @@ def get_config() -> ConfigDict:
         clip=1.0,
         ema_decay=0.999,
         microbatches=1,
-        losses=dict(waveform=1.0, stft=1.0, kl=0.0),
-        stft_windows=(2048, 1024, 512, 256, 128),
+        losses=dict(waveform=1.0, stft=1.0, mel=1.0, kl=0.0, adversarial=0.1, feature_matching=5.0),  # 0 leaves a term out
+        stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel
+        adversary=dict(  # (inferred) as the loss weights, from public codecs
+            loss="hinge",  # or "least_squares"
+            windows=(2048, 1024, 512),
+            channels=32,
+            start=20_000,  # step at which the discriminator begins to learn and to be heard; its losses reach their
+            ramp=10_000,  # weights over so many steps
+        ),
         log_every=100,
         checkpoint_every=5000,
         keep_checkpoints=2,

@@ -135,18 +135,25 @@ def extend(options: argparse.Namespace) -> None:
 
 
 def evaluate_autoencoder(options: argparse.Namespace) -> None:
-    from data_pipeline.shard_data import ShardData
-    from jen1_jax.evaluation.autoencoder import evaluate_autoencoder
+    from jen1_jax.evaluation.autoencoder import FIGURES, clips_in, clips_of, evaluate_autoencoder
     from jen1_jax.run import Run
     from jen1_jax.training.autoencoder import load_codec
 
     codec = load_codec(Run.open(options.checkpoint))
-    report = evaluate_autoencoder(codec, ShardData(options.data, 8, seed=0).sweep("test"), Path(options.out))
+    folder = Path(options.data)
+    if not folder.is_dir() or (folder / "dataset_info.json").exists():
+        from data_pipeline.shard_data import ShardData
+
+        data = ShardData(options.data, 8, seed=0)
+        if data.description["kind"] != "waveform":
+            raise Refusal(f"{options.data} holds {data.description['kind']}; give the audio that they were made from.")
+        clips = clips_of(data.sweep("test"))
+    else:
+        clips = clips_in(folder, codec.sample_rate)
+    report = evaluate_autoencoder(codec, clips, Path(options.out))
     for name, figures in report["median"].items():
-        print(
-            f"{name}: {figures['clips']} held-out clips; medians: SI-SDR {figures['si_sdr']:.2f} dB, "
-            f"mel distance {figures['mel_distance']:.2f} dB, side energy off by {figures['side_error']:+.2f} dB"
-        )
+        known = [f"{figure.replace('_', ' ')} {figures[figure]:.2f}" for figure in FIGURES if figures[figure] is not None]
+        print(f"{name}: medians over {figures['clips']} held-out clips: {', '.join(known)}")
     print(f"report, audio pairs and page.png are in {options.out}")
 
 
@@ -218,14 +225,14 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
 
 
 class _Progress:
-    """Prints how far sampling is, at most every few seconds."""
+    """Prints how far encoding, sampling and decoding are, at most every few seconds."""
 
     def __init__(self):
         self._next = time.monotonic() + 5
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, doing: str, done: int, total: int) -> None:
         if time.monotonic() >= self._next:
-            print(f"sampling: {done}/{total} frames", flush=True)
+            print(f"{doing}: {done}/{total} frames", flush=True)
             self._next = time.monotonic() + 5
 
 
@@ -291,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(required=True)
     sub = _command(evaluate, "autoencoder", evaluate_autoencoder, "how well held-out clips come through the autoencoder")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
-    sub.add_argument("--data", required=True)
+    sub.add_argument("--data", required=True, help="prepared data, of which the test split is used, or a folder of audio files")
     sub.add_argument("--out", required=True)
     sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

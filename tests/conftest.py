@@ -21,6 +21,13 @@ install_import_hook("jen1_jax", "tests.typecheck.check")
 import pytest  # noqa: E402  (after the hook)
 
 
+def pytest_collection_modifyitems(items):
+    """What needs a trained run is slow."""
+    for item in items:
+        if "tiny_run" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """A run folder with both halves trained for a few steps; read it, do not write it."""

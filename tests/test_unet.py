@@ -185,6 +185,7 @@ def test_impossible_layouts_are_refused():
         randomised(NETS["factors_2_3"].clone(attentions=(1, 1)), *batch().values())
 
 
+@pytest.mark.slow
 def test_any_number_of_frames_is_padded_inside():
     short = batch(frames=20)
     params, apply = randomised(NETS["factors_2_3"], *short.values())

@@ -35,6 +35,7 @@ def config() -> ConfigDict:
             steps=6, batch_size=4, seconds=SECONDS / 2, warmup_steps=2, learning_rate=1e-3, log_every=1, checkpoint_every=100
         )
         config.train_autoencoder.stft_windows = (256, 64)
+        config.train_autoencoder.adversary.update(windows=(64,), channels=4, start=2, ramp=2)
         config.train_diffusion.update(steps=6, batch_size=6, learning_rate=1e-3, log_every=1, checkpoint_every=100)
     return config
 

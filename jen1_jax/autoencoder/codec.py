@@ -20,6 +20,12 @@ from jen1_jax.errors import Refusal
 
 CHUNK_SECONDS = 10
 
+Progress = Callable[[int, int], None]  # frames done, and of how many
+
+
+def quietly(done: int, total: int) -> None:
+    """No progress."""
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -53,43 +59,53 @@ class Codec:
     def fingerprint(self) -> str:
         return fingerprint(self.params, self.whitening, sample_rate=self.sample_rate, hop=self.hop)
 
-    def encode(self, audio: Float[np.ndarray, "*batch samples 2"]) -> Float[np.ndarray, "*batch frames k"]:
-        """Whitened latents; a last part of a hop is padded with zeros."""
+    def encode(
+        self, audio: Float[np.ndarray, "*batch samples 2"], progress: Progress = quietly
+    ) -> Float[np.ndarray, "*batch frames k"]:
+        """Whitened latents; a last part of a hop is padded with zeros. `audio` may be a memory map: it is read chunk by chunk."""
         if audio.ndim == 2:
-            return self.encode(audio[None])[0]
-        frames = -(-audio.shape[1] // self.hop)
-        audio = np.pad(audio, ((0, 0), (0, frames * self.hop - audio.shape[1]), (0, 0)))
-        return self._chunked(audio.reshape(len(audio), frames, self.hop * 2), self._encode, self.k)
+            return self.encode(audio[None], progress)[0]
+        hop = self.hop
+
+        def read(start, stop):
+            part = audio[:, start * hop : stop * hop]
+            part = np.pad(part, ((0, 0), (0, (stop - start) * hop - part.shape[1]), (0, 0)))
+            return part.reshape(len(part), stop - start, hop * 2)
+
+        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, progress)
 
     def decode(
-        self, latents: Float[np.ndarray, "*batch frames k"], samples: int | None = None
+        self, latents: Float[np.ndarray, "*batch frames k"], samples: int | None = None, progress: Progress = quietly
     ) -> Float[np.ndarray, "*batch samples 2"]:
         """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1]."""
         if latents.ndim == 2:
-            return self.decode(latents[None], samples)[0]
+            return self.decode(latents[None], samples, progress)[0]
         if latents.shape[-1] != self.k:
             raise Refusal(
                 f"These latents have {latents.shape[-1]} channels and this autoencoder's have {self.k}: "
                 "another one made them, so encode the audio again with this one."
             )
-        audio = self._chunked(latents, self._decode, self.hop * 2)
+        read = lambda start, stop: latents[:, start:stop]
+        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, progress)
         return audio.reshape(len(latents), -1, 2)[:, :samples]
 
-    def _chunked(self, x: np.ndarray, function: Callable, width: int) -> np.ndarray:
-        """`function` over [batch, frames, _], chunk by chunk."""
-        frames = x.shape[1]
+    def _chunked(
+        self, read: Callable, batch: int, frames: int, function: Callable, width: int, progress: Progress
+    ) -> Float[np.ndarray, "batch frames {width}"]:
+        """`function` over what `read(start, stop)` gives of [batch, frames, _], chunk by chunk."""
         keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
         size = keep + 2 * self.margin
-        result = np.empty((len(x), frames, width), np.float32)
+        result = np.empty((batch, frames, width), np.float32)
         for start in range(0, frames, keep):
-            first = start - self.margin
-            part = x[:, max(first, 0) : first + size]
-            before = max(-first, 0)
-            part = np.pad(part, ((0, 0), (before, size - before - part.shape[1]), (0, 0)))
-            valid = np.zeros((len(x), size, 1), np.float32)
-            valid[:, before : before + min(frames - max(first, 0), size - before)] = 1
+            progress(start, frames)
+            first, last = max(start - self.margin, 0), min(start - self.margin + size, frames)
+            before = first - (start - self.margin)
+            within = ((0, 0), (before, size - before - (last - first)), (0, 0))
+            part = np.pad(read(first, last), within)
+            valid = np.pad(np.ones((batch, last - first, 1), np.float32), within)
             done = np.asarray(function(part, valid))[:, self.margin : self.margin + keep]
             result[:, start : start + keep] = done[:, : frames - start]
+        progress(frames, frames)
         return result
 
     @cached_property

@@ -5,7 +5,8 @@ and every gradient is finite on silence.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+import librosa
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 Term = tuple[Float[Array, " batch"], Float[Array, " batch"]]
 FLOOR = 1e-4  # magnitude of -80 dB re full scale, below which a spectral difference does not count
@@ -48,6 +49,11 @@ def magnitudes(audio: Float[Array, "batch samples 2"], window: int) -> Float[Arr
     return jnp.sqrt(views.real**2 + views.imag**2 + FLOOR**2)
 
 
+def _real_frames(frames: int, window: int, valid: Int[Array, " batch"]) -> Bool[Array, "batch 1 frames 1"]:
+    """The frames that start at a real sample."""
+    return (jnp.arange(frames) * (window // 4) < valid[:, None])[:, None, :, None]
+
+
 def multi_resolution_stft(
     prediction: Float[Array, "batch samples 2"],
     target: Float[Array, "batch samples 2"],
@@ -62,11 +68,34 @@ def multi_resolution_stft(
     total = jnp.zeros(valid.shape)
     for window in windows:
         p, t = magnitudes(prediction, window), magnitudes(target, window)
-        real = (jnp.arange(p.shape[2]) * (window // 4) < valid[:, None])[:, None, :, None]  # frames that hold a real sample
+        real = _real_frames(p.shape[2], window, valid)
         norm = lambda x, real=real: jnp.sqrt(jnp.sum(real * x**2, (1, 2, 3)) + FLOOR**2)
         total += (norm(p - t) - FLOOR) / norm(t)
         entries = jnp.maximum(real.sum((1, 2, 3)), 1) * (p.shape[1] * p.shape[3])
         total += jnp.sum(real * jnp.abs(jnp.log(p) - jnp.log(t)), (1, 2, 3)) / entries
+    some = (valid > 0).astype(jnp.float32)
+    return total / len(windows) * some, some
+
+
+def mel(
+    prediction: Float[Array, "batch samples 2"],
+    target: Float[Array, "batch samples 2"],
+    valid: Int[Array, " batch"],
+    windows: tuple[int, ...],
+    sample_rate: int,
+) -> Term:
+    """Mean absolute difference of log-mel magnitudes of left, right, mid and side, in nats, averaged over window lengths.
+
+    A window of n samples has n / 16 bands (Slaney's scale), about as many per octave as hearing tells apart.
+    """
+    prediction, target = (keep_valid(x.astype(jnp.float32), valid) for x in (prediction, target))
+    total = jnp.zeros(valid.shape)
+    for window in windows:
+        bands = jnp.asarray(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=max(window // 16, 1), norm=None).T)
+        p, t = (jnp.log(magnitudes(x, window) @ bands + FLOOR) for x in (prediction, target))
+        real = _real_frames(p.shape[2], window, valid)
+        entries = jnp.maximum(real.sum((1, 2, 3)), 1) * (p.shape[1] * p.shape[3])
+        total += jnp.sum(real * jnp.abs(p - t), (1, 2, 3)) / entries
     some = (valid > 0).astype(jnp.float32)
     return total / len(windows) * some, some
 

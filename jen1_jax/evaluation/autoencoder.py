@@ -1,64 +1,104 @@
-"""Evaluates a trained autoencoder on held-out clips: figures per clip and overall, and pairs to listen to and to look at."""
+"""Evaluates a trained autoencoder on held-out audio: figures per clip and overall, and pairs to listen to and to look at."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.evaluation.reconstruction import mel_distance, si_sdr, side_error
-from jen1_jax.generation.audio import write_wav
+from jen1_jax.evaluation.reconstruction import correlation_error, mel_distance, si_sdr, side_error, stft_distance
+from jen1_jax.generation.audio import read_audio, write_wav
 from jen1_jax.run import write_text
 
+log = logging.getLogger(__name__)
+
 PAIRS = 4  # written as audio and drawn
+SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif"}
+FIGURES = ("si_sdr", "stft_distance", "mel_distance", "side_error", "correlation_error")
 
 
-def evaluate_autoencoder(codec: Codec, batches: Iterable[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Clip:
+    """One piece of audio to evaluate on, at the codec's rate."""
+
+    name: str
+    audio: Float[np.ndarray, "samples 2"]
+    caption: str = ""
+    tonal: bool = False  # known to be without drums
+
+
+def clips_of(batches: Iterable[Mapping[str, Any]]) -> Iterator[Clip]:
+    """Those of prepared data: `audio`, `valid_samples`, `caption` and, where they are known, `meta` (JSON strings)."""
+    number = 0
+    for batch in batches:
+        for row, valid in enumerate(batch["valid_samples"]):
+            meta = json.loads(batch["meta"][row]) if "meta" in batch else {}
+            tonal = bool(meta.get("truth", meta).get("tonal", False))
+            yield Clip(f"{number:05d}", batch["audio"][row, :valid], str(batch["caption"][row]), tonal)
+            number += 1
+
+
+def clips_in(folder: Path, sample_rate: int) -> Iterator[Clip]:
+    """The audio files under a folder, whole; what cannot be read is logged and left out."""
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        try:
+            yield Clip(str(path.relative_to(folder)), read_audio(path, sample_rate))
+        except Refusal as refusal:
+            log.info("%s", refusal)
+
+
+def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict[str, Any]:
     """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
 
-    `batches` hold `audio`, `valid_samples`, `caption` and, where they are known, `meta` (JSON strings). The report has `clips`,
-    one record each, and `median` over all clips and over those whose metadata say that they are tonal.
+    The report has `clips`, one record each, and `median` over all clips and over those that are known to be tonal.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
-    clips, pairs = [], []
-    for batch in batches:
-        reconstructions = codec.decode(codec.encode(batch["audio"]))
-        for row, valid in enumerate(batch["valid_samples"]):
-            original, reconstruction = batch["audio"][row, :valid], reconstructions[row, :valid]
-            meta = json.loads(batch["meta"][row]) if "meta" in batch else {}
-            clip = {
-                "caption": str(batch["caption"][row]),
-                "tonal": bool(meta.get("truth", meta).get("tonal", False)),
-                "si_sdr": si_sdr(reconstruction, original),
-                "mel_distance": mel_distance(reconstruction, original, codec.sample_rate),
-                "side_error": side_error(reconstruction, original),
-            }
-            if len(pairs) < PAIRS:
-                number = len(pairs)
-                write_wav(out / f"{number}-original.wav", original, codec.sample_rate)
-                write_wav(out / f"{number}-reconstruction.wav", reconstruction, codec.sample_rate)
-                says = f"{clip['si_sdr']:.1f} dB SI-SDR, mel distance {clip['mel_distance']:.1f} dB"
-                pairs.append(
-                    (Sound("original", original, caption=clip["caption"]), Sound("reconstruction", reconstruction, caption=says))
+    records, pairs = [], []
+    for clip in clips:
+        original = clip.audio
+        reconstruction = codec.decode(codec.encode(original), len(original))
+        figures = {
+            "si_sdr": si_sdr(reconstruction, original),
+            "stft_distance": stft_distance(reconstruction, original),
+            "mel_distance": mel_distance(reconstruction, original, codec.sample_rate),
+            "side_error": side_error(reconstruction, original),
+            "correlation_error": correlation_error(reconstruction, original),
+        }
+        record = {"name": clip.name, "caption": clip.caption, "seconds": len(original) / codec.sample_rate, "tonal": clip.tonal}
+        record |= {name: value if np.isfinite(value) else None for name, value in figures.items()}  # silence has none
+        if len(pairs) < PAIRS:
+            number = len(pairs)
+            write_wav(out / f"{number}-original.wav", original, codec.sample_rate)
+            write_wav(out / f"{number}-reconstruction.wav", reconstruction, codec.sample_rate)
+            says = f"{figures['si_sdr']:.1f} dB SI-SDR, mel distance {figures['mel_distance']:.2f}"
+            shown = slice(10 * codec.sample_rate)  # a page has room for no more
+            pairs.append(
+                (
+                    Sound("original", original[shown], caption=clip.caption or clip.name),
+                    Sound("reconstruction", reconstruction[shown], caption=says),
                 )
-            clips.append(clip)
-    if not clips:
-        raise Refusal("There are no held-out clips to evaluate on; prepare data with a larger --test-fraction.")
-    report = {"median": {"all": _medians(clips)}, "clips": clips}
-    if tonal := [clip for clip in clips if clip["tonal"]]:
+            )
+        records.append(record)
+    if not records:
+        raise Refusal("There is no held-out audio to evaluate on; prepare data with a larger --test-fraction, or give a folder.")
+    report = {"median": {"all": _medians(records)}, "clips": records}
+    if tonal := [record for record in records if record["tonal"]]:
         report["median"]["tonal"] = _medians(tonal)
     write_text(out / "report.json", json.dumps(report, indent=1))
-    run_page(out / "page.png", "Autoencoder: held-out clips and their round trip", pairs=pairs, sample_rate=codec.sample_rate)
+    run_page(out / "page.png", "Autoencoder: held-out audio and its round trip", pairs=pairs, sample_rate=codec.sample_rate)
     return report
 
 
-def _medians(clips: list[dict[str, Any]]) -> dict[str, float]:
-    names = ("si_sdr", "mel_distance", "side_error")
-    return {"clips": len(clips)} | {name: float(np.nanmedian([clip[name] for clip in clips])) for name in names}
+def _medians(records: list[dict[str, Any]]) -> dict[str, float]:
+    values = {name: [record[name] for record in records if record[name] is not None] for name in FIGURES}
+    return {"clips": len(records)} | {name: float(np.median(found)) if found else None for name, found in values.items()}

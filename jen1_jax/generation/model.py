@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ MAX_SECONDS = 3600
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]  # what is being done, latent frames done, and of how many
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Model:
     text: TextEncoder
     text_params: PyTree
     sampler: Sampler
-    progress: Progress = field(default=lambda done, total: None)  # frames sampled so far, and of how many
+    progress: Progress = field(default=lambda doing, done, total: None)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, progress: Progress = lambda done, total: None) -> "Model":
+    def load(cls, path: str | os.PathLike, progress: Progress = lambda doing, done, total: None) -> "Model":
         """The EMA weights of a run folder; raises `Refusal` where a part is missing or belongs to another run."""
         run = Run.open(path)
         config = run.config
@@ -73,7 +74,7 @@ class Model:
         frames = -(-samples // self.codec.hop)
         nothing = np.zeros(frames, bool)
         plan = Plan(np.zeros((frames, self.codec.k), np.float32), nothing, nothing)
-        audio = self.codec.decode(self._fill(plan, prompt, seed, steps, guidance_scale))[:samples]
+        audio = self._decode(self._fill(plan, prompt, seed, steps, guidance_scale))[:samples]
         peak = float(np.abs(audio).max())
         if peak > 1:
             log.info("The generated audio peaked at %.2f: scaled to 1.", peak)
@@ -102,7 +103,8 @@ class Model:
         for start, end in holes:
             inside[start:end] = True
         # The encoder looks across a hole's border: silence it first, or its content would leak into the context.
-        given = self.codec.encode(np.where(inside[:, None], 0, audio).astype(np.float32))
+        result = np.where(inside[:, None], np.float32(0), audio)
+        given = self.codec.encode(result, partial(self.progress, "encoding"))
         hop, frames = self.codec.hop, len(given)
         hole = np.pad(inside, (0, frames * hop - len(inside))).reshape(frames, hop).any(axis=1)
         margin = self.codec.margin
@@ -115,16 +117,19 @@ class Model:
                 f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
             )
         latents = self._fill(Plan(given, ~near, ~hole), prompt, seed, steps, guidance_scale, causal=False)
-        made = self.codec.decode(latents)[: len(audio)]
-        result = audio.copy()
         for start, end in holes:
-            fade = min(int(INPAINT_FADE * self.sample_rate), (end - start) // 2)
-            result[start:end] = made[start:end]
+            first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
+            made = self._decode(latents[first : -(-end // hop) + margin])[start - first * hop : end - first * hop]
+            fade = min(int(INPAINT_FADE * self.sample_rate), len(made) // 2)
             if start > 0:
-                result[start : start + fade] = crossfade(audio[start : start + fade], made[start : start + fade])
+                made[:fade] = crossfade(audio[start : start + fade], made[:fade])
             if end < len(audio):
-                result[end - fade : end] = crossfade(made[end - fade : end], audio[end - fade : end])
+                made[len(made) - fade :] = crossfade(made[len(made) - fade :], audio[end - fade : end])
+            result[start:end] = made
         return result
+
+    def _decode(self, latents: Float[np.ndarray, "frames k"]) -> Audio:
+        return self.codec.decode(latents, progress=partial(self.progress, "decoding"))
 
     def extend(
         self,
@@ -155,7 +160,7 @@ class Model:
         given[:whole] = self.codec.encode(tail)[:whole]
         position = np.arange(frames)
         plan = Plan(given, position < whole - margin, position < whole)
-        made = self.codec.decode(self._fill(plan, prompt, seed, steps, guidance_scale, causal=True))[: len(tail) + added]
+        made = self._decode(self._fill(plan, prompt, seed, steps, guidance_scale, causal=True))[: len(tail) + added]
         result = np.concatenate([audio, made[len(tail) :]])
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         end = len(audio)
@@ -172,7 +177,14 @@ class Model:
         text, length = self._embed(prompt)
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         return self.sampler.fill(
-            plan, text, length, seed=seed, steps=steps, guidance_scale=scale, causal=causal, progress=self.progress
+            plan,
+            text,
+            length,
+            seed=seed,
+            steps=steps,
+            guidance_scale=scale,
+            causal=causal,
+            progress=partial(self.progress, "sampling"),
         )
 
     def _embed(self, prompt: str) -> tuple[Float[Array, "tokens features"], int]:

@@ -11,8 +11,9 @@ from jaxtyping import Array, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec, fingerprint
+from jen1_jax.autoencoder.discriminator import Discriminator
 from jen1_jax.autoencoder.model import Autoencoder
-from jen1_jax.autoencoder.objective import loss_terms
+from jen1_jax.autoencoder.objective import adversarial, autoencoder_terms, discriminator_terms
 from jen1_jax.autoencoder.whitening import Moments, Whitening
 from jen1_jax.autoencoder.whitening import fit as fit_whitening
 from jen1_jax.errors import Refusal
@@ -20,7 +21,7 @@ from jen1_jax.run import Run
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
-from jen1_jax.training.step import Batch, Player, Terms, TrainState, adamw, init_state, stream
+from jen1_jax.training.step import Batch, Player, TrainState, adamw, init_state, stream
 
 
 def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callable[[str], None] = print) -> None:
@@ -28,14 +29,14 @@ def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callab
     if data.description["kind"] != "waveform":
         raise Refusal(f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is trained on waveforms.")
     run = run.begin(config, "autoencoder")
-    optimizer, schedule = adamw(config.train_autoencoder)
     model = make_autoencoder(config)
+    _, schedule = adamw(config.train_autoencoder)
     state = fit(
         "autoencoder",
         directory=run.path / "autoencoder",
-        players={"autoencoder": player(config, model, optimizer)},
-        draw=draw,
-        batches=lambda start: ({"audio": b["audio"], "valid_samples": b["valid_samples"]} for b in data.batches(start)),
+        players=players(config, model),
+        draw=partial(draw, config=config.train_autoencoder),
+        batches=lambda start: ({name: b[name] for name in ("audio", "valid_samples", "index")} for b in data.batches(start)),
         config=config.train_autoencoder,
         schedule=schedule,
         mesh=make_mesh(config),
@@ -94,14 +95,26 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
     return Autoencoder(**config.autoencoder)
 
 
-def player(config: ConfigDict, model: Autoencoder, optimizer) -> Player:
-    """The autoencoder as a player. Its adversary, when it comes, is a second one: its terms see both sets of parameters."""
-    return Player(
-        init=partial(init_params, model=model),
-        terms=partial(terms, config=config, model=model),
-        weights=dict(config.train_autoencoder.losses),
-        optimizer=optimizer,
-    )
+def players(config: ConfigDict, model: Autoencoder) -> dict[str, Player]:
+    """The autoencoder, and its discriminator where a loss needs one."""
+    training = config.train_autoencoder
+    judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels)
+    args = lambda batch: (batch["audio"], batch["valid_samples"], batch["mask_key"][0], batch["ramp"][0], training)
+    both = {
+        "autoencoder": Player(
+            init=partial(init_params, model=model),
+            terms=lambda params, batch, _: autoencoder_terms(model, judge, params, *args(batch), config.audio.sample_rate),
+            weights=dict(training.losses),
+            optimizer=adamw(training)[0],
+        ),
+        "discriminator": Player(
+            init=lambda key: judge.init(key, jnp.zeros((1, max(judge.windows), 2)))["params"],
+            terms=lambda params, batch, _: discriminator_terms(model, judge, params, *args(batch)),
+            weights={"discriminator": 1.0},
+            optimizer=adamw(training, start=training.adversary.start)[0],
+        ),
+    }
+    return both if adversarial(training) else {"autoencoder": both["autoencoder"]}
 
 
 def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
@@ -110,21 +123,14 @@ def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
 
 def abstract_state(config: ConfigDict, model: Autoencoder) -> TrainState:
     """Shapes of what a checkpoint of this part holds."""
-    optimizer, _ = adamw(config.train_autoencoder)
-    players = {"autoencoder": player(config, model, optimizer)}
-    return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+    return jax.eval_shape(lambda: init_state(players(config, model), jax.random.key(0)))
 
 
-def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
-    """The keys that mask the latents, one an example, so that every micro-batch has its own."""
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict) -> Batch:
+    """The keys that mask the latents, one an example, so that every micro-batch has its own, and how far the adversary is in."""
     size = batch["audio"].shape[0]
-    return batch | {"mask_key": jax.random.split(stream(key, "mask"), size)}
-
-
-def terms(params: PyTree, batch: Batch, frozen: PyTree, *, config: ConfigDict, model: Autoencoder) -> Terms:
-    return loss_terms(
-        model, params["autoencoder"], batch["audio"], batch["valid_samples"], batch["mask_key"][0], config.train_autoencoder
-    )
+    ramp = jnp.clip((step - config.adversary.start + 1) / max(config.adversary.ramp, 1), 0, 1)
+    return batch | {"mask_key": jax.random.split(stream(key, "mask"), size), "ramp": jnp.full(size, ramp)}
 
 
 def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> Moments:

@@ -71,7 +71,7 @@ def train_diffusion(
 
     def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
-        arrays = {name: batch[name] for name in ("latents", "valid_frames", "audio", "valid_samples") if name in batch}
+        arrays = {name: batch[name] for name in ("latents", "valid_frames", "audio", "valid_samples", "index") if name in batch}
         captions = [str(caption) for caption in batch["caption"]]
         if text.trainable:
             arrays["tokens"], arrays["text_lengths"] = text.tokenize(captions)

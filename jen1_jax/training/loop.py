@@ -27,6 +27,7 @@ from jen1_jax.training.metrics import MetricsWriter
 from jen1_jax.training.step import Player, TrainState, init_state, make_step
 
 MAX_SKIPPED = 50  # steps in a row
+MAX_NAMED = 5  # of them
 
 
 @runtime_checkable
@@ -65,8 +66,9 @@ def fit(
 ) -> TrainState:
     """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
 
-    `config` is a `train_*` section; `check` may refuse the record of the checkpoint that training goes on from. Raises
-    `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
+    `config` is a `train_*` section; a batch's `index`, its examples' places in the data, stays on the host, to name what was
+    skipped; `check` may refuse the record of the checkpoint that training goes on from. Raises `Interrupted` after a signal, and
+    `Refusal` when the loss stays non-finite.
     """
     if min(config.log_every, config.checkpoint_every, config.microbatches) < 1 or config.batch_size % config.microbatches:
         raise Refusal("log_every, checkpoint_every and microbatches must be at least 1, and microbatches must divide batch_size.")
@@ -97,10 +99,12 @@ def fit(
             try:
                 stream = batches(start)
                 for step in range(start, config.steps):
-                    state, metrics = step_fn(state, put_batch(next(stream), mesh), frozen)
+                    batch = dict(next(stream))
+                    index = np.asarray(batch.pop("index", ()))
+                    state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
                     if step > start and step % config.log_every == 0:
                         log.write(step)  # only now: what it waits for was computed before the step that has just begun
-                    log.add(metrics)
+                    log.add(metrics, index)
                     done = step + 1
                     if done % config.checkpoint_every == 0 or done == config.steps or stopped():
                         checkpoints.save(done, state, record)
@@ -121,20 +125,26 @@ class _Log:
         self._name, self._steps, self._schedule, self._progress = name, steps, schedule, progress
         self._writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
         self._pending: list[dict[str, jax.Array]] = []
+        self._indices: list[np.ndarray] = []
         self._last, self._clock, self._skipped = start, None, 0
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
+    def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
         self._pending.append(metrics)
+        self._indices.append(index)
         if self._clock is None:  # the first step compiles; it does not count in the speed
             jax.block_until_ready(metrics)
             self._clock, self._timed_from = time.monotonic(), self._last + 1
 
     def write(self, step: int) -> None:
         values = [{key: float(value) for key, value in metrics.items()} for metrics in jax.device_get(self._pending)]
-        self._pending.clear()
         good = [value for value in values if not value["skipped"]]
-        for value in values:
+        for step_before, value, index in zip(range(self._last, step), values, self._indices, strict=True):
             self._skipped = self._skipped + 1 if value["skipped"] else 0
+            if value["skipped"] and self._skipped <= MAX_NAMED:
+                some = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
+                self._progress(f"{self._name}: the loss of step {step_before} was not finite; skipped its batch, records {some}")
+        self._pending.clear()
+        self._indices.clear()
         if self._skipped >= MAX_SKIPPED:
             raise Refusal(
                 f"The loss of {self._name} has not been finite for {self._skipped} steps; the last checkpoint is whole: "

@@ -61,7 +61,8 @@ class NpzData:
         while True:
             slots = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
             order = {epoch: np.random.default_rng((self._seed, epoch)).permutation(count) for epoch in set(slots // count)}
-            batch = _rows(arrays, np.array([order[slot // count][slot % count] for slot in slots]))
+            index = np.array([order[slot // count][slot % count] for slot in slots])
+            batch = _rows(arrays, index) | {"index": index}
             yield self._cropped(batch, slots) if self._crop else batch
             step += 1
 

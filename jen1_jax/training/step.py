@@ -40,7 +40,8 @@ class Player:
     """A set of parameters with a loss and an optimiser of its own.
 
     `terms(params, batch, frozen)` sees every player's parameters and is differentiated by its own. Diffusion has one player; the
-    autoencoder and its discriminator are two, updated in turn inside one step.
+    autoencoder and its discriminator are two. All move at once, each from where the others were: what several losses need, like
+    the reconstruction and the verdicts on it, is then computed once.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -49,14 +50,15 @@ class Player:
     optimizer: optax.GradientTransformation
 
 
-def adamw(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW with a global-norm clip, linear warm-up and linear decay to 0 at `steps`; biases and scales are not decayed."""
+def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW with a global-norm clip, linear warm-up from step `start` and linear decay to 0 at `steps`; only matrices decay."""
     schedule = optax.join_schedules(
         [
+            optax.constant_schedule(0.0),
             optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.linear_schedule(config.learning_rate, 0.0, config.steps - config.warmup_steps),
+            optax.linear_schedule(config.learning_rate, 0.0, config.steps - config.warmup_steps - start),
         ],
-        [config.warmup_steps],
+        [start, start + config.warmup_steps],
     )
     matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     b1, b2 = config.betas
@@ -87,55 +89,54 @@ def make_step(
     microbatches: int = 1,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
-    """The step function, to be jitted. Metrics are scalars: each player's `loss` and terms, `grad_norm`, `skipped`.
+    """The step function, to be jitted. Metrics are scalars: every term as `loss/TERM`, the first player's weighted sum of them as
+    `loss`, `grad_norm` over all players, and `skipped`.
 
-    A step with a non-finite loss or gradient changes nothing but the step counter: neither parameters, EMA nor optimiser.
+    A step with a non-finite loss or gradient changes nothing but the step counter: no player's parameters, EMA or optimiser.
     """
+    first = next(iter(players))
 
-    def update(name: str, state: TrainState, batch: Batch, frozen: PyTree):
-        player = players[name]
-        own = state.params[name]
+    def gradient(player: Player, name: str, params: PyTree, batch: Batch, frozen: PyTree):
+        """(weighted loss, means of the terms), and the gradient by the player's own parameters."""
 
         def sums(own, part):
-            terms = player.terms(state.params | {name: own}, part, frozen)
+            terms = player.terms(params | {name: own}, part, frozen)
             return jax.tree.map(jnp.sum, terms)
 
         # Only the counts are kept of this pass, and they depend on no network: the compiler drops everything else.
-        counts = add_up(lambda part: {key: count for key, (_, count) in sums(own, part).items()}, batch, microbatches)
+        counts = add_up(lambda part: {key: count for key, (_, count) in sums(params[name], part).items()}, batch, microbatches)
 
         def loss(own, part):
             means = {key: total / jnp.maximum(counts[key], 1) for key, (total, _) in sums(own, part).items()}
             return sum(player.weights[key] * mean for key, mean in means.items()), means
 
-        gradients = lambda part: jax.value_and_grad(loss, has_aux=True)(own, part)
-        (value, means), gradient = add_up(gradients, batch, microbatches)
+        gradients = lambda part: jax.value_and_grad(loss, has_aux=True)(params[name], part)
+        return add_up(gradients, batch, microbatches)
 
-        norm = optax.global_norm(gradient)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        changes, optimizer = player.optimizer.update(gradient, state.optimizer[name], own)
-        params = optax.apply_updates(own, changes)
-        decay = jnp.minimum(ema_decay, (1 + state.updates) / (10 + state.updates))  # short runs must not average their start in
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema[name], params)
-        state = state.replace(
-            params=state.params | {name: keep(params, own)},
-            ema=state.ema | {name: keep(ema, state.ema[name])},
-            optimizer=state.optimizer | {name: keep(optimizer, state.optimizer[name])},
-        )
-        metrics = {"loss": value, "grad_norm": norm} | {f"loss/{key}": mean for key, mean in means.items()}
-        return state, metrics, finite
+    def move(player: Player, gradient: PyTree, params: PyTree, ema: PyTree, optimizer: PyTree, updates: Int[Array, ""]):
+        changes, optimizer = player.optimizer.update(gradient, optimizer, params)
+        params = optax.apply_updates(params, changes)
+        decay = jnp.minimum(ema_decay, (1 + updates) / (10 + updates))  # short runs must not average their start in
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)  # in this form what does not move stays as it is
+        return params, ema, optimizer
 
     def step(state: TrainState, batch: Batch, frozen: PyTree = None) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = draw(key, state.step, batch)
-        metrics, finite = {}, jnp.bool_(True)
-        for name in players:
-            state, own, ok = update(name, state, batch, frozen)
-            prefix = "" if len(players) == 1 else f"{name}/"
-            metrics |= {prefix + key: value for key, value in own.items()}
-            finite &= ok
-        state = state.replace(step=state.step + 1, updates=state.updates + finite)
-        return state, metrics | {"skipped": 1.0 - finite}
+        found = {name: gradient(player, name, state.params, batch, frozen) for name, player in players.items()}
+        norm = optax.global_norm([slope for _, slope in found.values()])
+        finite = jnp.isfinite(norm) & jnp.all(jnp.array([jnp.isfinite(value) for (value, _), _ in found.values()]))
+        moved = {
+            name: move(player, found[name][1], state.params[name], state.ema[name], state.optimizer[name], state.updates)
+            for name, player in players.items()
+        }
+        params, ema, optimizer = ({name: parts[n] for name, parts in moved.items()} for n in range(3))
+        new = state.replace(params=params, ema=ema, optimizer=optimizer, updates=state.updates + 1)
+        state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+        metrics = {"loss": found[first][0][0], "grad_norm": norm, "skipped": 1.0 - finite}
+        for (_, means), _ in found.values():
+            metrics |= {f"loss/{key}": mean for key, mean in means.items()}
+        return state.replace(step=state.step + 1), metrics
 
     return step
 

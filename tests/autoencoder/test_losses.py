@@ -4,12 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import librosa
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder import losses
-from jen1_jax.autoencoder.objective import loss_terms
+from jen1_jax.autoencoder.discriminator import Discriminator
+from jen1_jax.autoencoder.objective import autoencoder_terms, discriminator_terms
 from tests.autoencoder.testing import build
 
 SAMPLES = 1024
@@ -24,7 +26,11 @@ SIGNALS = {
 }
 BATCH = jnp.stack(list(SIGNALS.values()))
 FULL = jnp.full(len(SIGNALS), SAMPLES)
-TERMS = {"waveform": losses.waveform, "stft": partial(losses.multi_resolution_stft, windows=WINDOWS)}
+TERMS = {
+    "waveform": losses.waveform,
+    "stft": partial(losses.multi_resolution_stft, windows=WINDOWS),
+    "mel": partial(losses.mel, windows=WINDOWS, sample_rate=48_000),
+}
 
 
 @pytest.fixture(scope="module", params=TERMS)
@@ -95,15 +101,72 @@ def test_kl_is_least_at_unit_variance():
     np.testing.assert_allclose(losses.kl(padded, jnp.array([4000]))[0], losses.kl(z, jnp.array([4000]))[0], rtol=1e-5)
 
 
-def test_objective_names_its_terms_and_has_finite_gradients():
+@pytest.mark.slow
+def test_mel_is_the_distance_of_log_mel_magnitudes():
+    """Against librosa's own path from magnitudes to bands, in float64."""
+    pair = BATCH[3:5] + 0.1 * BATCH[4:]
+    total, count = TERMS["mel"](pair[1:], pair[:1], FULL[:1])
+    expected = []
+    for window in WINDOWS:
+        bands = librosa.filters.mel(sr=48_000, n_fft=window, n_mels=window // 16, norm=None)
+        logs = []
+        for audio in np.asarray(pair, np.float64)[::-1]:
+            views = [audio[:, 0], audio[:, 1], audio.sum(1) / 2**0.5, (audio[:, 0] - audio[:, 1]) / 2**0.5]
+            hann = np.hanning(window + 1)[:-1]
+            starts = range(0, SAMPLES, window // 4)
+            frames = [[np.pad(v, (0, window))[s : s + window] * hann / hann.sum() for s in starts] for v in views]
+            magnitude = np.sqrt(np.abs(np.fft.rfft(frames)) ** 2 + losses.FLOOR**2)
+            logs.append(np.log(magnitude @ bands.T + losses.FLOOR))
+        expected.append(np.abs(logs[0] - logs[1]).mean())
+    np.testing.assert_allclose(total / count, np.mean(expected), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def players():
     model, params = build(dilations=(1,))
-    config = ConfigDict(dict(losses=dict(waveform=1.0, stft=0.5, kl=0.1), stft_windows=WINDOWS))
-    terms = lambda p: loss_terms(model, p, BATCH, FULL - 50, jax.random.key(1), config)
-    total = lambda named: sum(total.sum() for total, _ in named.values())
-    gradient, named = jax.jit(jax.grad(lambda p: (total(terms(p)), terms(p)), has_aux=True))(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))  # every parameter learns
-    assert set(named) == {"waveform", "stft", "kl"}
-    assert all(value.shape == (len(SIGNALS),) for pair in named.values() for value in pair)
-    config.losses.kl = 0.0
-    assert set(jax.eval_shape(terms, params)) == {"waveform", "stft"}
+    judge = Discriminator((64, 32), 4)
+    params = {"autoencoder": params, "discriminator": judge.init(jax.random.key(2), BATCH[:1])["params"]}
+    every = dict(waveform=1.0, stft=0.5, mel=1.0, kl=0.1, adversarial=0.1, feature_matching=5.0)
+    config = ConfigDict(dict(losses=every, stft_windows=WINDOWS, adversary=dict(loss="hinge")))
+    return model, judge, params, config
+
+
+def own_gradient(terms, params, name):
+    """The terms, and the gradient of their sum by one player's parameters."""
+    total = lambda own: sum(total.sum() for total, _ in terms(params | {name: own}).values())
+    return jax.jit(lambda p: terms(p))(params), jax.jit(jax.grad(total))(params[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hinge", "least_squares"])
+def test_both_players_name_their_terms_and_learn_with_every_parameter(players, kind):
+    model, judge, params, config = players
+    config = config.copy_and_resolve_references()
+    config.adversary.loss = kind
+    args = (BATCH, FULL - 50, jax.random.key(1), jnp.float32(0.5), config)
+    for name, terms, names in (
+        ("autoencoder", lambda p: autoencoder_terms(model, judge, p, *args, 48_000), set(config.losses)),
+        ("discriminator", lambda p: discriminator_terms(model, judge, p, *args), {"discriminator"}),
+    ):
+        named, gradient = own_gradient(terms, params, name)
+        assert set(named) == names and all(value.shape == (len(SIGNALS),) for pair in named.values() for value in pair)
+        assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.slow
+def test_terms_without_weight_are_left_out(players):
+    model, judge, params, config = players
+    config = config.copy_and_resolve_references()
+    config.losses.update(kl=0.0, adversarial=0.0, feature_matching=0.0)
+    terms = lambda p: autoencoder_terms(model, judge, p, BATCH, FULL, jax.random.key(1), jnp.float32(1), config, 48_000)
+    assert set(jax.eval_shape(terms, {"autoencoder": params["autoencoder"]})) == {"waveform", "stft", "mel"}
+
+
+@pytest.mark.slow
+def test_before_its_start_the_adversary_is_neither_heard_nor_taught(players):
+    model, judge, params, config = players
+    args = (BATCH, FULL, jax.random.key(1), jnp.float32(0), config)
+    named, _ = own_gradient(lambda p: autoencoder_terms(model, judge, p, *args, 48_000), params, "autoencoder")
+    assert not np.asarray(named["adversarial"][0]).any() and not np.asarray(named["feature_matching"][0]).any()
+    _, gradient = own_gradient(lambda p: discriminator_terms(model, judge, p, *args), params, "discriminator")
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))

@@ -72,6 +72,7 @@ def test_ddim_recovers_the_distribution(name, objective, noise, schedules):
     assert distance(samples) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ancestral_sampling_recovers_the_distribution(name, noise, schedules):
     assert distance(sample(noise, sample_log_snrs(schedules[name], 200), eta=1.0)) < 0.02
@@ -83,6 +84,7 @@ def test_sampling_with_another_objective_than_trained_does_not_go_unseen(trained
     assert not distance(samples) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ddim_converges_to_the_flow_at_first_order(name, noise, schedules):
     def error(steps):

@@ -62,6 +62,7 @@ def test_silence_and_almost_no_samples_lie_at_the_floor():
         np.testing.assert_allclose(mel, -100, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_page_of_everything(page):
     pair = (Sound("original", tone(440)), Sound("reconstruction", tone(440, 0.4), caption="SI-SDR 14 dB"))
     sounds = [Sound(f"sound {i}", tone(220 * i), spans=[(0.1, 0.2)], marks=[0.1], caption="a caption " * 40) for i in (1, 2, 3)]

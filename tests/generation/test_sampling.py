@@ -26,7 +26,7 @@ class Oracle(UNet):
         return OBJECTIVES[self.objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
 
-@pytest.fixture(params=[(objective, schedule) for objective in OBJECTIVES for schedule in SCHEDULES], ids="-".join)
+@pytest.fixture(scope="module", params=zip(OBJECTIVES, SCHEDULES, strict=True), ids="-".join)
 def sampler(request):
     objective, schedule = request.param
     config = get_config()

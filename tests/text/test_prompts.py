@@ -97,6 +97,7 @@ def test_the_fingerprint_covers_weights_vocabulary_and_length(model, frozen, tmp
     assert TextEncoder.frozen(str(copy), 32).fingerprint != frozen.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_trains_its_own_encoder(tmp_path):
     text = TextEncoder.create(text_config(), tmp_path, CAPTIONS)
     assert text.trainable and text.params is None and text.features == LAYOUT["d_model"]

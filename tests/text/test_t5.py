@@ -130,6 +130,7 @@ def test_our_configuration_is_transformers(tiny, tmp_path):
     assert t5.T5Config.from_json(config.to_json(), "here") == config
 
 
+@pytest.mark.slow
 def test_a_block_starts_out_adding_about_as_much_as_a_token():
     config = t5.T5Config(vocab_size=1000, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
     module = t5.T5Encoder(config)

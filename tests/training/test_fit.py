@@ -93,5 +93,8 @@ def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
     arrays = dict(np.load(path))
     arrays["audio"] = np.full_like(arrays["audio"], np.nan)
     np.savez(path, **arrays)
+    said, data = [], NpzData(str(path), 4, seed=0, crop=3072)
     with pytest.raises(Refusal, match="not been finite for 3 steps"):
-        train_autoencoder(tiny.config(), Run(tmp_path / "run"), NpzData(str(path), 4, seed=0, crop=3072))
+        train_autoencoder(tiny.config(), Run(tmp_path / "run"), data, progress=said.append)
+    first = ", ".join(map(str, next(data.batches(0))["index"]))
+    assert said[0] == f"autoencoder: the loss of step 0 was not finite; skipped its batch, records {first}"

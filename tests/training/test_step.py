@@ -94,10 +94,9 @@ def test_ema_follows_early_and_settles_at_its_decay():
     np.testing.assert_allclose(state.ema["model"]["w"], ema, rtol=1e-5)
 
 
-def test_two_players_update_in_turn_each_by_its_own_loss():
-    """The place of an adversary: the second player's loss reads the first one's parameters, and moves only its own."""
-    first = linear()
-    second = Player(
+def follower() -> Player:
+    """An adversary's place: its loss reads the first player's parameters, and moves only its own."""
+    return Player(
         init=lambda key: {"v": jnp.ones(())},
         terms=lambda params, batch, frozen: {
             "gap": (jnp.broadcast_to((params["second"]["v"] - params["model"]["w"].sum()) ** 2, (8,)), jnp.ones(8))
@@ -105,13 +104,35 @@ def test_two_players_update_in_turn_each_by_its_own_loss():
         weights={"gap": 1.0},
         optimizer=optax.sgd(0.5),
     )
-    players = {"model": first, "second": second}
+
+
+def step_both(batch):
+    players = {"model": linear(), "second": follower()}
+    state = init_state(players, jax.random.key(0))
     step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
-    state, metrics = step(init_state(players, jax.random.key(0)), batch())
-    alone, _ = run(first, [batch()])
-    np.testing.assert_array_equal(state.params["model"]["w"], alone.params["model"]["w"])
-    np.testing.assert_allclose(state.params["second"]["v"], state.params["model"]["w"].sum(), rtol=1e-5)
-    assert {"model/loss", "second/loss", "second/loss/gap"} <= metrics.keys()
+    return state, *step(state, batch)
+
+
+def test_two_players_move_at_once_each_by_its_own_loss():
+    before, after, metrics = step_both(batch())
+    alone, (metrics_alone,) = run(linear(), [batch()])
+    np.testing.assert_array_equal(after.params["model"]["w"], alone.params["model"]["w"])
+    np.testing.assert_allclose(after.params["second"]["v"], before.params["model"]["w"].sum(), rtol=1e-5)
+    assert float(metrics["loss"]) == metrics_alone["loss"] and float(metrics["loss/gap"]) > 0
+
+
+def test_a_step_that_one_player_must_skip_is_skipped_by_both():
+    bad = batch()
+    bad["y"][0] = np.nan  # only the first player reads it
+    before, after, metrics = step_both(bad)
+    assert float(metrics["skipped"]) == 1 and int(after.step) == 1
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, after.replace(step=before.step), before)))
+
+
+def test_what_does_not_move_keeps_its_ema_bit_for_bit():
+    still = linear(optimizer=optax.set_to_zero())
+    state, _ = run(still, [batch(seed=n) for n in range(5)])
+    np.testing.assert_array_equal(state.ema["model"]["w"], init_state({"model": still}, jax.random.key(0)).params["model"]["w"])
 
 
 def test_streams_of_a_key_differ_and_repeat():
