@@ -3,7 +3,7 @@
 Trains `benchmarks/memorise.py` from scratch (under 10 minutes on two CPU cores), prints the figures beside the last recorded ones
 and appends them with the commit to `benchmarks/golden.jsonl`. Speeds are of whatever machine ran it; compare within one machine.
 
-    python benchmarks/golden.py [--no-append]
+    python -m benchmarks.golden [--no-append]
 """
 
 import argparse

@@ -4,7 +4,7 @@ A tiny autoencoder and a tiny U-Net are trained on eight clips with eight captio
 audio and encoding that again: does a caption alone bring back its own clip, does inpainting fill a hole with what was there, does
 continuation go on with the right clip. `tests/test_learning.py` and `benchmarks/golden.py` run it; alone it prints its figures:
 
-    python benchmarks/memorise.py [--folder DIR]
+    python -m benchmarks.memorise [--folder DIR]
 """
 
 import argparse

@@ -22,6 +22,7 @@ from jen1_jax.errors import Refusal
 
 SILENCE = 10 ** (-60 / 20)  # peak
 BLOCK = 1 << 18  # frames
+MIN_CLIP, MAX_CLIP = 0.1, 600.0  # seconds
 MIN_SECONDS = 1.0  # of a file, and of the last piece of one; half a clip where that is less
 
 
@@ -70,14 +71,15 @@ def prepare(
         seed: of the synthesiser, of the split and of the sample that `limit_hours` takes.
         clips: how many clips the synthesiser makes; other sources ignore it.
         limit_hours: stop after this much accepted audio, taken from files in hash order: a fair sample, the same every time.
-        test_fraction: share of the files that goes into the split "test"; all clips of a file stay in one split, and a file keeps
-            its split when others are added.
+        test_fraction: share of the files that goes into the split "test", one at least; all clips of a file stay in one split.
 
     Raises:
         Refusal: the source is unusable, no file was accepted, or `out` exists or cannot be written; nothing is left under `out`.
     """
-    if not (seconds > 0 and 0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
-        raise Refusal("--seconds, --clips and --limit-hours must be positive and the test fraction in [0, 1).")
+    if not (MIN_CLIP <= seconds <= MAX_CLIP):
+        raise Refusal(f"--seconds {seconds} is no length for a clip; give {MIN_CLIP} to {MAX_CLIP}.")
+    if not (0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
+        raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
     found = open_source(source, clips=clips, seconds=seconds, seed=seed)
     samples, shortest = round(seconds * SAMPLE_RATE), min(MIN_SECONDS, seconds / 2)
     rejections = [entry for entry in found if isinstance(entry, Rejection)]
@@ -180,6 +182,8 @@ def _judge(path: Path, shortest: float) -> float:
         with soundfile.SoundFile(path) as file:
             if file.channels > 2:
                 raise _Bad("more than two channels", f"{file.channels} channels; mix down to stereo first")
+            if not 4_000 <= file.samplerate <= 768_000:
+                raise _Bad("absurd sample rate", f"{file.samplerate} Hz")
             for block in _blocks(file):
                 if not np.isfinite(block).all():
                     raise _Bad("NaN or Inf", f"within {BLOCK} frames of frame {frames}")

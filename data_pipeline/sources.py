@@ -16,6 +16,7 @@ from data_pipeline import synthetic
 from jen1_jax.errors import Refusal
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv")  # audio that the decoder does not read
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,19 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
 
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders.sort()
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                yield Rejection(
+                    Path(parent, name).relative_to(folder).as_posix(), "linked folder", "links to folders are not followed"
+                )
         for name in sorted(names):
             path = Path(parent, name)
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+            if path.suffix.lower() not in SUFFIXES + UNSUPPORTED or name.startswith("."):
                 continue
             id, fields = path.relative_to(folder).as_posix(), {}
+            if path.suffix.lower() in UNSUPPORTED:
+                yield Rejection(id, "unsupported format", "convert it to FLAC or WAV")
+                continue
             if not id.isprintable():
                 yield Rejection(
                     id.encode("utf-8", "replace").decode(), "unreadable name", "rename it in UTF-8 without control characters"

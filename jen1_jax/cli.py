@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refusal as refusal:
         print(f"jen1: {refusal}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if error.name not in ("tensorflow", "tensorflow_datasets", "array_record"):
+            raise
+        print(f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an .npz file.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("jen1: interrupted.", file=sys.stderr)
         return 130
@@ -92,18 +97,16 @@ def train_autoencoder(options: argparse.Namespace) -> None:
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
     hop = math.prod(config.autoencoder.strides)
     data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop=crop - crop % hop)
-    train_autoencoder(config, run, data)
+    train_autoencoder(config, run, data, _source(options))
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
 
 
 def train_diffusion(options: argparse.Namespace) -> None:
-    from jen1_jax.run import Run
     from jen1_jax.training.diffusion import train_diffusion
 
     config, run = _configured(options)
     data = _data(config, config.data.dir or str(run.path / "latents"), config.train_diffusion.batch_size, limit=config.data.limit)
-    source = Run.open(options.autoencoder) if options.autoencoder else None
-    train_diffusion(config, run, data, source)
+    train_diffusion(config, run, data, _source(options))
     print(f"the diffusion model is in {run.path / 'diffusion'}")
 
 
@@ -172,6 +175,12 @@ def _configured(options):
     config = load_config(options.config, options.overrides)
     print("\n".join(f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()))
     return config, Run(Path(options.workdir))
+
+
+def _source(options):
+    from jen1_jax.run import Run
+
+    return Run.open(options.autoencoder) if options.autoencoder else None
 
 
 def _data(config, directory: str, batch_size: int, *, crop: int | None = None, limit: int = 0):
@@ -268,13 +277,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-max-length", type=int, default=128, help="its tokens per caption (default: %(default)s)")
 
     train = commands.add_parser("train", help="train the autoencoder or the diffusion model").add_subparsers(required=True)
-    for name, function in (("autoencoder", train_autoencoder), ("diffusion", train_diffusion)):
+    for name, function, says in (
+        ("autoencoder", train_autoencoder, "keep the encoder of another run, whose latents stay valid, and train its decoder on"),
+        ("diffusion", train_diffusion, "take the trained autoencoder of another run"),
+    ):
         sub = _command(train, name, function, f"train the {name} of a run; run again, it goes on from its last checkpoint")
         sub.add_argument("--config", required=True, help="a preset or a .py file; override fields with --config.a.b=value")
         sub.add_argument("--workdir", required=True, metavar="RUN")
         sub.set_defaults(overrides={})
-        if name == "diffusion":
-            sub.add_argument("--autoencoder", metavar="RUN", help="take the trained autoencoder of another run")
+        sub.add_argument("--autoencoder", metavar="RUN", help=says)
 
     for name, function, says in (
         ("generate", generate, "music from text"),

@@ -27,7 +27,10 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
         raise Refusal(f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends in .py.")
     if not hasattr(module, "get_config"):
         raise Refusal(f"{name} has no get_config(); start from configs/jen1.py.")
-    config = module.get_config()
+    try:
+        config = module.get_config()
+    except (AttributeError, KeyError) as error:  # a locked ConfigDict says so itself
+        raise Refusal(f"{name} cannot be used: {str(error).strip().splitlines()[0]}") from None
     _check_keys(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
     for key, value in overrides.items():
         override(config, key, value)

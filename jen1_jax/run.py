@@ -38,8 +38,6 @@ class Run:
     def open(cls, path: str | os.PathLike) -> "Run":
         """An existing run; raises `Refusal` where there is none."""
         run = cls(Path(path))
-        if not run.record_path.is_file():
-            raise Refusal(f"There is no run at {path}: it has no config.json. `jen1 train autoencoder` makes one.")
         _ = run.record
         return run
 
@@ -60,6 +58,8 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
+        if not self.record_path.is_file():
+            raise Refusal(f"There is no run at {self.path}: it has no config.json. `jen1 train autoencoder` makes one.")
         try:
             record = json.loads(self.record_path.read_text())
             if not {"config", "versions", "fingerprints"} <= record.keys():

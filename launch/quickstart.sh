@@ -28,6 +28,12 @@ source launch/setup.sh
 setup train
 started=$SECONDS
 mkdir -p "$run"
+source_of_run=$(cat "$run/source" 2>/dev/null || echo "$music")
+if [ "$source_of_run" != "$music" ]; then
+  echo "$run was made from ${source_of_run:-the built-in music}; name another run for $music with --run." >&2
+  exit 1
+fi
+echo "$music" >"$run/source"
 
 if [ ! -e "$run/data" ]; then
   if [ -n "$music" ]; then
@@ -44,17 +50,22 @@ fi
 jen1 train diffusion --config quickstart --workdir "$run"
 
 # Clips that the diffusion model has learnt, and their captions.
-mapfile -t captions < <(python launch/clips.py "$run/data" "$run/learnt" 8)
+python launch/clips.py "$run/data" "$run/learnt" 8
+count=$(ls "$run"/learnt/*.txt | wc -l)
+caption() { cat "$run/learnt/$1.txt"; }
 make() { # NAME COMMAND...: makes NAME.wav unless it is there
   [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }
-make text-1 generate --seconds 5 --seed 1 --prompt "${captions[0]:-}"
-make text-2 generate --seconds 5 --seed 2 --prompt "${captions[1]:-}"
-make text-3 generate --seconds 5 --seed 3 --prompt "${captions[2]:-}"
-make inpainted inpaint --audio "$run/learnt/1.wav" --span 1.5:3.5 --prompt "${captions[0]:-}" --seed 4
-make extended extend --audio "$run/learnt/4-beginning.wav" --seconds 2.5 --prompt "${captions[3]:-}" --seed 5
-jen1 page --checkpoint "$run" --out "$run/page.png" "$run"/learnt/1.wav "$run"/text-1.wav "$run"/learnt/2.wav "$run"/text-2.wav \
-  "$run"/learnt/3.wav "$run"/text-3.wav "$run"/inpainted.wav "$run"/extended.wav
+pages=()
+for number in 1 2 3; do
+  learnt=$((number < count ? number : count))
+  make text-$number generate --seconds 5 --seed $number --prompt "$(caption $learnt)"
+  pages+=("$run/learnt/$learnt.wav" "$run/text-$number.wav")
+done
+last=$((count < 4 ? count : 4))
+make inpainted inpaint --audio "$run/learnt/1.wav" --span "$(cat "$run/learnt/1.span")" --prompt "$(caption 1)" --seed 4
+make extended extend --audio "$run/learnt/$last-beginning.wav" --seconds 2.5 --prompt "$(caption $last)" --seed 5
+jen1 page --checkpoint "$run" --out "$run/page.png" "${pages[@]}" "$run"/inpainted.wav "$run"/extended.wav
 
 echo
 echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Listen to:"

@@ -140,3 +140,9 @@ def test_the_reader_of_imports_sees_every_form():
     )
     assert imports(tree, ("p", "q")) == {"a.b", "c.d", "p.q.e", "p.f.g", "h", "j"}
     assert "h" not in imports(at_import(tree), ("p", "q"))
+
+
+@pytest.mark.parametrize("path", sources("benchmarks"), ids=str)
+def test_a_benchmark_is_started_as_its_own_text_says(path):
+    """Only from the checkout's root as a module: not every one of them finds the others as a script."""
+    assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(ast.parse((ROOT / path).read_text()))

@@ -79,22 +79,72 @@ def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
 
 
 def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
-    """The autoencoder trained on, say: its own record agrees with it, the diffusion model's does not."""
+    """The autoencoder of a longer training put in its place: its own record agrees with it, the diffusion model's does not."""
     from jen1_jax.run import Run
     from jen1_jax.training.autoencoder import train_autoencoder
     from jen1_jax.training.npz import NpzData
 
     path = tmp_path / "run"
     shutil.copytree(tiny_run, path)
-    run = Run.open(path)
-    before = run.record["fingerprints"]["autoencoder"]
     config = tiny.config()
     config.train_autoencoder.steps = 7
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
-    train_autoencoder(config, run, data, progress=lambda text: None)
-    after = run.record["fingerprints"]["autoencoder"]
+    run, other = Run.open(path), Run(tmp_path / "other")
+    assert "would be lost" in refused(
+        capsys,
+        "train",
+        "autoencoder",
+        "--config",
+        own_config(tmp_path),
+        "--workdir",
+        path,
+        f"--config.data.dir={tmp_path}/audio.npz",
+    )
+    train_autoencoder(config, other, data, progress=lambda text: None)
+    shutil.rmtree(path / "autoencoder")
+    shutil.copytree(other.path / "autoencoder", path / "autoencoder")
+    before, after = (each.record["fingerprints"]["autoencoder"] for each in (run, other))
+    run.write(run.config, run.record["fingerprints"] | {"autoencoder": after})
     said = refused(capsys, "generate", "--checkpoint", path, "--seconds", 1, "--out", tmp_path / "x.wav")
     assert before != after and before[:12] in said and after[:12] in said
+
+
+def own_config(folder):
+    """A configuration file with the tiny run's settings and one step more for the autoencoder."""
+    path = folder / "own.py"
+    path.write_text(
+        "from tests import tiny\n\ndef get_config():\n    config = tiny.config()\n"
+        "    config.train_autoencoder.steps = 7\n    return config\n"
+    )
+    return path
+
+
+def test_data_commands_without_tensorflow_say_what_to_install(capsys, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] in ("data_pipeline", "tensorflow_datasets")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert "jen1-jax[train]" in refused(capsys, "data", "prepare", "--source", "synthetic", "--out", tmp_path / "data")
+
+
+def test_a_diffusion_model_needs_a_run(capsys, tmp_path):
+    np.savez(
+        tmp_path / "z.npz",
+        latents=np.zeros((1, 96, 6), np.float16),
+        valid_frames=np.full(1, 96),
+        caption=["a"],
+        test=np.zeros(1, bool),
+    )
+    assert "There is no run at" in refused(
+        capsys, "train", "diffusion", "--config", "jen1", "--workdir", tmp_path / "typo", f"--config.data.dir={tmp_path}/z.npz"
+    )
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf"])
+def test_guidance_that_is_no_number(capsys, tiny_run, tmp_path, scale):
+    assert "guidance scale" in refused(
+        capsys, "generate", "--checkpoint", tiny_run, "--seconds", 0.1, "--out", tmp_path / "x.wav", "--guidance-scale", scale
+    )
 
 
 def test_a_pickle_in_place_of_the_statistics_is_not_opened(capsys, tiny_run, tmp_path):
@@ -133,7 +183,15 @@ def test_empty_unreadable_and_missing_data_folders(capsys, tmp_path):
 
 def test_a_configuration_that_contradicts_the_run(capsys, tiny_run, tmp_path):
     data = tiny.write_audio_npz(tmp_path / "audio.npz")
-    said = refused(capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tiny_run, f"--config.data.dir={data}")
+    train = (
+        "train",
+        "autoencoder",
+        "--config",
+        "quickstart",
+        f"--config.data.dir={data}",
+        "--config.train_autoencoder.seconds=0.06",
+    )
+    said = refused(capsys, *train, "--config.train_autoencoder.steps=6", "--workdir", tiny_run)
     assert "trained with another `autoencoder`" in said and "strides" in said
 
 
@@ -160,7 +218,15 @@ def test_outputs_that_cannot_be_written(capsys, tiny_run, tmp_path):
     assert "should end in .wav" in refused(capsys, *generate, tmp_path / "x.mp3")
     (tmp_path / "folder.wav").mkdir()
     assert "cannot be written" in refused(capsys, *generate, tmp_path / "folder.wav")
-    train = ("train", "autoencoder", "--config", "quickstart", f"--config.data.dir={tiny.write_audio_npz(tmp_path / 'a.npz')}")
+    data = tiny.write_audio_npz(tmp_path / "a.npz")
+    train = (
+        "train",
+        "autoencoder",
+        "--config",
+        "quickstart",
+        f"--config.data.dir={data}",
+        "--config.train_autoencoder.seconds=0.06",
+    )
     assert "cannot be written" in refused(capsys, *train, "--workdir", tmp_path / "file" / "run")
 
 

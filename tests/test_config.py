@@ -79,3 +79,11 @@ def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
 def test_a_loaded_configuration_is_locked():
     with pytest.raises(AttributeError):
         load_config("jen1").unet.chanels = 3
+
+
+def test_a_file_that_sets_an_unknown_field_of_a_locked_configuration_is_refused(tmp_path):
+    own = tmp_path / "own.py"
+    start = "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n"
+    own.write_text(f"{start}    config.unet.chanels = 3\n    return config\n")
+    with pytest.raises(Refusal, match=r"own\.py.*chanels"):
+        load_config(str(own))

@@ -1,6 +1,7 @@
 """One picture of a run: what it made, the autoencoder's round trip, and the loss curves."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
         tuple(_sound(path, rate) for path in (o, o.with_name(o.name.replace("original", "reconstruction")))) for o in originals
     ]
     metrics = {part: read_metrics(run.path / part / "metrics.jsonl") for part in ("autoencoder", "diffusion")}
-    if out.suffix.lower() != ".png" or not out.parent.is_dir():
-        raise Refusal(f"{out} should end in .png and lie in a folder that exists.")
+    if out.suffix.lower() != ".png" or out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise Refusal(f"{out} should end in .png, be no folder, and lie in one that exists and can be written.")
     title = f"jen1-jax: {run.path.name}"
     run_page(out, title, sounds, pairs, {name: records for name, records in metrics.items() if records}, rate)
 

@@ -27,7 +27,10 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
 
 def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
     """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
-    audio = np.asarray(audio, np.float32)
+    audio = np.asarray(audio)
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise Refusal(f"{name} holds {audio.dtype}; give floating-point samples in [-1, 1] (16-bit integers / 32768).")
+    audio = audio.astype(np.float32, copy=False)
     if not 4_000 <= rate <= 768_000:
         raise Refusal(f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz.")
     if audio.ndim == 1:
@@ -39,10 +42,10 @@ def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the a
     if not np.isfinite(audio).all():
         raise Refusal(f"{name} holds NaN or infinite samples; repair it first.")
     if audio.shape[1] == 1:
-        log.info("%s is mono: both channels get the same signal.", name)
+        log.warning("%s is mono: both channels get the same signal.", name)
         audio = np.repeat(audio, 2, axis=1)
     if rate != sample_rate:
-        log.info("%s is at %d Hz: resampled to %d Hz.", name, rate, sample_rate)
+        log.warning("%s is at %d Hz: resampled to %d Hz.", name, rate, sample_rate)
         audio = soxr.resample(audio, rate, sample_rate)
     return np.ascontiguousarray(audio, np.float32)
 

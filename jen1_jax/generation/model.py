@@ -1,6 +1,7 @@
 """The API that a person calls: `load` a run, then `generate`, `inpaint` and `extend`."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,11 +54,12 @@ class Model:
             f"The run {path} has no trained diffusion model yet; train it with `jen1 train diffusion --workdir {path}`.",
         )
         text = TextEncoder.open(run.text)
+        if text.fingerprint != run.record["fingerprints"].get("text"):
+            raise Refusal(f"{run.text} is not the text encoder that the run {path} was trained with; put that one back.")
         unet = diffusion.make_unet(config, codec.k, text)
-        ema, record = checkpoints.restore_ema(diffusion.abstract_state(config, unet, codec, text))
+        params, record = checkpoints.restore_ema("diffusion", diffusion.abstract_params(unet, text))
         checkpoints.close()
         diffusion.check_autoencoder(run, record, codec)
-        params = ema["diffusion"]
         window = round(config.data.seconds * codec.frame_rate)
         sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)
         return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
@@ -77,7 +79,7 @@ class Model:
         audio = self._decode(self._fill(plan, prompt, seed, steps, guidance_scale))[:samples]
         peak = float(np.abs(audio).max())
         if peak > 1:
-            log.info("The generated audio peaked at %.2f: scaled to 1.", peak)
+            log.warning("The generated audio peaked at %.2f: scaled to 1.", peak)
             audio = audio / peak
         return audio
 
@@ -174,8 +176,10 @@ class Model:
         steps = defaults.sample_steps if steps is None else steps
         if steps < 1 or not 0 <= seed < 2**32:
             raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
-        text, length = self._embed(prompt)
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+        if not math.isfinite(scale):
+            raise Refusal(f"A guidance scale of {scale} leads nowhere; give a number, 1 for the model as trained.")
+        text, length = self._embed(prompt)
         return self.sampler.fill(
             plan,
             text,
@@ -190,10 +194,10 @@ class Model:
     def _embed(self, prompt: str) -> tuple[Float[Array, "tokens features"], int]:
         """Embedding and number of tokens of a prompt."""
         if not prompt.strip():
-            log.info("The prompt is empty: the music is unconditional.")
+            log.warning("The prompt is empty: the music is unconditional.")
             prompt = ""
         elif self.text.tokenizer.truncated(prompt):
-            log.info("The prompt is longer than %d tokens: the rest of it is cut off.", self.text.max_length)
+            log.warning("The prompt is longer than %d tokens: the rest of it is cut off.", self.text.max_length)
         tokens, lengths = self.text.tokenize([prompt])
         if self.text.trainable:
             embedding = self.text.module.apply({"params": self.text_params}, jnp.asarray(tokens), jnp.asarray(lengths))

@@ -27,6 +27,8 @@ def delay(x: Float[Array, "batch frames channels"], frames: int, causal: Causal)
 class Conv1d(nn.Module):
     """Convolution that keeps the number of frames; `kernel_size` is odd, so that one delay turns it causal.
 
+    A frame reads `dilation * (kernel_size - 1) / 2` frames to each side; causal, twice as many before it.
+
     Weight normalisation (Salimans & Kingma 2016) is per output channel; its scale starts at the norm of the direction, so the
     layer starts out equal to the plain one, as in PyTorch.
     """
@@ -63,7 +65,8 @@ class Downsample(nn.Module):
     """`factor` frames folded into channels, then a convolution at the low rate: a strided convolution without the stride.
 
     In causal mode low-rate frame j reads input frames up to j * factor and no further, because `Upsample` hands it to outputs
-    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames.
+    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames: one of them reads
+    `(kernel_size - 1) / 2 * factor` frames to each side of its own `factor`; causal, twice as many and `factor - 1` before them.
     """
 
     features: int
@@ -86,7 +89,7 @@ class Upsample(nn.Module):
     """A convolution at the low rate to `factor * features` channels, unfolded into frames: the polyphase transposed convolution.
 
     Its gradient is a plain convolution's, 10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate
-    frames.
+    frames: every output reads `(kernel_size - 1) / 2` of them to each side of its own; causal, twice as many before it.
     """
 
     features: int

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Int, Key, PyTree
 from ml_collections import ConfigDict
 
@@ -21,20 +22,47 @@ from jen1_jax.run import Run
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
-from jen1_jax.training.step import Batch, Player, TrainState, adamw, init_state, stream
+from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
 
 
-def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callable[[str], None] = print) -> None:
-    """Trains RUN/autoencoder to `config.train_autoencoder.steps`, then fits RUN/autoencoder/whitening.npz on the EMA encoder."""
+def train_autoencoder(
+    config: ConfigDict, run: Run, data: Data, source: Run | None = None, progress: Callable[[str], None] = print
+) -> None:
+    """Trains RUN/autoencoder to `config.train_autoencoder.steps`, then fits RUN/autoencoder/whitening.npz on the EMA encoder.
+
+    With a `source` the stage is decoder-only: it starts from that run's autoencoder, keeps its encoder and whitening as they are,
+    and trains the decoder on. Latents of the source stay valid, which the fingerprint says: it is the same.
+    """
     if data.description["kind"] != "waveform":
         raise Refusal(f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is trained on waveforms.")
-    run = run.begin(config, "autoencoder")
+    kept = load_codec(source) if source else None
     model = make_autoencoder(config)
+    if kept and model.clone(mask_rate=kept.model.mask_rate, mask_unit=kept.model.mask_unit) != kept.model:
+        raise Refusal(
+            f"The autoencoder of {source.path} has another layout than this configuration; use the one it was trained with."
+        )
+    trained = Checkpoints.newest(run.checkpoints("autoencoder"))
+    if not kept and trained < config.train_autoencoder.steps and Checkpoints.newest(run.checkpoints("diffusion")) >= 0:
+        raise Refusal(
+            f"{run.path} has a diffusion model, which would be lost if its autoencoder were trained on from step {trained}; "
+            "train in another --workdir, or only its decoder: --workdir NEW --autoencoder RUN."
+        )
+    run = run.begin(config, "autoencoder")
     _, schedule = adamw(config.train_autoencoder)
+    keeps = kept.fingerprint if kept else None
+
+    def check(record: Mapping[str, Any]) -> None:
+        if record["keeps_encoder"] != keeps:
+            theirs = record["keeps_encoder"]
+            way_out = f"give --autoencoder with the run of the autoencoder {theirs[:12]}" if theirs else "leave --autoencoder out"
+            raise Refusal(f"{run.path} was begun {'' if theirs else 'not '}as a decoder-only stage; {way_out}.")
+
     state = fit(
         "autoencoder",
         directory=run.path / "autoencoder",
-        players=players(config, model),
+        players=players(config, model, freeze_encoder=kept is not None),
+        start_from={"autoencoder": kept.params} if kept else {},
+        check=check,
         draw=partial(draw, config=config.train_autoencoder),
         batches=lambda start: ({name: b[name] for name in ("audio", "valid_samples", "index")} for b in data.batches(start)),
         config=config.train_autoencoder,
@@ -42,7 +70,7 @@ def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callab
         mesh=make_mesh(config),
         rules=config.mesh.rules,
         seed=config.seed,
-        record=run.record | {"data": dict(data.description)},
+        record=run.record | {"data": dict(data.description), "keeps_encoder": keeps},
         progress=progress,
     )
     params = state.ema["autoencoder"]
@@ -51,9 +79,12 @@ def train_autoencoder(config: ConfigDict, run: Run, data: Data, progress: Callab
     if run.whitening.is_file() and identify(whitening=Whitening.load(run.whitening)) == recorded:
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
         return
-    progress("whitening: reading the training split")
-    moments = latent_moments(model, params, data.sweep("train"))
-    whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
+    if kept:
+        whitening = kept.whitening
+    else:
+        progress("whitening: reading the training split")
+        moments = latent_moments(model, params, data.sweep("train"))
+        whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
     whitening.save(run.whitening)
     run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
     says = f"whitening: {whitening.k} of {model.latent_channels} directions kept"
@@ -75,9 +106,9 @@ def load_codec(run: Run) -> Codec:
     if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
         raise Refusal(f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again.")
     model = make_autoencoder(config)
-    ema, _ = checkpoints.restore_ema(abstract_state(config, model))
+    params, _ = checkpoints.restore_ema("autoencoder", jax.eval_shape(partial(init_params, model=model), jax.random.key(0)))
     checkpoints.close()
-    codec = Codec(model, ema["autoencoder"], Whitening.load(run.whitening), config.audio.sample_rate)
+    codec = Codec(model, params, Whitening.load(run.whitening), config.audio.sample_rate)
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(
@@ -95,17 +126,25 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
     return Autoencoder(**config.autoencoder)
 
 
-def players(config: ConfigDict, model: Autoencoder) -> dict[str, Player]:
+def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False) -> dict[str, Player]:
     """The autoencoder, and its discriminator where a loss needs one."""
     training = config.train_autoencoder
     judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels)
     args = lambda batch: (batch["audio"], batch["valid_samples"], batch["mask_key"][0], batch["ramp"][0], training)
+
+    def terms(params: PyTree, batch: Batch, _: PyTree) -> Terms:
+        if freeze_encoder:
+            own = params["autoencoder"]
+            params = params | {"autoencoder": own | {"encoder": jax.lax.stop_gradient(own["encoder"])}}
+        return autoencoder_terms(model, judge, params, *args(batch), config.audio.sample_rate)
+
+    still = optax.masked(optax.set_to_zero(), {"encoder": freeze_encoder, "decoder": False})  # weight decay included
     both = {
         "autoencoder": Player(
             init=partial(init_params, model=model),
-            terms=lambda params, batch, _: autoencoder_terms(model, judge, params, *args(batch), config.audio.sample_rate),
+            terms=terms,
             weights=dict(training.losses),
-            optimizer=adamw(training)[0],
+            optimizer=optax.chain(adamw(training)[0], still),
         ),
         "discriminator": Player(
             init=lambda key: judge.init(key, jnp.zeros((1, max(judge.windows), 2)))["params"],
@@ -119,11 +158,6 @@ def players(config: ConfigDict, model: Autoencoder) -> dict[str, Player]:
 
 def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
     return model.init(key, jnp.zeros((1, model.hop, 2)))["params"]
-
-
-def abstract_state(config: ConfigDict, model: Autoencoder) -> TrainState:
-    """Shapes of what a checkpoint of this part holds."""
-    return jax.eval_shape(lambda: init_state(players(config, model), jax.random.key(0)))
 
 
 def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict) -> Batch:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from jen1_jax.errors import Refusal
@@ -36,6 +37,16 @@ class Checkpoints:
             raise Refusal(missing)
         return checkpoints
 
+    @classmethod
+    def newest(cls, directory: Path) -> int:
+        """Step of the newest checkpoint in a folder that need not exist; -1 where there is none."""
+        if not Path(directory).is_dir():
+            return -1
+        checkpoints = cls(directory)
+        latest = checkpoints.latest
+        checkpoints.close()
+        return -1 if latest is None else latest
+
     @property
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -52,13 +63,17 @@ class Checkpoints:
         loaded = self._load(abstract_state)
         return loaded["state"], loaded["record"]
 
-    def restore_ema(self, abstract_state) -> tuple[Any, dict[str, Any]]:
-        """The EMA parameters of the newest checkpoint, on the first device, and its record; nothing else is read."""
+    def restore_ema(self, player: str, abstract_params: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """One player's EMA parameters of the newest checkpoint, on the first device, and its record.
+
+        Nothing else is read: neither the other players nor the optimiser need to be known.
+        """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        placeholders = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
-        ema = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_state.ema)
-        loaded = self._load(placeholders.replace(ema=ema))
-        return loaded["state"].ema, loaded["record"]
+        shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_params)
+        partly = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+        with ocp.Context(pytree_options=partly):
+            loaded = self._load({"ema": {player: shaped}})
+        return loaded["state"]["ema"][player], loaded["record"]
 
     def _load(self, abstract_state) -> dict[str, Any]:
         try:

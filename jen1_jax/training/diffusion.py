@@ -22,7 +22,7 @@ from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
-from jen1_jax.training.step import Batch, Player, Terms, TrainState, adamw, init_state, stream
+from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
 from jen1_jax.unet import UNet
 
 
@@ -149,11 +149,9 @@ def init_params(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree
     return {"unet": params} | ({"text": text.init_params(stream(key, "text"))} if text.trainable else {})
 
 
-def abstract_state(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder) -> TrainState:
-    """Shapes of what a checkpoint of this part holds."""
-    optimizer, _ = adamw(config.train_diffusion)
-    players = {"diffusion": player(config, unet, codec, text, optimizer)}
-    return jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+def abstract_params(unet: UNet, text: TextEncoder) -> PyTree:
+    """Shapes of the diffusion model's parameters."""
+    return jax.eval_shape(partial(init_params, unet=unet, text=text), jax.random.key(0))
 
 
 def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int) -> Batch:

@@ -7,6 +7,7 @@ Invariants:
 - A checkpoint at step s holds the state after s batches.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 from jen1_jax.training.checkpoints import Checkpoints
-from jen1_jax.training.mesh import put_batch, shardings
+from jen1_jax.training.mesh import BATCH_AXES, put_batch, shardings
 from jen1_jax.training.metrics import MetricsWriter
 from jen1_jax.training.step import Player, TrainState, init_state, make_step
 
@@ -61,24 +62,32 @@ def fit(
     seed: int,
     record: Mapping[str, Any],
     frozen: PyTree = None,
+    start_from: Mapping[str, PyTree] | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
     progress: Callable[[str], None] = print,
 ) -> TrainState:
     """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
 
-    `config` is a `train_*` section; a batch's `index`, its examples' places in the data, stays on the host, to name what was
-    skipped; `check` may refuse the record of the checkpoint that training goes on from. Raises `Interrupted` after a signal, and
-    `Refusal` when the loss stays non-finite.
+    `config` is a `train_*` section. A batch's `index`, its examples' places in the data, stays on the host, to name what was left
+    out. `start_from` holds players' parameters to begin with instead of fresh ones; `check` may refuse the record of a checkpoint
+    that training goes on from. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
     """
-    if min(config.log_every, config.checkpoint_every, config.microbatches) < 1 or config.batch_size % config.microbatches:
-        raise Refusal("log_every, checkpoint_every and microbatches must be at least 1, and microbatches must divide batch_size.")
+    if min(config.log_every, config.checkpoint_every, config.microbatches) < 1:
+        raise Refusal("log_every, checkpoint_every and microbatches must be at least 1.")
+    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.microbatches
+    if config.batch_size % shares:
+        raise Refusal(
+            f"A batch of {config.batch_size} cannot be cut into {shares} ({' x '.join(BATCH_AXES)} of the mesh, times microbatches); "
+            "set batch_size to a multiple, or give devices to mesh.axes.tensor."
+        )
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(seed)))
         layout = shardings(abstract, mesh, rules)
         abstract = jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout)
         checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
         if checkpoints.latest is None:
-            state = jax.jit(lambda key: init_state(players, key), out_shardings=layout)(jax.random.key(seed))
+            begin = lambda key, given: init_state(players, key, given)
+            state = jax.jit(begin, out_shardings=layout)(jax.random.key(seed), dict(start_from or {}))
         else:
             state, found = checkpoints.restore(abstract)
             check(found)

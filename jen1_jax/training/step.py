@@ -69,9 +69,10 @@ def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformat
     return optimizer, schedule
 
 
-def init_state(players: Mapping[str, Player], key: Key[Array, ""]) -> TrainState:
-    """A fresh state; the EMA starts as a copy of the parameters."""
+def init_state(players: Mapping[str, Player], key: Key[Array, ""], given: Mapping[str, PyTree] | None = None) -> TrainState:
+    """A fresh state, with the `given` players' parameters; the EMA starts as a copy of the parameters."""
     params = {name: player.init(jax.random.fold_in(key, n)) for n, (name, player) in enumerate(players.items())}
+    params |= jax.tree.map(jnp.copy, dict(given or {}))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),

@@ -232,3 +232,26 @@ def test_broken_shards_are_refused_by_name(shards, tmp_path):
     shard.unlink()
     with pytest.raises(Refusal):
         validate(str(torn))
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0, -1.0, 1e-6, 1e6])
+def test_a_clip_of_no_sensible_length_is_refused(tmp_path, seconds):
+    with pytest.raises(Refusal, match="no length for a clip"):
+        prepare("synthetic", str(tmp_path / "out"), seconds=seconds, clips=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_absurd_rates_foreign_formats_and_linked_folders_are_listed(tmp_path):
+    music = tmp_path / "music"
+    (music / "more").mkdir(parents=True)
+    (music / "linked").symlink_to(music / "more")
+    soundfile.write(music / "good.wav", tone(1.0), 48_000)
+    soundfile.write(music / "slow.wav", tone(1.0), 8)
+    (music / "phone.m4a").write_bytes(b"not read")
+    prepare(str(music), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0)
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {entry["id"]: entry["reason"] for entry in rejected} == {
+        "slow.wav": "absurd sample rate",
+        "phone.m4a": "unsupported format",
+        "linked": "linked folder",
+    }

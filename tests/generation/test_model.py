@@ -142,6 +142,7 @@ def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
         (np.zeros((9600, 3)), "shape"),
         (np.zeros((2, 9600)), "shape"),
         (np.zeros((40, 2)), "too short"),
+        (np.zeros((9600, 2), np.int16), "int16; give floating-point"),
     ],
 )
 def test_audio_that_cannot_be_used_is_refused(tiny_model, audio, says):

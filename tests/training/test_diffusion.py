@@ -72,14 +72,14 @@ def parts(tiny_run):
 def test_text_encoder_and_projections_are_trained_and_saved(parts):
     """Every parameter of the text encoder and of the network moved in training, and the checkpoint's EMA holds them all."""
     config, codec, text, unet, run = parts
-    abstract = diffusion.abstract_state(config, unet, codec, text)
+    optimizer, _ = adamw(config.train_diffusion)
+    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
+    abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     trained, _ = checkpoints.restore(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
     )
-    optimizer, _ = adamw(config.train_diffusion)
-    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
     fresh = init_state(players, jax.random.key(config.seed))
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), trained.params, fresh.params)
     still = [jax.tree_util.keystr(path) for path, value in jax.tree_util.tree_leaves_with_path(moved) if not value]
@@ -91,8 +91,10 @@ def test_text_encoder_and_projections_are_trained_and_saved(parts):
 def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     config, codec, text, unet, run = parts
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
-    abstract = diffusion.abstract_state(config, unet, codec, text)
-    ema = checkpoints.restore_ema(abstract)[0]["diffusion"]
+    optimizer, _ = adamw(config.train_diffusion)
+    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
+    abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+    ema = checkpoints.restore_ema("diffusion", diffusion.abstract_params(unet, text))[0]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state, _ = checkpoints.restore(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)

@@ -1,0 +1,118 @@
+"""Two thousand adversarial steps on real music, with everything in the way that has stopped others.
+
+One batch in eight holds a silent example and a full-scale square wave; every `POISON` steps one holds NaN or infinity. The run
+must end with finite parameters and finite losses, having skipped exactly the poisoned batches and named their records.
+
+    jen1 data prepare --source MUSIC --out DATA --seconds 5.12
+    python -m benchmarks.soak_autoencoder DATA [--steps 2000]
+"""
+
+import argparse
+import json
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config as quickstart
+from jen1_jax.evaluation.reconstruction import si_sdr
+from jen1_jax.run import Run
+from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.training.loop import Data
+from jen1_jax.training.metrics import read_metrics
+
+POISON = 97
+
+
+class Hostile:
+    """Training data with silence, square waves, NaN and infinity mixed in; what a batch holds follows from its step."""
+
+    def __init__(self, data: Data):
+        self._data, self.description = data, data.description
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        for step, batch in enumerate(self._data.batches(start_step), start_step):
+            audio = np.array(batch["audio"])
+            if step % 8 == 1:
+                audio[0] = 0
+                audio[1] = np.sign(np.sin(np.arange(audio.shape[1]) / 17.0))[:, None]
+            if poisoned(step):
+                audio[-1, audio.shape[1] // 2, 0] = (np.nan, np.inf)[step // POISON % 2]
+            yield dict(batch) | {"audio": audio}
+
+    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
+        return self._data.sweep(split)
+
+
+def poisoned(step: int) -> bool:
+    return step % POISON == POISON - 1
+
+
+def soak(config: ConfigDict, data: Data, folder: Path, progress=print) -> dict[str, Any]:
+    """Trains, and returns what must hold; raises AssertionError where it does not."""
+    steps, said = config.train_autoencoder.steps, []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        progress(line)
+
+    began = time.monotonic()
+    run = Run(folder)
+    train_autoencoder(config, run, Hostile(data), progress=tell)
+    seconds = time.monotonic() - began
+    records = read_metrics(run.path / "autoencoder" / "metrics.jsonl")
+    named = [
+        int(re.search(r"step (\d+) was not finite; skipped its batch, records \d", line)[1])
+        for line in said
+        if "skipped its" in line
+    ]
+    expected = [step for step in range(steps) if poisoned(step)]
+    assert named == expected, f"skipped {named}, poisoned {expected}"
+    assert sum(record["skipped"] for record in records) == len(expected)
+    losses = [record["loss"] for record in records]
+    assert np.isfinite(losses).all(), losses
+    codec = load_codec(Run.open(run.path))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(codec.params))
+    figures = []
+    for batch in data.sweep("test"):
+        made = codec.decode(codec.encode(batch["audio"]))
+        figures += [si_sdr(m[:n], a[:n]) for m, a, n in zip(made, batch["audio"], batch["valid_samples"], strict=True)]
+    return {
+        "steps": steps,
+        "adversarial_from": config.train_autoencoder.adversary.start,
+        "skipped": len(expected),
+        "seconds": round(seconds),
+        "first_loss": losses[0],
+        "last": {key: round(value, 4) for key, value in records[-1].items() if key.startswith("loss")},
+        "held_out_si_sdr": float(np.nanmedian(figures)) if figures else None,
+    }
+
+
+def config(steps: int) -> ConfigDict:
+    """The quickstart's autoencoder with every loss of the paper preset, the adversary from the first tenth on."""
+    config = quickstart()
+    config.train_autoencoder.losses.update(stft=0.2, mel=0.2, adversarial=0.1, feature_matching=1.0)
+    config.train_autoencoder.update(steps=steps, learning_rate=5e-4, log_every=50, checkpoint_every=10_000)
+    config.train_autoencoder.adversary.update(windows=(1024, 256), channels=8, start=steps // 10, ramp=steps // 20)
+    return config
+
+
+if __name__ == "__main__":
+    from data_pipeline.shard_data import ShardData
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    settings = config(options.steps)
+    hop = 2560
+    crop = round(settings.train_autoencoder.seconds * settings.audio.sample_rate) // hop * hop
+    shards = ShardData(options.data, settings.train_autoencoder.batch_size, settings.seed, crop=crop)
+    print(json.dumps(soak(settings, shards, options.folder or Path(tempfile.mkdtemp()) / "run"), indent=1))

@@ -1,0 +1,20 @@
+"""The short version of benchmarks/soak_autoencoder.py."""
+
+import numpy as np
+import pytest
+
+from benchmarks import soak_autoencoder
+from jen1_jax.training.npz import NpzData
+from tests import tiny
+
+
+@pytest.mark.slow
+def test_silence_square_waves_and_poisoned_batches_train_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak_autoencoder, "POISON", 7)
+    config = tiny.config()
+    config.train_autoencoder.update(steps=40, log_every=5)
+    config.train_autoencoder.adversary.update(start=4, ramp=4)
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
+    result = soak_autoencoder.soak(config, data, tmp_path / "run", progress=lambda line: None)
+    assert result["skipped"] == 5 and np.isfinite(result["held_out_si_sdr"])
+    assert result["last"]["loss/adversarial"] != 0 and result["last"]["loss/discriminator"] > 0
