@@ -70,8 +70,9 @@ class Checkpoints:
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_params)
-        partly = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
-        with ocp.Context(pytree_options=partly):
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
             loaded = self._load({"ema": {player: shaped}})
         return loaded["state"]["ema"][player], loaded["record"]
 
