@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 Term = tuple[Float[Array, " batch"], Float[Array, " batch"]]
 FLOOR = 1e-4  # magnitude of -80 dB re full scale, below which a spectral difference does not count
+QUIET = 1e-2  # RMS of -40 dB re full scale
 
 
 def keep_valid(
@@ -22,11 +23,15 @@ def keep_valid(
 def waveform(
     prediction: Float[Array, "batch samples 2"], target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"]
 ) -> Term:
-    """Absolute error per sample over the RMS of the example: each clip weighs the same, whatever its loudness."""
+    """Absolute error per sample over the RMS of the example: each clip weighs the same, whatever its loudness.
+
+    What is quieter than `QUIET` is weighed as if it were that loud. Without that, one crop of a fade-in outweighs its batch by
+    far, and teaches a young network silence.
+    """
     error = jnp.abs(keep_valid(prediction - target, valid)).mean(-1).sum(1)
     count = valid.astype(jnp.float32)
     power = jnp.square(keep_valid(target, valid)).mean(-1).sum(1) / jnp.maximum(count, 1)
-    return error / jnp.sqrt(power + FLOOR**2), count
+    return error / jnp.sqrt(jnp.maximum(power, QUIET**2)), count
 
 
 def stft(audio: Float[Array, "batch samples channels"], window: int) -> Complex[Array, "batch channels frames bins"]:

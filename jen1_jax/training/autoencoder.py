@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, Key, PyTree
 from ml_collections import ConfigDict
 
@@ -168,15 +170,28 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
 
 
 def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> Moments:
-    """Mean and covariance of the unmasked latents of all valid frames."""
+    """Mean and covariance of the unmasked latents of all valid frames; processes share the batches and get the same answer."""
     encode = jax.jit(lambda audio: model.apply({"params": params}, audio, method="encode"))
     moments = Moments.empty(model.latent_channels)
-    for batch in batches:
+    for batch in islice(batches, jax.process_index(), None, jax.process_count()):
         audio = np.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % model.hop), (0, 0)))
         latents = np.asarray(encode(audio))
         frames = -(-batch["valid_samples"] // model.hop)
         moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
-    return moments
+    return over_processes(moments)
+
+
+def over_processes(moments: Moments) -> Moments:
+    """Those of all processes' vectors together, of which each brings its own."""
+    if jax.process_count() == 1:
+        return moments
+    channels = len(moments.mean)
+    packed = np.concatenate([[moments.count], moments.mean, moments.covariance.ravel()])
+    bits = np.asarray(multihost_utils.process_allgather(packed.view(np.uint32)))  # as bits: JAX would round float64 to float32
+    total = Moments.empty(channels)
+    for row in np.ascontiguousarray(bits).view(np.float64):
+        total = total.merge(Moments(int(row[0]), row[1 : channels + 1], row[channels + 1 :].reshape(channels, channels)))
+    return total
 
 
 def whitening_error(whitening: Whitening, moments: Moments) -> tuple[float, float]:

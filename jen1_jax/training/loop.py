@@ -77,7 +77,7 @@ def fit(
     shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.microbatches
     if config.batch_size % shares:
         raise Refusal(
-            f"A batch of {config.batch_size} cannot be cut into {shares} (mesh axes {' x '.join(BATCH_AXES)}, times microbatches); "
+            f"A batch of {config.batch_size} cannot be cut into {shares} (mesh axes {' x '.join(BATCH_AXES)} x microbatches); "
             "set batch_size to a multiple, or give devices to mesh.axes.tensor."
         )
     with jax.set_mesh(mesh):

@@ -58,6 +58,15 @@ def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
     assert np.abs(dataclasses.replace(codec).encode(audio) - whole).max() > 1e-5
 
 
+def test_a_prefix_has_the_latents_of_the_whole_file_but_for_its_margin(codec):
+    audio = audio_of(1000)
+    whole, prefix = codec.encode(audio), codec.encode(audio[: 60 * 8])
+    safe = 60 - codec.margin
+    np.testing.assert_allclose(prefix[:safe], whole[:safe], atol=1e-5)
+    if not codec.model.causal:  # and no frame less: the margin is the smallest
+        assert np.abs(prefix[safe] - whole[safe]).max() > 1e-5
+
+
 def test_one_compilation_serves_all_long_files(codec, short_chunks):
     fresh = dataclasses.replace(codec)
     for samples in (300, 555, 1000):

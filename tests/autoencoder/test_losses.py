@@ -75,6 +75,13 @@ def test_waveform_ignores_loudness():
     np.testing.assert_allclose(quiet, loud, rtol=1e-4)
 
 
+def test_a_nearly_silent_example_does_not_outweigh_its_batch():
+    """The same error on both; without a limit the quiet one would weigh thousands of times more."""
+    noise = BATCH[4:]
+    quiet, loud = (losses.waveform(g * noise + 0.01, g * noise, FULL[4:])[0] / SAMPLES for g in (1e-4, 1.0))
+    assert loud < quiet <= 0.01 / losses.QUIET
+
+
 def test_stft_matches_a_plain_transform():
     x = np.asarray(BATCH[4])
     ours = losses.stft(jnp.asarray(x)[None], 64)[0, 1, 5]

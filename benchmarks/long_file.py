@@ -1,0 +1,52 @@
+"""An hour of stereo through the codec and back: memory and speed, with the quickstart's layout and random weights.
+
+python -m benchmarks.long_file [--minutes 60]
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.quickstart import get_config
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.model import Autoencoder
+from jen1_jax.autoencoder.whitening import Moments, fit
+
+RATE = 48_000
+
+
+def peak() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60)
+    options = parser.parse_args()
+    model = Autoencoder(**get_config().autoencoder)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.hop, 2)))["params"]
+    moments = Moments.of(np.random.default_rng(0).normal(size=(1000, model.latent_channels)))
+    codec = Codec(model, params, fit(moments, 1.0, 1e-5), RATE)
+    samples = round(options.minutes * 60 * RATE)
+    with tempfile.TemporaryDirectory() as folder:
+        audio = np.memmap(Path(folder) / "audio.f32", np.float32, "w+", shape=(samples, 2))
+        for start in range(0, samples, 10 * RATE):
+            part = audio[start : start + 10 * RATE]
+            part[:] = np.random.default_rng(start).uniform(-0.5, 0.5, part.shape)
+        audio.flush()
+        audio = np.memmap(Path(folder) / "audio.f32", np.float32, "r", shape=(samples, 2))
+        codec.decode(codec.encode(audio[: 30 * RATE]))  # compiles
+        print(f"before: {peak():.2f} GB held at most")
+        for name, function, given in (("encode", codec.encode, audio), ("decode", codec.decode, None)):
+            start = time.perf_counter()
+            latents = function(given if given is not None else latents)
+            seconds = time.perf_counter() - start
+            speed = options.minutes * 60 / seconds
+            print(f"{name}: {options.minutes:g} min in {seconds:.0f} s, {speed:.0f}x real time; {peak():.2f} GB")
