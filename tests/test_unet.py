@@ -164,6 +164,7 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32():
     assert 0 < np.sqrt(np.mean((half - full) ** 2)) < 0.03 * np.sqrt(np.mean(full**2))
 
 
+@pytest.mark.slow
 def test_the_paper_preset_has_the_papers_size():
     config = get_config()
     k = int(config.whitening.keep * config.autoencoder.latent_channels)

@@ -37,6 +37,7 @@ def audio_of(samples):
     return (0.3 * np.random.default_rng(samples).standard_normal((samples, 2))).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 100, 256, 257, 1000])
 def test_any_length_equals_the_whole_file(codec, short_chunks, samples):
     audio, frames = audio_of(samples), -(-samples // 8)

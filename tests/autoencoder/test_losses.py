@@ -97,6 +97,7 @@ def test_stft_hears_a_collapsed_stereo_image():
     assert left_right < 1e-6 and total[0] > 1
 
 
+@pytest.mark.slow
 def test_kl_is_least_at_unit_variance():
     z = jax.random.normal(jax.random.key(0), (1, 4000, 3))
     at = lambda scale, shift=0.0: float(losses.kl(z * scale + shift, jnp.array([4000]))[0][0])

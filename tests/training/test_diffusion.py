@@ -52,6 +52,7 @@ def test_another_step_draws_anew_and_the_same_step_draws_the_same():
     assert not np.array_equal(first["mask"], other["mask"])
 
 
+@pytest.mark.slow
 def test_text_is_left_out_at_the_configured_rate_only():
     assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
     assert np.asarray(draw(null_text_rate=1.0)["null_text"]).all()
