@@ -97,7 +97,9 @@ def encodec(lstm: bool):
 def oobleck(parameters: int):
     from diffusers import AutoencoderOobleck
 
-    build = lambda width: AutoencoderOobleck(encoder_hidden_size=width, decoder_channels=width, sampling_rate=RATE)
+    build = lambda width: AutoencoderOobleck(
+        encoder_hidden_size=width, decoder_channels=width, decoder_input_channels=width // 2, sampling_rate=RATE
+    )
     with torch.device("meta"):
         size = {width: sum(p.numel() for p in build(width).parameters()) for width in range(32, 161, 8)}
     model = build(min(size, key=lambda width: abs(size[width] - parameters)))
@@ -144,5 +146,8 @@ if __name__ == "__main__":
     if not options.skip_oobleck:
         fast = ours(jen1_fast.get_config())
         records.append(compare("jen1_fast / AutoencoderOobleck", fast, oobleck(fast[0]), options.repeats))
-    for record in records:
-        print(json.dumps(record))
+    ratios = {
+        f"{work}_ratio": records[0][name]["ratio"]
+        for work, name in (("reconstruct", "reconstruction"), ("train", "training step"))
+    }
+    print(json.dumps(ratios | {"device": device, "pairs": records}))

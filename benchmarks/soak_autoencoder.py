@@ -1,14 +1,17 @@
-"""Two thousand adversarial steps on real music, with everything in the way that has stopped others.
+"""Thousands of adversarial steps on real music, with everything in the way that has stopped others.
 
 One batch in eight holds a silent example and a full-scale square wave; every `POISON` steps one holds NaN or infinity. The run
 must end with finite parameters and finite losses, having skipped exactly the poisoned batches and named their records.
 
     jen1 data prepare --source MUSIC --out DATA --seconds 5.12
-    python -m benchmarks.soak_autoencoder DATA [--steps 2000]
+    python -m benchmarks.soak_autoencoder DATA [--steps 3000] [--folder RUN]
+
+Ten checkpoints are kept, for `python -m benchmarks.quality RUN DATA`.
 """
 
 import argparse
 import json
+import math
 import re
 import tempfile
 import time
@@ -98,7 +101,9 @@ def config(steps: int) -> ConfigDict:
     """The quickstart's autoencoder with every loss of the paper preset, the adversary from the first tenth on."""
     config = quickstart()
     config.train_autoencoder.losses.update(stft=0.2, mel=0.2, adversarial=0.1, feature_matching=1.0)
-    config.train_autoencoder.update(steps=steps, learning_rate=5e-4, log_every=50, checkpoint_every=10_000)
+    config.train_autoencoder.update(
+        steps=steps, learning_rate=1e-3, log_every=50, checkpoint_every=max(steps // 10, 1), keep_checkpoints=10
+    )
     config.train_autoencoder.adversary.update(windows=(1024, 256), channels=8, start=steps // 10, ramp=steps // 20)
     return config
 
@@ -108,11 +113,11 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     settings = config(options.steps)
-    hop = 2560
+    hop = math.prod(settings.autoencoder.strides)
     crop = round(settings.train_autoencoder.seconds * settings.audio.sample_rate) // hop * hop
     shards = ShardData(options.data, settings.train_autoencoder.batch_size, settings.seed, crop=crop)
     print(json.dumps(soak(settings, shards, options.folder or Path(tempfile.mkdtemp()) / "run"), indent=1))

@@ -13,6 +13,11 @@ def get_config() -> ConfigDict:
     config = jen1.get_config()
     with config.unlocked():
         config.autoencoder.update(
-            strides=(1, 2, 4, 5, 8), channels=(32, 64, 128, 256, 512), dilations=(1,), latent_channels=128, activation="elu"
+            strides=(1, 2, 4, 5, 8),
+            channels=(32, 64, 128, 256, 512),
+            dilations=(1,),
+            compress=2,
+            latent_channels=128,
+            activation="elu",
         )
     return config

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
         strides=(1, 2, 4, 5, 8),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
         channels=(32, 64, 128, 256, 512),  # (inferred) width after each stride
         dilations=(1, 3, 9),  # (inferred) one residual unit each, at every level
+        compress=1,  # a residual unit is so many times narrower inside
         kernel_size=7,  # of the stem and the head
         latent_channels=128,
         activation="snake",  # or "elu"

@@ -54,6 +54,7 @@ class Stack(nn.Module):
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     dilations: tuple[int, ...]
+    compress: int
     kernel_size: int
     latent_channels: int
     activation: str
@@ -69,7 +70,7 @@ class Stack(nn.Module):
 
     def units(self, x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
         for dilation in self.dilations:
-            h = self.conv(Activation(self.activation)(x), x.shape[-1], 3, dilation=dilation)
+            h = self.conv(Activation(self.activation)(x), x.shape[-1] // self.compress, 3, dilation=dilation)
             h = self.conv(Activation(self.activation)(h), x.shape[-1], 1, kernel_init=SMALL)
             x = keep_valid(x + h, valid)
         return x
@@ -113,6 +114,7 @@ class Autoencoder(nn.Module):
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     dilations: tuple[int, ...]
+    compress: int
     kernel_size: int
     latent_channels: int
     activation: str = "snake"

@@ -50,12 +50,17 @@ class Conv1d(nn.Module):
             norm = lambda w: jnp.sqrt(jnp.sum(w**2, axis=(0, 1)) + 1e-12)
             scale = self.param("scale", lambda _: norm(kernel))
             kernel = kernel * (scale / norm(kernel))
-        reach = self.dilation * (self.kernel_size - 1) // 2
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (reach, reach), (0, 0)))  # first, or the delay would push the last frames out
-        y = jax.lax.conv_general_dilated(
-            delay(x, reach, causal), kernel.astype(self.dtype), (1,), "VALID",
-            rhs_dilation=(self.dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
-        )  # fmt: skip
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.kernel_size == 1:
+            # A flat matrix product: for the gradient of anything else XLA on a CPU transposes whole activations.
+            y = (x.reshape(-1, x.shape[-1]) @ kernel[0]).reshape(*x.shape[:2], self.features)
+        else:
+            reach = self.dilation * (self.kernel_size - 1) // 2
+            x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))  # first, or the delay would push the last frames out
+            y = jax.lax.conv_general_dilated(
+                delay(x, reach, causal), kernel, (1,), "VALID",
+                rhs_dilation=(self.dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
+            )  # fmt: skip
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y

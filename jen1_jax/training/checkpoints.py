@@ -53,6 +53,11 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
+    @property
+    def steps(self) -> list[int]:
+        """Those of all checkpoints that were kept, oldest first."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
     def save(self, step: int, state, record: Mapping[str, Any]) -> None:
         """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
         if step != self.latest:
@@ -63,8 +68,8 @@ class Checkpoints:
         loaded = self._load(abstract_state)
         return loaded["state"], loaded["record"]
 
-    def restore_ema(self, player: str, abstract_params: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """One player's EMA parameters of the newest checkpoint, on the first device, and its record.
+    def restore_ema(self, player: str, abstract_params: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
+        """One player's EMA parameters of the checkpoint at `step` (default: the newest), on the first device, and its record.
 
         Nothing else is read: neither the other players nor the optimiser need to be known.
         """
@@ -73,12 +78,12 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = self._load({"ema": {player: shaped}})
+            loaded = self._load({"ema": {player: shaped}}, step)
         return loaded["state"]["ema"][player], loaded["record"]
 
-    def _load(self, abstract_state) -> dict[str, Any]:
+    def _load(self, abstract_state, step: int | None = None) -> dict[str, Any]:
         try:
-            return self._checkpointer.load_checkpointables(None, {"state": abstract_state, "record": None})
+            return self._checkpointer.load_checkpointables(step, {"state": abstract_state, "record": None})
         except (ValueError, KeyError, FileNotFoundError, OSError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise Refusal(f"The checkpoint in {self.directory} cannot be read for this configuration: {first}") from error

@@ -6,7 +6,7 @@ import numpy as np
 
 from jen1_jax.autoencoder.model import Autoencoder
 
-FIELDS = dict(strides=(4, 2), channels=(8, 12), dilations=(1, 2), kernel_size=5, latent_channels=6)
+FIELDS = dict(strides=(4, 2), channels=(8, 12), dilations=(1, 2), compress=2, kernel_size=5, latent_channels=6)
 
 
 def build(**changes):

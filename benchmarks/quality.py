@@ -1,0 +1,91 @@
+"""What an autoencoder's reconstruction of unseen music is worth as training goes on: the curves over its kept checkpoints.
+
+Evaluates every checkpoint (EMA weights) in RUN on the held-out files of DATA, whole clips, by the figures that public codecs are
+reported with, and the stereo image. Prints a table of medians and draws it. `benchmarks/soak_autoencoder.py` makes such a run.
+
+    python -m benchmarks.quality RUN DATA [--clips 48] [--picture docs/images/quality.png]
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_pipeline.shard_data import ShardData
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.evaluation.reconstruction import correlation_error, mel_distance, si_sdr, side_error, stft_distance
+from jen1_jax.run import Run
+from jen1_jax.training.autoencoder import init_params, load_codec
+from jen1_jax.training.checkpoints import Checkpoints
+
+RATE = 48_000
+FIGURES = {
+    "si_sdr": si_sdr,
+    "stft_distance": stft_distance,
+    "mel_distance": partial(mel_distance, sample_rate=RATE),
+    "side_error": lambda made, original: abs(side_error(made, original)),
+    "correlation_error": lambda made, original: abs(correlation_error(made, original)),
+}
+LABELS = {"si_sdr": "SI-SDR, dB", "stft_distance": "STFT distance", "mel_distance": "mel distance", "side_error": "side, dB off"}
+
+
+def held_out(data: str, clips: int) -> list[np.ndarray]:
+    """Clips drawn evenly from the held-out files."""
+    found = [
+        audio[:valid]
+        for batch in ShardData(data, 8, seed=0).sweep("test")
+        for audio, valid in zip(batch["audio"], batch["valid_samples"], strict=True)
+    ]
+    return [found[round(place)] for place in np.linspace(0, len(found) - 1, min(clips, len(found)))]
+
+
+def measure(codec: Codec, clips: list[np.ndarray]) -> dict[str, float]:
+    """Medians over the clips."""
+    figures = []
+    for audio in clips:
+        made = codec.decode(codec.encode(audio), len(audio))
+        figures.append([function(made, audio) for function in FIGURES.values()])
+    return dict(zip(FIGURES, map(float, np.nanmedian(figures, axis=0)), strict=True))
+
+
+def draw(records: list[dict[str, float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(LABELS), figsize=(12, 3))
+    for axis, (name, label) in zip(axes, LABELS.items(), strict=True):
+        axis.plot([record["step"] for record in records], [record[name] for record in records], marker="o", color="#2f5d8a")
+        axis.set(xlabel="step", title=label)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("data")
+    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    run = Run.open(options.run)
+    codec = load_codec(run)
+    clips = held_out(options.data, options.clips)
+    checkpoints = Checkpoints(run.checkpoints("autoencoder"))
+    shapes = jax.eval_shape(partial(init_params, model=codec.model), jax.random.key(0))
+    records = []
+    print(f"{len(clips)} held-out clips, {codec.frame_rate:g} Hz x {codec.model.latent_channels} channels")
+    print(f"{'step':>8}" + "".join(f"{name:>19}" for name in FIGURES))
+    for step in sorted(checkpoints.steps):
+        params, _ = checkpoints.restore_ema("autoencoder", shapes, step)
+        # The last whitening: whole, it is an invertible map, which takes nothing from what an earlier decoder hears.
+        records.append({"step": step} | measure(Codec(codec.model, params, codec.whitening, codec.sample_rate), clips))
+        print(f"{step:8}" + "".join(f"{records[-1][name]:19.3f}" for name in FIGURES), flush=True)
+    print(json.dumps({"clips": len(clips), "curve": records}))
+    if options.picture:
+        draw(records, options.picture)
