@@ -102,9 +102,9 @@ def config(steps: int) -> ConfigDict:
     config = quickstart()
     config.train_autoencoder.losses.update(stft=0.2, mel=0.2, adversarial=0.1, feature_matching=1.0)
     config.train_autoencoder.update(
-        steps=steps, learning_rate=1e-3, log_every=50, checkpoint_every=max(steps // 10, 1), keep_checkpoints=10
+        steps=steps, learning_rate=1e-3, log_every=50, checkpoint_every=max(steps // 10, 1), keep_checkpoints=10, seconds=0.54
     )
-    config.train_autoencoder.adversary.update(windows=(1024, 256), channels=8, start=steps // 10, ramp=steps // 20)
+    config.train_autoencoder.adversary.update(windows=(512,), channels=8, start=steps // 10, ramp=steps // 20)
     return config
 
 

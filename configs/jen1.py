@@ -52,15 +52,25 @@ def get_config() -> ConfigDict:
         remat="full",  # or "none"
     )
     config.diffusion = dict(
-        schedule="linear",  # or "scaled_linear", "cosine"
+        schedule="linear",  # or "scaled_linear", "cosine", "rectified_flow"
         num_steps=1000,
         beta_start=0.0015,
         beta_end=0.0195,
-        objective="epsilon",  # or "v", "x0"
+        zero_terminal_snr=False,  # the noisy end is noise and nothing else; not with epsilon
+        objective="epsilon",  # or "v", "x0", "rectified_flow"
+        times="uniform",  # or "logit_normal", of training
+        times_mean=0.0,  # of the normal distribution behind logit_normal; above 0: more noise
+        times_std=1.0,
+        min_snr_gamma=0.0,  # 5: the min-SNR weighting of the loss; 0: none
         null_text_rate=0.2,  # share of examples trained without their text, for guidance
-        sampler="ddim",
+        sampler="ddim",  # or "ddpm", "euler", "heun", "dpm_solver"
+        eta=0.0,  # of ddim: the share of the noise that is drawn anew in a step
         sample_steps=200,
         guidance_scale=2.0,
+        guidance_interval=(0.0, 1.0),  # times at which there is guidance
+        guidance_rescale=0.0,  # share of the way back to the unguided latent's standard deviation
+        guidance_parallel=1.0,  # weight of guidance along the latent itself; 0: adaptive projected guidance
+        guidance_limit=0.0,  # most that guidance adds, root mean square in whitened units; 0: no limit
     )
     config.tasks = dict(
         ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),

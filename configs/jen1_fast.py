@@ -17,7 +17,15 @@ def get_config() -> ConfigDict:
         config.autoencoder.update(strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64)
         config.whitening.keep = 1.0
         config.unet.update(multipliers=(4, 4, 4, 5), factors=(1, 2, 2), num_blocks=(2, 2, 2), attentions=(0, 3, 4, 6))
-        config.diffusion.update(objective="v", schedule="cosine", null_text_rate=0.1)
+        config.diffusion.update(
+            objective="rectified_flow",
+            schedule="rectified_flow",
+            zero_terminal_snr=True,
+            times="logit_normal",
+            null_text_rate=0.1,
+            sampler="dpm_solver",
+            sample_steps=50,
+        )
         config.data.seconds = 40.96
         config.train_autoencoder.seconds = 1.37
     return config

@@ -137,6 +137,16 @@ def extend(options: argparse.Namespace) -> None:
     _write(model, out, made, options, spans=[(len(audio) / model.sample_rate, len(made) / model.sample_rate)])
 
 
+def vary(options: argparse.Namespace) -> None:
+    from jen1_jax.generation.audio import read_audio
+
+    out = _out(options)
+    model = _model(options)
+    audio = read_audio(options.audio, model.sample_rate)
+    made = model.vary(audio, options.prompt, options.strength, options.seed, **_sampling(options))
+    _write(model, out, made, options)
+
+
 def evaluate_autoencoder(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.autoencoder import FIGURES, clips_in, clips_of, evaluate_autoencoder
     from jen1_jax.run import Run
@@ -218,7 +228,7 @@ def _model(options):
 
 
 def _sampling(options) -> dict:
-    return {"steps": options.steps, "guidance_scale": options.guidance_scale}
+    return {name: getattr(options, name) for name in ("negative_prompt", "steps", "guidance_scale")}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -227,7 +237,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     from jen1_jax.run import write_text
 
     write_wav(out, audio, model.sample_rate)
-    made = {name: getattr(options, name) for name in ("prompt", "seed", "steps", "guidance_scale")}
+    made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "steps", "guidance_scale")}
     made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
     write_text(out.with_name(out.name + ".json"), json.dumps(made, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
@@ -291,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
         ("generate", generate, "music from text"),
         ("inpaint", inpaint, "spans of a file made anew"),
         ("extend", extend, "a file continued"),
+        ("vary", vary, "a variation of a file"),
     ):
         sub = _command(commands, name, function, says)
         sub.add_argument("--checkpoint", required=True, metavar="RUN")
@@ -298,9 +309,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--audio", required=True)
         if name == "inpaint":
             sub.add_argument("--span", required=True, action="append", type=_span, metavar="START:END", help="in seconds")
+        elif name == "vary":
+            sub.add_argument("--strength", type=float, default=0.6, help="0 to 1: how little is kept (default: %(default)s)")
         else:
             sub.add_argument("--seconds", required=True, type=float, help="to make" if name == "generate" else "to add")
         sub.add_argument("--prompt", default="", help="empty means unconditional")
+        sub.add_argument("--negative-prompt", default="", help="what to keep away from (default: music without a prompt)")
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--steps", type=int, help="of sampling (default: the run's)")
         sub.add_argument("--guidance-scale", type=float, help="how closely to follow the prompt (default: the run's)")

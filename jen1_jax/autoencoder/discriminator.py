@@ -28,7 +28,7 @@ ADVERSARIAL = Registry(
 
 
 class WeightNormConv(nn.Module):
-    """2D convolution, weight-normalised like `layers.conv.Conv1d`; keeps the frames and halves the bins if `fold`."""
+    """2D convolution, weight-normalised like `layers.conv.Conv1d`; keeps the frames, and halves the bins if `fold`."""
 
     features: int
     kernel_size: tuple[int, int]
@@ -73,8 +73,8 @@ class Discriminator(nn.Module):
         spectrum = stft(audio.astype(jnp.float32), window) * jnp.sqrt(window / 1.5)
         x = jnp.concatenate([spectrum.real, spectrum.imag], axis=1)
         x = jnp.moveaxis(x, 1, -1)
-        for options in (dict(), dict(fold=True), dict(fold=True, dilation=2), dict(fold=True, dilation=4)):
-            x = nn.leaky_relu(conv(x, self.channels, (3, 5 if options else 7), **options), 0.2)
+        for dilation in (1, 1, 2, 4):  # folded from the first layer on: at all bins it would cost as much as all others
+            x = nn.leaky_relu(conv(x, self.channels, (3, 5), fold=True, dilation=dilation), 0.2)
             layers.append(x)
         x = nn.leaky_relu(conv(x, self.channels, (3, 3)), 0.2)
         layers.append(x)

@@ -29,14 +29,14 @@ def autoencoder_terms(
     audio: Audio,
     valid_samples: Valid,
     rng: Array,
-    ramp: Float[Array, ""],
+    ramp: Float[Array, ""] | None,
     config: ConfigDict,
     sample_rate: int,
 ) -> dict[str, losses.Term]:
     """(total, count) per example of every term in `config.losses` (of `config.train_autoencoder`) that weighs above 0.
 
-    `params` holds the `autoencoder`'s and, where a loss needs them, the `discriminator`'s. `rng` draws the latent mask; `ramp`, 0
-    to 1, scales what the discriminator says, and at 0 it is not even asked.
+    `params` holds the `autoencoder`'s and, where a loss needs them, the `discriminator`'s. `rng` draws the latent mask; `ramp`,
+    up to 1, scales what the discriminator says, and without one it is not even asked.
     """
     windows = tuple(config.stft_windows)
     made, latents = model.apply({"params": params["autoencoder"]}, audio, rng)
@@ -57,7 +57,7 @@ def autoencoder_terms(
                 "feature_matching": discriminator.feature_matching_loss(real, ours, judge.windows, valid_samples),
             }
 
-        asked = _scaled(ask, ramp, len(audio))
+        asked = _scaled(ask, ramp, audio)
         terms |= {name: asked[name] for name in ADVERSARIAL if config.losses[name] > 0}
     return terms
 
@@ -69,7 +69,7 @@ def discriminator_terms(
     audio: Audio,
     valid_samples: Valid,
     rng: Array,
-    ramp: Float[Array, ""],
+    ramp: Float[Array, ""] | None,
     config: ConfigDict,
 ) -> dict[str, losses.Term]:
     """The discriminator's one term, on the same reconstruction as `autoencoder_terms` has."""
@@ -81,7 +81,7 @@ def discriminator_terms(
         loss = discriminator.discriminator_loss(config.adversary.loss, real, ours, judge.windows, valid_samples)
         return {"discriminator": loss}
 
-    return _scaled(ask, ramp, len(audio))
+    return _scaled(ask, ramp, audio)
 
 
 def _judge(judge: Discriminator, params: PyTree, real: Audio, made: Audio):
@@ -91,8 +91,12 @@ def _judge(judge: Discriminator, params: PyTree, real: Audio, made: Audio):
     return halves[0], halves[1]
 
 
-def _scaled(ask, ramp: Float[Array, ""], batch: int) -> dict[str, losses.Term]:
-    """`ramp` times the terms of `ask()`, which is not run while that is 0."""
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(ask))
-    asked = jax.lax.cond(ramp > 0, ask, lambda: nothing)
-    return {name: (ramp * total, jnp.ones(batch)) for name, (total, _) in asked.items()}
+def _scaled(ask, ramp: Float[Array, ""] | None, audio: Audio) -> dict[str, losses.Term]:
+    """`ramp` times the terms of `ask()`, or zeros.
+
+    Whether it is asked is known when the step is traced: inside `lax.cond` a CPU would take the gradients ten times as long.
+    """
+    ones = jnp.ones(len(audio))
+    if ramp is None:
+        return {name: (0 * ones, ones) for name in jax.eval_shape(ask)}
+    return {name: (ramp * total, ones) for name, (total, _) in ask().items()}

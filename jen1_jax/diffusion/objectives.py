@@ -75,7 +75,38 @@ class X0:
         return prediction
 
 
-OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V(), "x0": X0()})
+class RectifiedFlow:
+    """The flow's velocity `noise - clean` (Liu et al. 2022), of latents scaled to unit variance as everywhere here.
+
+    Rectified flow walks the line `(1 - t) * clean + t * noise`, which is the noisy latent divided by alpha + sigma.
+    """
+
+    def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
+        return noise - clean
+
+    def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents:
+        alpha, sigma = _per_example(log_snr)
+        return (noisy - sigma * prediction) / (alpha + sigma)
+
+
+OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V(), "x0": X0(), "rectified_flow": RectifiedFlow()})
+
+
+def convert(prediction: Latents, noisy: Latents, log_snr: LogSNR, source: Objective, target: Objective) -> Latents:
+    """A prediction made for `source` as one for `target`: the same clean latent and the same noise. Needs a finite log-SNR."""
+    alpha, sigma = _per_example(log_snr)
+    clean = source.clean(prediction, noisy, log_snr)
+    return target.target(clean, (noisy - alpha * clean) / sigma, log_snr)
+
+
+def min_snr_weight(objective: Objective, log_snr: LogSNR, gamma: float) -> LogSNR:
+    """Weight of an example's loss that counts the clean latent's squared error by min(SNR, gamma) (Hang et al. 2023).
+
+    What an error of the prediction does to the clean latent follows from the objective itself, which is linear in it.
+    """
+    one = jnp.ones((*log_snr.shape, 1, 1))
+    slope = objective.clean(one, 0 * one, log_snr)[:, 0, 0]
+    return jnp.minimum(jnp.exp(log_snr), gamma) * slope**2
 
 
 def loss_per_frame(

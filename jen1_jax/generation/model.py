@@ -4,18 +4,18 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.audio import Audio, as_stereo, crossfade
-from jen1_jax.generation.sampling import Plan, Sampler
+from jen1_jax.generation.sampling import Plan, Prompts, Sampler
 from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
@@ -25,6 +25,7 @@ from jen1_jax.training.checkpoints import Checkpoints
 log = logging.getLogger(__name__)
 
 MAX_SECONDS = 3600
+MAX_OFFSET = 0.005  # of full scale, of the mean of generated audio
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
 
@@ -69,19 +70,60 @@ class Model:
         return self.codec.sample_rate
 
     def generate(
-        self, prompt: str, seconds: float, seed: int = 0, *, steps: int | None = None, guidance_scale: float | None = None
+        self,
+        prompt: str | Sequence[str],
+        seconds: float | Sequence[float],
+        seed: int | Sequence[int] = 0,
+        *,
+        negative_prompt: str = "",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Audio | list[Audio]:
+        """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest.
+
+        Where prompt, seconds or seed are sequences, a list of pieces is made at once; what is single counts for all of them, and
+        each piece is what it would be alone.
+        """
+        given = [
+            value if isinstance(value, Sequence) and not isinstance(value, str) else None for value in (prompt, seconds, seed)
+        ]
+        counts = {len(value) for value in given if value is not None}
+        if len(counts) > 1 or 0 in counts:
+            raise Refusal(f"Sequences of {sorted(counts)} prompts, seconds and seeds do not go together; give as many of each.")
+        count = counts.pop() if counts else 1
+        prompts, lengths, seeds = (
+            [single] * count if several is None else list(several)
+            for several, single in zip(given, (prompt, seconds, seed), strict=True)
+        )
+        samples = [self._samples(length) for length in lengths]
+        plans = [self._nothing(-(-number // self.codec.hop)) for number in samples]
+        latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
+        pieces = [self._master(self._decode(made)[:number]) for made, number in zip(latents, samples, strict=True)]
+        return pieces if any(value is not None for value in given) else pieces[0]
+
+    def vary(
+        self,
+        audio: np.ndarray,
+        prompt: str = "",
+        strength: float = 0.6,
+        seed: int = 0,
+        *,
+        sample_rate: int | None = None,
+        negative_prompt: str = "",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
     ) -> Audio:
-        """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest."""
-        samples = self._samples(seconds)
-        frames = -(-samples // self.codec.hop)
-        nothing = np.zeros(frames, bool)
-        plan = Plan(np.zeros((frames, self.codec.k), np.float32), nothing, nothing)
-        audio = self._decode(self._fill(plan, prompt, seed, steps, guidance_scale))[:samples]
-        peak = float(np.abs(audio).max())
-        if peak > 1:
-            log.warning("The generated audio peaked at %.2f: scaled to 1.", peak)
-            audio = audio / peak
-        return audio
+        """A variation of `audio`, as long: its latents under the noise of time `strength`, denoised for `prompt`.
+
+        Near 0 it is the audio's round trip through the autoencoder, and at 1 nothing of it is left (SDEdit, Meng et al. 2022).
+        """
+        if not 0 < strength <= 1:
+            raise Refusal(f"A strength of {strength} makes no variation; give more than 0 and at most 1.")
+        audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
+        given = self.codec.encode(audio, partial(self.progress, "encoding"))
+        plan = replace(self._nothing(len(given)), given=given)
+        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, start=strength)[0]
+        return self._master(self._decode(made)[: len(audio)])
 
     def inpaint(
         self,
@@ -91,6 +133,7 @@ class Model:
         seed: int = 0,
         *,
         sample_rate: int | None = None,
+        negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
     ) -> Audio:
@@ -118,7 +161,8 @@ class Model:
                 f"A span of {longest / self.codec.frame_rate:.1f} s is longer than this model inpaints at once "
                 f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
             )
-        latents = self._fill(Plan(given, ~near, ~hole), prompt, seed, steps, guidance_scale, causal=False)
+        plan = Plan(given, ~near, ~hole)
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
         for start, end in holes:
             first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
             made = self._decode(latents[first : -(-end // hop) + margin])[start - first * hop : end - first * hop]
@@ -141,6 +185,7 @@ class Model:
         seed: int = 0,
         *,
         sample_rate: int | None = None,
+        negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
     ) -> Audio:
@@ -162,48 +207,77 @@ class Model:
         given[:whole] = self.codec.encode(tail)[:whole]
         position = np.arange(frames)
         plan = Plan(given, position < whole - margin, position < whole)
-        made = self._decode(self._fill(plan, prompt, seed, steps, guidance_scale, causal=True))[: len(tail) + added]
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
+        made = self._decode(latents)[: len(tail) + added]
         result = np.concatenate([audio, made[len(tail) :]])
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         end = len(audio)
         result[end - fade : end] = crossfade(audio[end - fade :], made[len(tail) - fade : len(tail)])
         return result
 
+    def _nothing(self, frames: int) -> Plan:
+        nothing = np.zeros(frames, bool)
+        return Plan(np.zeros((frames, self.codec.k), np.float32), nothing, nothing)
+
     def _fill(
-        self, plan: Plan, prompt: str, seed: int, steps: int | None, guidance_scale: float | None, causal: bool | None = None
-    ) -> Float[np.ndarray, "frames k"]:
+        self,
+        plans: list[Plan],
+        prompts: list[str],
+        seeds: list[int],
+        negative_prompt: str,
+        steps: int | None,
+        guidance_scale: float | None,
+        causal: bool | None = None,
+        start: float = 1.0,
+    ) -> list[Float[np.ndarray, "frames k"]]:
         defaults = self.config.diffusion
         steps = defaults.sample_steps if steps is None else steps
-        if steps < 1 or not 0 <= seed < 2**32:
-            raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
+        for seed in seeds:
+            if steps < 1 or not 0 <= seed < 2**32:
+                raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         if not math.isfinite(scale):
             raise Refusal(f"A guidance scale of {scale} leads nowhere; give a number, 1 for the model as trained.")
-        text, length = self._embed(prompt)
+        if negative_prompt.strip() and scale == 1:
+            log.warning("Without guidance (scale 1) the negative prompt has no effect.")
+        if any(not prompt.strip() for prompt in prompts):
+            log.warning("The prompt is empty: the music is unconditional.")
         return self.sampler.fill(
-            plan,
-            text,
-            length,
-            seed=seed,
+            plans,
+            Prompts(*self._embed(prompts), *self._embed([negative_prompt] * len(prompts))),
+            seeds=seeds,
             steps=steps,
             guidance_scale=scale,
             causal=causal,
+            start=start,
             progress=partial(self.progress, "sampling"),
         )
 
-    def _embed(self, prompt: str) -> tuple[Float[Array, "tokens features"], int]:
-        """Embedding and number of tokens of a prompt."""
-        if not prompt.strip():
-            log.warning("The prompt is empty: the music is unconditional.")
-            prompt = ""
-        elif self.text.tokenizer.truncated(prompt):
-            log.warning("The prompt is longer than %d tokens: the rest of it is cut off.", self.text.max_length)
-        tokens, lengths = self.text.tokenize([prompt])
-        if self.text.trainable:
-            embedding = self.text.module.apply({"params": self.text_params}, jnp.asarray(tokens), jnp.asarray(lengths))
-        else:
-            embedding = jnp.asarray(self.text.embed([prompt])[0], jnp.float32)
-        return embedding[0], int(lengths[0])
+    def _embed(self, prompts: list[str]) -> tuple[Float[Array, "prompts tokens features"], Int[np.ndarray, " prompts"]]:
+        """Embeddings of prompts and their numbers of tokens."""
+        prompts = [prompt if prompt.strip() else "" for prompt in prompts]
+        for prompt in dict.fromkeys(prompts):
+            if self.text.tokenizer.truncated(prompt):
+                log.warning("The prompt %r is longer than %d tokens: the rest of it is cut off.", prompt, self.text.max_length)
+        if not self.text.trainable:
+            embedding, lengths = self.text.embed(prompts)
+            return jnp.asarray(embedding, jnp.float32), lengths
+        tokens, lengths = self.text.tokenize(prompts)
+        apply = lambda *row: self.text.module.apply({"params": self.text_params}, *map(jnp.asarray, row))[0]
+        rows = [apply(tokens[row, None], lengths[row, None]) for row in range(len(prompts))]  # no piece depends on its mates
+        return jnp.stack(rows), lengths
+
+    def _master(self, audio: Audio) -> Audio:
+        """Wholly generated audio without an offset and within full scale; what was done is said."""
+        offset = audio.mean(axis=0)
+        if np.abs(offset).max() > MAX_OFFSET:
+            log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))
+            audio = audio - offset
+        peak = float(np.abs(audio).max())
+        if peak > 1:
+            log.warning("The generated audio peaked at %.2f: scaled to 1.", peak)
+            audio = audio / peak
+        return audio
 
     def _samples(self, seconds: float) -> int:
         if not 0 < seconds <= MAX_SECONDS:  # a NaN fails too

@@ -1,20 +1,23 @@
 """Sampling latents with a trained U-Net: guidance, given frames, and windows for pieces longer than the training examples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.diffusion.guidance import guide
-from jen1_jax.diffusion.objectives import OBJECTIVES
-from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.objectives import OBJECTIVES, scales
+from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.unet import UNet
+
+BATCH = 16  # windows that are sampled at once, at most
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,50 @@ class Plan:
     known: Bool[np.ndarray, " frames"]
 
 
+class Prompts(NamedTuple):
+    """What each piece shall sound like, and unlike: embeddings and numbers of tokens, 0 being nothing."""
+
+    text: Float[Array, "pieces tokens features"]
+    lengths: Int[np.ndarray, " pieces"]
+    negative: Float[Array, "pieces tokens features"]
+    negative_lengths: Int[np.ndarray, " pieces"]
+
+
+class _Piece:
+    """A piece on its way: what of it is done, and which window is next."""
+
+    def __init__(self, plan: Plan, size: int):
+        self.latents, self.trusted, self.known = plan.given.astype(np.float32), plan.trusted.copy(), plan.known.copy()
+        self.number, self._size = 0, size  # of windows done; frames of a window
+
+    @property
+    def missing(self) -> int:
+        return int((~self.known).sum())
+
+    def window(self, causal: bool | None) -> tuple[slice, bool]:
+        """The frames to sample next, from the left, and whether in causal mode."""
+        first, size = int(np.argmin(self.known)), self._size
+        run = int(np.argmax(np.append(self.known[first:], True)))
+        # A hole sits in the middle of its window; what is longer than a window goes on from half a window of context.
+        lead = (size - run) // 2 if run < size else size // 2
+        if not self.known[first:].any():
+            lead = size // 2
+        start = int(np.clip(first - lead, 0, max(len(self.known) - size, 0)))
+        return slice(start, start + size), bool(self.trusted[start:first].any() if causal is None else causal)
+
+    def inputs(self, window: slice) -> tuple[np.ndarray, ...]:
+        """Latents, trusted, known and valid frames of a window, padded to its size."""
+        parts = self.latents[window], self.trusted[window, None], self.known[window, None], np.ones_like(self.known[window, None])
+        pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
+        latents, trusted, known, valid = map(pad, parts)
+        return latents, trusted.astype(np.float32), known, valid.astype(np.float32)
+
+    def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
+        self.latents[window] = latents[: len(self.latents[window])]
+        self.trusted[window] = self.known[window] = True
+        self.number += 1
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A trained U-Net with its diffusion settings; `window` is the number of frames of its training examples."""
@@ -42,95 +89,85 @@ class Sampler:
 
     def fill(
         self,
-        plan: Plan,
-        text: Float[Array, "tokens features"],
-        text_length: int,
+        plans: Sequence[Plan],
+        prompts: Prompts,
         *,
-        seed: int,
+        seeds: Sequence[int],
         steps: int,
         guidance_scale: float,
         causal: bool | None = None,
+        start: float = 1.0,
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Float[np.ndarray, "frames k"]:
-        """The piece's latents, with everything that is not known generated, window by window from the left.
+    ) -> list[Float[np.ndarray, "frames k"]]:
+        """The pieces' latents, with everything that is not known generated, window by window from the left.
 
-        `causal=None` lets each window choose: bidirectional with nothing to go on from, causal as a continuation.
+        `causal=None` lets each window choose: bidirectional with nothing to go on from, causal as a continuation. A `start` below
+        1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
+        batches are filled up to powers of two, so that few sizes are compiled.
         """
-        latents, trusted, known = plan.given.astype(np.float32), plan.trusted.copy(), plan.known.copy()
-        frames, size, total = len(latents), self.window, int((~plan.known).sum())
-        for number in range(frames):
-            unknown = np.flatnonzero(~known)
-            progress(total - len(unknown), total)
-            if len(unknown) == 0:
-                break
-            first = unknown[0]
-            run = int(np.argmax(np.append(known[first:], True)))
-            # A hole sits in the middle of its window; what is longer than a window goes on from half a window of context.
-            lead = (size - run) // 2 if run < size else size // 2
-            if not known[first:].any():
-                lead = size // 2
-            start = int(np.clip(first - lead, 0, max(frames - size, 0)))
-            part = slice(start, start + size)
-            continues = trusted[start:first].any() if causal is None else causal
-            filled = self._sample(
-                latents[part], trusted[part], known[part], text, text_length, continues, (seed, number), steps, guidance_scale
+        pieces = [_Piece(plan, self.window) for plan in plans]
+        total = sum(piece.missing for piece in pieces)
+        while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
+            progress(total - sum(piece.missing for piece in pieces), total)
+            windows = {row: pieces[row].window(causal) for row in rows}
+            padded = [rows[n % len(rows)] for n in range(1 << (len(rows) - 1).bit_length())]
+            inputs = jax.tree.map(lambda *parts: np.stack(parts), *[pieces[row].inputs(windows[row][0]) for row in padded])
+            latents = self._run(
+                self.params,
+                jnp.stack([jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].number) for row in padded]),
+                *inputs,
+                np.array([windows[row][1] for row in padded]),
+                Prompts(*(jnp.asarray(array)[np.array(padded)] for array in prompts)),
+                jnp.float32(guidance_scale),
+                jnp.float32(start),
+                steps,
+                guidance_scale != 1,
             )
-            latents[part], trusted[part], known[part] = filled, True, True
-        return latents
-
-    def _sample(self, given, trusted, known, text, text_length, causal, seeds, steps, guidance_scale) -> np.ndarray:
-        frames = len(given)
-        pad = lambda x: jnp.asarray(np.pad(x, [(0, self.window - frames)] + [(0, 0)] * (x.ndim - 1)), jnp.float32)[None]
-        seed, number = seeds
-        noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (1, self.window, given.shape[1]))
-        latents = self._run(
-            self.params,
-            noise,
-            pad(given),
-            pad(trusted[:, None]),
-            pad(known[:, None]),
-            pad(np.ones((frames, 1))),
-            jnp.array([causal]),
-            text[None],
-            jnp.array([text_length], jnp.int32),
-            jnp.float32(guidance_scale),
-            steps,
-            text_length > 0 and guidance_scale != 1,
-        )
-        return np.asarray(latents[0, :frames])
+            for row, filled in zip(rows, np.asarray(latents), strict=False):
+                pieces[row].fill(windows[row][0], filled)
+        return [piece.latents for piece in pieces]
 
     @cached_property
     def _run(self):
-        schedule, objective = make_schedule(self.config), OBJECTIVES[self.config.objective]
-        sampler = SAMPLERS[self.config.sampler]
+        config, schedule, sampler = self.config, make_schedule(self.config), make_sampler(self.config)
+        objective = OBJECTIVES[config.objective]
+        guidance = {"rescale": config.guidance_rescale, "parallel": config.guidance_parallel, "limit": config.guidance_limit}
 
         def run(
             params: PyTree,
-            noise: Float[Array, "batch frames k"],
+            keys: Key[Array, " batch"],
             given: Float[Array, "batch frames k"],
             trusted: Float[Array, "batch frames 1"],
-            known: Float[Array, "batch frames 1"],
+            known: Bool[Array, "batch frames 1"],
             valid: Float[Array, "batch frames 1"],
             causal: Bool[Array, " batch"],
-            text: Float[Array, "batch tokens features"],
-            text_lengths: Int[Array, " batch"],
+            prompts: Prompts,
             scale: Float[Array, ""],
+            start: Float[Array, ""],
             steps: int,
             guided: bool,
         ) -> Float[Array, "batch frames k"]:
             twice = lambda x: jnp.concatenate([x, x]) if guided else x
-            lengths = jnp.concatenate([text_lengths, jnp.zeros_like(text_lengths)]) if guided else text_lengths
+            text, lengths = prompts.text, prompts.lengths
+            if guided:
+                text = jnp.concatenate([text, prompts.negative])
+                lengths = jnp.concatenate([lengths, prompts.negative_lengths])
             fixed = [twice(x) for x in (given * trusted, trusted)]
+            last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
             def denoise(noisy, log_snr):
-                prediction = self.unet.apply(
-                    {"params": params}, twice(noisy), *fixed, twice(log_snr), twice(text), lengths, twice(valid), twice(causal)
-                )
+                noisy, level = twice(noisy), twice(log_snr)
+                prediction = self.unet.apply({"params": params}, noisy, *fixed, level, text, lengths, twice(valid), twice(causal))
+                clean = objective.clean(prediction, noisy, level)
                 if guided:
-                    prediction = guide(*jnp.split(prediction, 2), scale)
-                clean = objective.clean(prediction, noisy, log_snr)
-                return jnp.where(known > 0, given, clean) * valid
+                    inside = (log_snr[0] >= first) & (log_snr[0] <= last)
+                    clean = guide(*jnp.split(clean, 2), jnp.where(inside, scale, 1.0), (1 - known) * valid, **guidance)
+                return jnp.where(known, given, clean) * valid
 
-            return sampler(denoise, noise * valid, sample_log_snrs(schedule, steps))
+            noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)
+            log_snrs = sample_log_snrs(schedule, steps, start)
+            alpha, sigma = scales(log_snrs[0])
+            noisy = jnp.where(start < 1, alpha * given + sigma * noise, noise)
+            return sampler(denoise, noisy * valid, log_snrs, keys)
 
         return jax.jit(run, static_argnums=(10, 11))

@@ -65,8 +65,10 @@ def train_autoencoder(
         players=players(config, model, freeze_encoder=kept is not None),
         start_from={"autoencoder": kept.params} if kept else {},
         check=check,
-        draw=partial(draw, config=config.train_autoencoder),
-        batches=lambda start: ({name: b[name] for name in ("audio", "valid_samples", "index")} for b in data.batches(start)),
+        draw=draw,
+        batches=lambda start: (
+            prepare(step, batch, config.train_autoencoder) for step, batch in enumerate(data.batches(start), start)
+        ),
         config=config.train_autoencoder,
         schedule=schedule,
         mesh=make_mesh(config),
@@ -132,7 +134,13 @@ def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False
     """The autoencoder, and its discriminator where a loss needs one."""
     training = config.train_autoencoder
     judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels)
-    args = lambda batch: (batch["audio"], batch["valid_samples"], batch["mask_key"][0], batch["ramp"][0], training)
+    args = lambda batch: (
+        batch["audio"],
+        batch["valid_samples"],
+        batch["mask_key"][0],
+        batch["ramp"][0] if "ramp" in batch else None,
+        training,
+    )
 
     def terms(params: PyTree, batch: Batch, _: PyTree) -> Terms:
         if freeze_encoder:
@@ -162,11 +170,21 @@ def init_params(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
     return model.init(key, jnp.zeros((1, model.hop, 2)))["params"]
 
 
-def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict) -> Batch:
-    """The keys that mask the latents, one an example, so that every micro-batch has its own, and how far the adversary is in."""
-    size = batch["audio"].shape[0]
-    ramp = jnp.clip((step - config.adversary.start + 1) / max(config.adversary.ramp, 1), 0, 1)
-    return batch | {"mask_key": jax.random.split(stream(key, "mask"), size), "ramp": jnp.full(size, ramp)}
+def prepare(step: int, batch: Mapping[str, Any], config: ConfigDict) -> dict[str, np.ndarray]:
+    """What the device needs of a batch; from the adversary's start on also `ramp`, how far it is in (0 to 1, one an example).
+
+    The step without it and the step with it are two compiled functions.
+    """
+    arrays = {name: batch[name] for name in ("audio", "valid_samples", "index")}
+    ramp = (step - config.adversary.start + 1) / max(config.adversary.ramp, 1)
+    if ramp > 0:
+        arrays["ramp"] = np.full(len(batch["audio"]), min(ramp, 1), np.float32)
+    return arrays
+
+
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
+    """The keys that mask the latents, one an example, so that every micro-batch has its own."""
+    return batch | {"mask_key": jax.random.split(stream(key, "mask"), batch["audio"].shape[0])}
 
 
 def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> Moments:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame
+from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
 from jen1_jax.diffusion.schedules import Schedule, draw_times, make_schedule
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
@@ -168,7 +168,7 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         "task": drawn.task,
         "mask": drawn.mask,
         "causal": drawn.causal,
-        "time": draw_times(stream(key, "times"), size),
+        "time": draw_times(stream(key, "times"), size, config.diffusion),
         "noise": jax.random.normal(stream(key, "noise"), (size, frames, k)),
         "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
     }
@@ -214,6 +214,8 @@ def terms(
         batch["causal"],
     )
     error = loss_per_frame(objective, prediction, clean, batch["noise"], log_snr)
+    if config.diffusion.min_snr_gamma:
+        error = error * min_snr_weight(objective, log_snr, config.diffusion.min_snr_gamma)[:, None]
     counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
     total, count = (error * counted).sum(axis=1), counted.sum(axis=1)
     return {name: (total * own, count * own) for n, name in enumerate(tasks.TASKS) for own in [batch["task"] == n]}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, scales
+from jen1_jax.diffusion.objectives import OBJECTIVES, convert, corrupt, loss_per_frame, min_snr_weight, scales
 from jen1_jax.errors import Refusal
 
 LOG_SNRS = [-20.0, -10.0, -3.0, 0.0, 3.0, 10.0, 20.0]
@@ -27,7 +27,12 @@ def reference(name, clean, noise, log_snr):
     angle = np.arctan(np.exp(-np.asarray(log_snr, np.float64) / 2))[:, None, None]
     clean, noise = np.asarray(clean, np.float64), np.asarray(noise, np.float64)
     noisy = np.cos(angle) * clean + np.sin(angle) * noise
-    return noisy, {"epsilon": noise, "v": np.cos(angle) * noise - np.sin(angle) * clean, "x0": clean}[name]
+    return noisy, {
+        "epsilon": noise,
+        "v": np.cos(angle) * noise - np.sin(angle) * clean,
+        "x0": clean,
+        "rectified_flow": noise - clean,
+    }[name]
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -39,7 +44,7 @@ def test_corruption_and_target_equal_the_reference(name, arrays):
 
 
 @pytest.mark.parametrize(
-    "name, lowest", [("v", -20.0), ("x0", -20.0), ("epsilon", -3.0)]
+    "name, lowest", [("v", -20.0), ("x0", -20.0), ("rectified_flow", -20.0), ("epsilon", -3.0)]
 )  # below, epsilon divides float32's rounding by alpha
 def test_a_perfect_prediction_gives_the_clean_latent_back(name, lowest, arrays):
     clean, noise, _, log_snr = (array[np.array(LOG_SNRS) >= lowest] for array in arrays)
@@ -58,7 +63,7 @@ def test_one_objective_read_as_the_other_is_wrong(arrays):
     noisy = corrupt(clean, noise, log_snr)
     for trained, read in itertools.permutations(OBJECTIVES, 2):
         target = OBJECTIVES[trained].target(clean, noise, log_snr)
-        assert np.abs(OBJECTIVES[read].clean(target, noisy, log_snr) - clean)[3].max() > 1
+        assert np.abs(OBJECTIVES[read].clean(target, noisy, log_snr) - clean)[3].max() > 0.5
 
 
 def test_the_ends_are_exact():
@@ -82,5 +87,24 @@ def test_loss_is_the_mean_square_over_channels_frame_by_frame(objective, arrays)
 
 
 def test_unknown_objective_is_refused_with_the_known_ones():
-    with pytest.raises(Refusal, match=r"'rf'.*epsilon, v, x0"):
+    with pytest.raises(Refusal, match=r"'rf'.*epsilon, v, x0, rectified_flow"):
         OBJECTIVES["rf"]
+
+
+@pytest.mark.parametrize("source, target", itertools.permutations(sorted(OBJECTIVES), 2))
+def test_a_converted_prediction_is_what_the_other_objective_asks_for(source, target, arrays):
+    clean, noise, _, log_snr = (array[2:5] for array in arrays)  # beyond, float32's rounding is divided by alpha or by sigma
+    noisy, asked = reference(source, clean, noise, log_snr)
+    _, expected = reference(target, clean, noise, log_snr)
+    single = lambda array: jnp.asarray(array, jnp.float32)
+    converted = convert(single(asked), single(noisy), log_snr, OBJECTIVES[source], OBJECTIVES[target])
+    np.testing.assert_allclose(converted, expected, rtol=1e-5, atol=4e-5)
+
+
+def test_min_snr_weights_are_the_published_ones():
+    snr = np.exp(np.array(LOG_SNRS, np.float64))
+    capped = np.minimum(snr, 5)
+    published = {"x0": capped, "epsilon": capped / snr, "v": capped / (snr + 1)}  # Hang et al. 2023, section 3.4
+    published["rectified_flow"] = capped / (np.sqrt(snr) + 1) ** 2  # the same count of the clean latent's error
+    for name, expected in published.items():
+        np.testing.assert_allclose(min_snr_weight(OBJECTIVES[name], jnp.array(LOG_SNRS), 5.0), expected, rtol=1e-4)

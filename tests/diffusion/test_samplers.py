@@ -11,7 +11,7 @@ from scipy import stats
 
 from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.samplers import SAMPLERS, ddim
+from jen1_jax.diffusion.samplers import SAMPLERS, ddim, make_sampler
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule, sample_log_snrs
 from jen1_jax.errors import Refusal
 
@@ -35,16 +35,21 @@ def exact(data):
     return denoise
 
 
-@partial(jax.jit, static_argnames=("data", "trained", "read", "eta"))
-def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=None, eta=0.0):
+def keys(seed=0, count=2):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+@partial(jax.jit, static_argnames=("data", "trained", "read", "sampler"))
+def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=None, sampler="ddim"):
     """Samples of a perfect network that was trained with one objective and is read as the same or another."""
     target, read = OBJECTIVES[trained].target, OBJECTIVES[read or trained]
 
     def denoise(noisy, log_snr):
         clean, (alpha, sigma) = exact(data)(noisy, log_snr), scales(log_snr[:, None, None])
-        return read.clean(target(clean, (noisy - alpha * clean) / sigma, log_snr), noisy, log_snr)
+        noise = jnp.where(sigma > 0, noisy - alpha * clean, 0) / jnp.where(sigma > 0, sigma, 1)
+        return read.clean(target(clean, noise, log_snr), noisy, log_snr)
 
-    return ddim(denoise, noise, log_snrs, jax.random.key(seed), eta)
+    return SAMPLERS[sampler](denoise, noise, log_snrs, keys(seed))
 
 
 def distance(samples, data=MIXTURE):
@@ -72,36 +77,67 @@ def test_ddim_recovers_the_distribution(name, objective, noise, schedules):
     assert distance(samples) < 0.01
 
 
+@pytest.mark.parametrize("sampler, steps", [("heun", 40), ("dpm_solver", 40)])
+def test_second_order_samplers_recover_it_in_fewer_steps(sampler, steps, noise, schedules):
+    assert distance(sample(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"epsilon"}))
+def test_sampling_may_begin_at_pure_noise(objective, sampler, noise):
+    settings = get_config().diffusion.to_dict() | {
+        "schedule": "rectified_flow",
+        "zero_terminal_snr": True,
+        "objective": objective,
+    }
+    log_snrs = sample_log_snrs(make_schedule(ConfigDict(settings)), 100)
+    assert log_snrs[0] == -jnp.inf and distance(sample(noise, log_snrs, sampler=sampler, trained=objective)) < 0.03
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
-def test_ancestral_sampling_recovers_the_distribution(name, noise, schedules):
-    assert distance(sample(noise, sample_log_snrs(schedules[name], 200), eta=1.0)) < 0.02
+def test_ancestral_sampling_has_the_moments(name, objective, noise, schedules):
+    samples = np.ravel(sample(noise, sample_log_snrs(schedules[name], 400), trained=objective, sampler="ddpm"))
+    assert distance(samples) < 0.02
+    weights, means, stds = np.array(MIXTURE).T
+    mean, square = weights @ means, weights @ (means**2 + stds**2)
+    # four standard errors of a sample of 4000
+    assert abs(samples.mean() - mean) < 4 * np.sqrt((square - mean**2) / 4000) and abs((samples**2).mean() / square - 1) < 0.06
 
 
-@pytest.mark.parametrize("trained, read", [("v", "epsilon"), ("epsilon", "v")])
+@pytest.mark.parametrize("trained, read", [("v", "epsilon"), ("epsilon", "v"), ("rectified_flow", "v")])
 def test_sampling_with_another_objective_than_trained_does_not_go_unseen(trained, read, noise, schedules):
     samples = sample(noise, sample_log_snrs(schedules["linear"], 200), trained=trained, read=read)
     assert not distance(samples) < 0.2
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sampler, order, objective", [
+    ("ddim", 1, "epsilon"), ("heun", 2, "epsilon"), ("heun", 2, "rectified_flow"),
+    ("dpm_solver", 2, "v"), ("dpm_solver", 2, "x0"),
+])  # fmt: skip
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
-def test_ddim_converges_to_the_flow_at_first_order(name, noise, schedules):
-    def error(steps):
-        log_snrs = schedules[name].log_snr(jnp.linspace(1, 0, steps + 1))
-        alpha, sigma = np.asarray(scales(log_snrs[jnp.array([0, -1])]))
+def test_ode_samplers_converge_to_the_flow_at_their_order(name, sampler, order, objective, noise, schedules):
+    with jax.enable_x64():
+        ends = np.asarray(schedules[name].log_snr(jnp.array([0.95, 0.05])), np.float64)
+        alpha, sigma = (np.asarray(part) for part in scales(jnp.asarray(ends)))
         std = np.sqrt((alpha * 0.3) ** 2 + sigma**2)
-        flow = alpha[1] * 1.5 + std[1] / std[0] * (noise - alpha[0] * 1.5)  # which keeps every quantile of a Gaussian
-        return np.abs(sample(noise, log_snrs, data=GAUSSIAN) - flow).max()
+        start = jnp.asarray(noise, jnp.float64)
+        flow = alpha[1] * 1.5 + std[1] / std[0] * (start - alpha[0] * 1.5)  # which keeps every quantile of a Gaussian
 
-    errors = np.array([error(steps) for steps in (128, 256, 512)])
-    assert (np.log2(errors[:-1] / errors[1:]) > 0.9).all(), errors
+        def error(steps):
+            times = np.interp(np.linspace(0, 1, steps + 1), [0, 1], ends)  # even in log-SNR: the order is the sampler's alone
+            return np.abs(sample(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler) - flow).max()
+
+        errors = np.array([error(steps) for steps in (64, 128, 256)])
+    assert (np.log2(errors[:-1] / errors[1:]) > order - 0.15).all(), errors
 
 
-@pytest.mark.parametrize("steps, eta", [(1, 0.0), (7, 1.0)])
-def test_a_single_possible_answer_is_reached_in_any_number_of_steps(steps, eta, noise, schedules):
-    samples = sample(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, eta=eta)
-    np.testing.assert_allclose(samples, 42.0, rtol=1e-6)
+@pytest.mark.parametrize("steps, sampler", [(1, "ddim"), (7, "ddpm"), (5, "heun"), (6, "dpm_solver")])
+def test_a_single_possible_answer_is_reached_in_any_number_of_steps(steps, sampler, noise, schedules):
+    samples = sample(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler)
+    np.testing.assert_allclose(samples, 42.0, rtol=1e-5)
 
 
 def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
@@ -110,35 +146,45 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
     noisy, clean = 0.7, -1.3
     answer = lambda x, _: jnp.full_like(x, clean)
     log_snrs = jnp.log(jnp.array([after / (1 - after), before / (1 - before)]))
-    samples = np.ravel(ddim(answer, jnp.full((2, 5000, 2), noisy), log_snrs, jax.random.key(1), 1.0))
+    samples = np.ravel(ddim(answer, jnp.full((2, 5000, 2), noisy), log_snrs, keys(1), 1.0))
     # Ho et al. 2020, equation 7
     mean = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before) * noisy) / (1 - after)
     std = ((1 - before) / (1 - after) * beta) ** 0.5
     assert stats.kstest(samples, stats.norm(mean, std).cdf).pvalue > 1e-3
 
 
-def test_eta_draws_from_its_key_and_only_then(noise, schedules):
-    log_snrs = sample_log_snrs(schedules["linear"], 200)
-    samples = sample(noise, log_snrs, 0, eta=1.0)
-    np.testing.assert_array_equal(samples, sample(noise, log_snrs, 0, eta=1.0))
-    assert np.any(samples != sample(noise, log_snrs, 1, eta=1.0))
-    np.testing.assert_array_equal(sample(noise, log_snrs, 0), sample(noise, log_snrs, 1))
-    with pytest.raises(ValueError, match="key"):
-        ddim(exact(MIXTURE), noise, log_snrs, None, 0.5)
+def test_noise_on_the_way_is_drawn_from_the_keys_and_by_ddpm_alone(noise, schedules):
+    log_snrs = sample_log_snrs(schedules["linear"], 20)
+    for sampler in SAMPLERS:
+        samples = sample(noise, log_snrs, 0, sampler=sampler)
+        np.testing.assert_array_equal(samples, sample(noise, log_snrs, 0, sampler=sampler))
+        assert np.any(samples != sample(noise, log_snrs, 1, sampler=sampler)) == (sampler == "ddpm")
 
 
-def test_an_example_does_not_depend_on_its_batch_mates(noise, schedules):
-    log_snrs = sample_log_snrs(schedules["linear"], 200)
-    with_itself = jnp.stack([noise[1], noise[1]])
-    np.testing.assert_array_equal(sample(noise, log_snrs)[1], sample(with_itself, log_snrs)[1])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_an_example_does_not_depend_on_its_batch_mates(sampler, noise, schedules):
+    log_snrs = sample_log_snrs(schedules["linear"], 20)
+    run = jax.jit(lambda noise, keys: SAMPLERS[sampler](exact(MIXTURE), noise, log_snrs, keys))
+    first, other = keys()
+    with_itself = run(jnp.stack([noise[1], noise[1]]), jnp.stack([first, first]))
+    np.testing.assert_array_equal(run(noise[::-1], jnp.stack([first, other]))[0], with_itself[1])
 
 
-def test_the_network_is_traced_once_for_all_steps(noise, schedules):
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_the_network_is_traced_a_fixed_number_of_times_for_all_steps(sampler, noise, schedules):
     traces = []
-    ddim(lambda x, log_snr: traces.append(log_snr.shape) or x, noise, sample_log_snrs(schedules["linear"], 50))
-    assert traces == [(2,)]
+    trace = lambda x, log_snr: traces.append(log_snr.shape) or x
+    SAMPLERS[sampler](trace, noise, sample_log_snrs(schedules["linear"], 50), keys())
+    assert traces == [(2,)] * (2 if sampler == "heun" else 1)
 
 
 def test_unknown_sampler_is_refused_with_the_known_ones():
-    with pytest.raises(Refusal, match=r"'euler'.*ddim"):
-        SAMPLERS["euler"]
+    with pytest.raises(Refusal, match=r"'plms'.*ddim"):
+        SAMPLERS["plms"]
+
+
+def test_eta_is_for_ddim_alone():
+    settings = get_config().diffusion.to_dict()
+    assert make_sampler(ConfigDict(settings | {"eta": 0.5})).keywords == {"eta": 0.5}
+    with pytest.raises(Refusal, match="eta is for the sampler ddim"):
+        make_sampler(ConfigDict(settings | {"eta": 0.5, "sampler": "heun"}))

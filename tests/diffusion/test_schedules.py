@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from configs.jen1 import get_config
-from jen1_jax.diffusion.schedules import SCHEDULES, Beta, Cosine, draw_times, make_schedule, sample_log_snrs
+from jen1_jax.diffusion.schedules import SCHEDULES, Beta, Cosine, RectifiedFlow, draw_times, make_schedule, sample_log_snrs
 from jen1_jax.errors import Refusal
 
 
@@ -58,8 +58,32 @@ def test_time_outside_is_taken_as_the_nearest_end(schedule):
     np.testing.assert_array_equal(inside, outside)
 
 
+def test_zero_terminal_snr_ends_in_noise_alone_and_begins_as_without(schedule, request):
+    name = request.node.callspec.params["schedule"]
+    zero = make_schedule(config(schedule=name, zero_terminal_snr=True, objective="v"))
+    log_snr = np.asarray(zero.log_snr(jnp.linspace(0, 1, 3001)))
+    assert log_snr[-1] == -np.inf and np.isfinite(log_snr[:-1]).all() and (np.diff(log_snr) < 0).all()
+    np.testing.assert_allclose(log_snr[0], schedule.log_snr(jnp.zeros(())), rtol=1e-4)
+    with pytest.raises(Refusal, match=r"epsilon.*zero_terminal_snr"):
+        make_schedule(config(schedule=name, zero_terminal_snr=True, objective="epsilon"))
+
+
+def test_rescaled_betas_equal_the_published_algorithm():
+    betas = np.linspace(0.0015, 0.0195, 1000)
+    root = np.sqrt(np.cumprod(1 - betas))  # Lin et al. 2023, algorithm 1, in float64
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    log_snr = make_schedule(config(zero_terminal_snr=True, objective="v")).log_snr(jnp.arange(999) / 999)
+    np.testing.assert_allclose(log_snr, np.log(root[:-1] ** 2 / (1 - root[:-1] ** 2)), rtol=1e-4, atol=2e-4)
+
+
+def test_rectified_flow_goes_along_a_straight_line():
+    log_snr = np.asarray(RectifiedFlow(-np.inf).log_snr(jnp.linspace(0, 1, 11)), np.float64)
+    share = 1 / (1 + np.exp(log_snr / 2))
+    np.testing.assert_allclose(np.diff(share), np.mean(np.diff(share)), rtol=1e-4)
+
+
 def test_unknown_schedule_is_refused_with_the_known_ones():
-    with pytest.raises(Refusal, match=r"'sigmoid'.*linear, scaled_linear, cosine"):
+    with pytest.raises(Refusal, match=r"'sigmoid'.*linear, scaled_linear, cosine, rectified_flow"):
         make_schedule(config(schedule="sigmoid"))
 
 
@@ -86,7 +110,7 @@ def test_a_sampler_goes_from_noise_to_clean(schedule):
 @pytest.fixture(scope="module")
 def times():
     """Many batches of six times."""
-    return np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6)))(jax.random.split(jax.random.key(0), 2000)))
+    return np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6, config())))(jax.random.split(jax.random.key(0), 2000)))
 
 
 def test_every_batch_covers_time_evenly(times):
@@ -97,3 +121,15 @@ def test_every_batch_covers_time_evenly(times):
 def test_each_examples_time_is_uniform_and_free_of_its_position(times):
     for example in times.T:
         assert stats.kstest(example, "uniform").pvalue > 1e-3
+
+
+def test_logit_normal_times_have_that_distribution():
+    settings = config(times="logit_normal", times_mean=0.5, times_std=0.8)
+    times = np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6, settings)))(jax.random.split(jax.random.key(1), 2000)))
+    for example in times.T:
+        assert stats.kstest(np.log(example / (1 - example)), stats.norm(0.5, 0.8).cdf).pvalue > 1e-3
+
+
+def test_unknown_times_are_refused_with_the_known_ones():
+    with pytest.raises(Refusal, match=r"'cosine'.*uniform, logit_normal"):
+        draw_times(jax.random.key(0), 2, config(times="cosine"))

@@ -148,3 +148,45 @@ def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
 def test_audio_that_cannot_be_used_is_refused(tiny_model, audio, says):
     with pytest.raises(Refusal, match=says):
         tiny_model.extend(audio, 0.05)
+
+
+def test_a_batch_of_prompts_seconds_and_seeds_makes_each_piece_as_alone(tiny_model):
+    prompts, seconds, seeds = ["two tones", "slow noise", ""], [0.05, 0.3, 0.1], [3, 4, 5]
+    together = tiny_model.generate(prompts, seconds, seeds)
+    for piece, prompt, length, seed in zip(together, prompts, seconds, seeds, strict=True):
+        assert len(piece) == round(length * RATE)
+        np.testing.assert_allclose(piece, tiny_model.generate(prompt, length, seed), atol=1e-4)
+    several = tiny_model.generate("two tones", 0.05, [3, 8])
+    np.testing.assert_allclose(several[0], together[0], atol=1e-4)
+    assert not np.allclose(several[0], several[1], atol=1e-3)
+    with pytest.raises(Refusal, match="as many of each"):
+        tiny_model.generate(prompts, [0.1, 0.2])
+
+
+def test_a_negative_prompt_changes_the_music_where_there_is_guidance(tiny_model, caplog):
+    plain, other = (
+        tiny_model.generate("two tones", 0.1, guidance_scale=3.0, negative_prompt=text) for text in ("", "slow noise")
+    )
+    assert not np.array_equal(plain, other)
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        tiny_model.generate("two tones", 0.1, guidance_scale=1.0, negative_prompt="slow noise")
+    assert "no effect" in caplog.text
+
+
+def test_a_variation_is_as_long_as_the_audio_and_less_of_it_with_more_strength(tiny_model, song):
+    round_trip = tiny_model.codec.decode(tiny_model.codec.encode(song), len(song))
+    made = {strength: tiny_model.vary(song, "two tones", strength, seed=1) for strength in (0.02, 0.9)}
+    off = {strength: np.abs(audio - round_trip).mean() for strength, audio in made.items()}
+    assert all(audio.shape == song.shape for audio in made.values()) and off[0.02] < off[0.9] / 3
+    for strength in (0, 1.5, float("nan")):
+        with pytest.raises(Refusal, match="strength"):
+            tiny_model.vary(song, strength=strength)
+
+
+def test_an_offset_and_a_peak_of_generated_audio_are_taken_out_and_said(tiny_model, caplog):
+    audio = np.float32([[3.0, 0.1], [-1.0, -0.1], [1.0, 0.3], [1.0, -0.1]])
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        mastered = tiny_model._master(audio)
+    np.testing.assert_allclose(mastered.mean(axis=0), 0, atol=1e-6)
+    assert np.abs(mastered).max() == 1 and "offset of 1.000" in caplog.text and "peaked at 2.00" in caplog.text
+    np.testing.assert_array_equal(tiny_model._master(audio * 0), audio * 0)

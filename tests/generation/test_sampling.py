@@ -1,16 +1,19 @@
 """Sampling with a network that always knows the answer, so that whatever is wrong is sampling's own fault."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.schedules import SCHEDULES
-from jen1_jax.generation.sampling import Plan, Sampler
+from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
+from jen1_jax.generation.sampling import Plan, Prompts, Sampler
 from jen1_jax.unet import UNet
 
 WINDOW, K = 8, 2
+UNLIKE = 10.0  # what the negative prompt asks for
 SAYS = 42.0  # what the text asks for; far outside [-1, 1], as latents are
 
 
@@ -26,18 +29,22 @@ class Oracle(UNet):
         return OBJECTIVES[self.objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
 
-@pytest.fixture(scope="module", params=zip(OBJECTIVES, SCHEDULES, strict=True), ids="-".join)
+@pytest.fixture(scope="module", params=zip(OBJECTIVES, SCHEDULES, SAMPLERS, strict=False), ids="-".join)
 def sampler(request):
-    objective, schedule = request.param
+    objective, schedule, method = request.param
     config = get_config()
-    config.diffusion.update(objective=objective, schedule=schedule)
+    config.diffusion.update(objective=objective, schedule=schedule, sampler=method)
     unet = Oracle(K, **config.unet, objective=objective)
     return Sampler(unet, {}, config.diffusion, WINDOW)
 
 
-def fill(sampler, plan, *, length=1, scale=1.0):
-    text = jnp.full((1, 3), SAYS)
-    return sampler.fill(plan, text, length, seed=0, steps=5, guidance_scale=scale)
+def fill(sampler, *plans, lengths=(1,), negative=(0,), scale=1.0, says=(SAYS,), **options):
+    tokens = lambda values: jnp.broadcast_to(jnp.array(values)[:, None, None], (len(plans), 1, 3))
+    count = lambda lengths: np.broadcast_to(np.array(lengths), len(plans))
+    prompts = Prompts(tokens(says), count(lengths), tokens([UNLIKE]), count(negative))
+    options = {"seeds": [0] * len(plans), "steps": 5} | options
+    made = sampler.fill(plans, prompts, guidance_scale=scale, **options)
+    return made[0] if len(plans) == 1 else made
 
 
 def nothing(frames):
@@ -51,7 +58,7 @@ def test_what_the_network_answers_is_what_comes_out(sampler):
 
 def test_guidance_is_applied_once_and_only_with_text(sampler):
     np.testing.assert_allclose(fill(sampler, nothing(5), scale=3.0), 1 + 3 * (SAYS - 1), rtol=1e-4)
-    np.testing.assert_allclose(fill(sampler, nothing(5), length=0, scale=3.0), 1, rtol=1e-4)
+    np.testing.assert_allclose(fill(sampler, nothing(5), lengths=(0,), scale=3.0), 1, rtol=1e-4)
 
 
 def test_known_frames_stay_and_only_trusted_ones_are_shown(sampler):
@@ -68,3 +75,48 @@ def test_a_long_piece_is_filled_window_by_window(sampler):
     np.testing.assert_allclose(latents[:WINDOW], SAYS, rtol=1e-4)
     half = K * WINDOW / 2  # of the window before is shown to the next
     np.testing.assert_allclose(latents[WINDOW : WINDOW + WINDOW // 2], SAYS + half * SAYS, rtol=1e-4)
+
+
+def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
+    latents = fill(sampler, nothing(5), negative=(1,), scale=3.0)
+    np.testing.assert_allclose(latents, UNLIKE + 3 * (SAYS - UNLIKE), rtol=1e-4)
+
+
+def test_guidance_keeps_to_its_interval(sampler):
+    settings = sampler.config.copy_and_resolve_references()
+    settings.guidance_interval = (0.6, 1.0)  # the last steps decide what an oracle's answer is
+    inside_last = Sampler(sampler.unet, {}, settings, WINDOW)
+    np.testing.assert_allclose(fill(inside_last, nothing(5), scale=3.0), SAYS, rtol=1e-4)
+
+
+def test_every_piece_of_a_batch_is_what_it_is_alone(sampler):
+    given = np.zeros((WINDOW, K), np.float32)
+    given[:3] = 7
+    mixed = [nothing(3), Plan(given, np.arange(WINDOW) < 2, np.arange(WINDOW) < 3), nothing(2 * WINDOW)]
+    says, lengths, seeds = (SAYS, 3.0, -5.0), (1, 1, 0), [4, 9, 2]
+    together = fill(sampler, *mixed, says=says, lengths=lengths, seeds=seeds, scale=2.0)
+    for row, plan in enumerate(mixed):
+        alone = fill(
+            sampler, plan, says=says[row : row + 1], lengths=lengths[row : row + 1], seeds=seeds[row : row + 1], scale=2.0
+        )
+        np.testing.assert_allclose(together[row], alone, rtol=1e-4)
+
+
+class Keeps(UNet):
+    """Takes what it sees for the signal, and no noise to be in it: predicts v so that the clean latent is noisy / alpha."""
+
+    def __call__(self, noisy, context, mask, log_snr, *_):
+        alpha, sigma = scales(log_snr[:, None, None])
+        return -sigma / alpha * noisy
+
+
+def test_a_variation_begins_with_the_given_latents_under_noise():
+    config = get_config()
+    config.diffusion.update(objective="v", schedule="cosine")
+    sampler = Sampler(Keeps(K, **config.unet), {}, config.diffusion, WINDOW)
+    plan = Plan(np.full((WINDOW, K), 5, np.float32), np.zeros(WINDOW, bool), np.zeros(WINDOW, bool))
+    made = {start: fill(sampler, plan, start=start, steps=1) for start in (0.01, 0.5)}
+    noise = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (WINDOW, K)))
+    for start, latents in made.items():
+        alpha, sigma = scales(make_schedule(config.diffusion).log_snr(jnp.array(start)))
+        np.testing.assert_allclose(latents, 5 + sigma / alpha * noise, rtol=1e-4)
