@@ -40,14 +40,15 @@ def get_config() -> ConfigDict:
         num_heads=4,
     )
     config.unet = dict(
-        channels=256,  # (inferred), as the next six; together they come to 748 M parameters, the paper counts 746 M
+        channels=256,  # (inferred), as the next six; together they come to 744 M parameters, the paper counts 746 M
         multipliers=(4, 4, 4, 5, 5),  # the first is the full rate's: channels * multipliers[0] >= 2 * latent channels kept
         factors=(1, 2, 2, 4),
         num_blocks=(2, 2, 2, 2),
-        attentions=(0, 3, 3, 5, 5),  # transformer blocks after each level; the last is the bottleneck's
+        attentions=(0, 3, 3, 5, 4),  # transformer blocks after each level; the last is the bottleneck's
         head_dim=128,
         ff_multiplier=2,
         text_features=1024,
+        null_text="self_attention",  # what stands for no text: an example's own frames; or a learned "token"
         dtype="bfloat16",
         remat="full",  # or "none"
     )

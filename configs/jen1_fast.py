@@ -16,7 +16,9 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.autoencoder.update(strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64)
         config.whitening.keep = 1.0
-        config.unet.update(multipliers=(4, 4, 4, 5), factors=(1, 2, 2), num_blocks=(2, 2, 2), attentions=(0, 3, 4, 6))
+        config.unet.update(
+            multipliers=(4, 4, 4, 5), factors=(1, 2, 2), num_blocks=(2, 2, 2), attentions=(0, 3, 4, 6), null_text="token"
+        )
         config.diffusion.update(
             objective="rectified_flow",
             schedule="rectified_flow",

@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
             attentions=(0, 0, 3),
             head_dim=64,
             text_features=96,
+            null_text="token",
             dtype="float32",
             remat="none",
         )

@@ -28,6 +28,8 @@ from jen1_jax.registry import Registry
 
 # What the backward pass recomputes: nothing, or the inside of every block.
 REMAT = Registry("unet.remat", {"none": lambda block: block, "full": nn.remat})
+# What an example without text attends to in the place of text: a learned token, or its own frames (JEN-1, section 3.2).
+NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
 
 
 class ResidualBlock(nn.Module):
@@ -76,6 +78,7 @@ class UNet(nn.Module):
     head_dim: int
     ff_multiplier: int
     text_features: int
+    null_text: str = "token"
     dtype: DTypeLike = "float32"
     remat: str = "none"
 
@@ -100,7 +103,7 @@ class UNet(nn.Module):
         """The network's raw output, float32, zero on padding.
 
         `mask` is 1 where `context` is given; `valid` is 1 on real frames; only the first `text_lengths` tokens of `text` are
-        seen, and an example with none sees a learned null token. Each `conditioning` vector is projected and added to the time
+        seen, and an example with none sees what `null_text` says. Each `conditioning` vector is projected and added to the time
         embedding. A frame's output depends on no later frame where `causal`, and never on padding or other examples.
         """
         levels = len(self.factors)
@@ -117,9 +120,14 @@ class UNet(nn.Module):
         for name, vector in sorted((conditioning or {}).items()):
             embedding = embedding + nn.Dense(embedding.shape[-1], name=f"conditioning_{name}")(vector)
         text = nn.Dense(self.text_features, dtype=dtype, name="text")(RMSNorm(dtype=dtype, name="text_norm")(text))
-        null = self.param("null_text", nn.initializers.normal(1.0), (self.text_features,)).astype(dtype)
-        text = jnp.where((text_lengths == 0)[:, None, None], null, text)
-        text_lengths = jnp.maximum(text_lengths, 1)
+        replace_text = NULL_TEXT[self.null_text]
+        if replace_text:  # the same weights read text and frames, so that text must be as wide as each level
+            fit = lambda width: nn.Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(text)
+            texts = {width: text if width == self.text_features else fit(width) for width in set(widths[1:])}
+        else:
+            null = self.param("null_text", nn.initializers.normal(1.0), (self.text_features,)).astype(dtype)
+            texts = dict.fromkeys(widths, jnp.where((text_lengths == 0)[:, None, None], null, text))
+            text_lengths = jnp.maximum(text_lengths, 1)
 
         # A low frame is real if any of its frames is: no real frame loses its low frame, and more padding adds none that is real.
         valids = [valid.astype(dtype)]
@@ -131,8 +139,9 @@ class UNet(nn.Module):
 
         def transformers(x, count, level, name):
             for i in range(count):
-                block = transformer_block(self.head_dim, self.ff_multiplier, dtype=dtype, name=f"{name}_transformer_{i}")
-                x = block(x, text, text_lengths, valids[level], causal)
+                name_i = f"{name}_transformer_{i}"
+                block = transformer_block(self.head_dim, self.ff_multiplier, replace_text, dtype=dtype, name=name_i)
+                x = block(x, texts[widths[level]], text_lengths, valids[level], causal)
             return x
 
         x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)

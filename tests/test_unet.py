@@ -18,6 +18,9 @@ TINY = dict(out_channels=K, channels=8, head_dim=4, ff_multiplier=2, text_featur
 NETS = {
     "factors_1_4": UNet(**TINY, multipliers=(1, 2, 1), factors=(1, 4), num_blocks=(1, 1), attentions=(1, 0, 1)),
     "factors_2_3": UNet(**TINY, multipliers=(1, 1, 2), factors=(2, 3), num_blocks=(1, 2), attentions=(0, 1, 0)),
+    "null_text": UNet(
+        **TINY, multipliers=(1, 1, 2), factors=(1, 2), num_blocks=(1, 1), attentions=(1, 1, 1), null_text="self_attention"
+    ),
 }
 SMALL = UNet(**TINY, multipliers=(1, 2), factors=(2,), num_blocks=(1,), attentions=(0, 1))  # where compiling more would be dear
 CAUSAL, BIDIRECTIONAL = 0, 1  # the batch's two examples
@@ -45,7 +48,7 @@ def net(request):
     call = lambda frames=FRAMES, valid=None, params=params, **changed: np.asarray(
         apply(params, *batch(frames, valid, **changed).values())
     )
-    call.params = params
+    call.params, call.name = params, request.param
     return call
 
 
@@ -96,10 +99,27 @@ def test_only_the_first_text_lengths_tokens_matter(net):
     assert (net(text=perturbed(text, np.s_[0, 1])) != net())[0].any()
 
 
-def test_without_text_an_example_sees_the_null_token_alone(net):
-    """It ignores every token, also the first; the others never see the null token."""
+def test_without_text_an_example_sees_no_token_and_the_others_nothing_new(net):
     lengths, text = np.array([0, 4], np.int32), batch()["text"]
     np.testing.assert_array_equal(net(text_lengths=lengths), net(text_lengths=lengths, text=perturbed(text, np.s_[0], by=7.0)))
+    np.testing.assert_array_equal(net(text_lengths=lengths)[1], net()[1])
+
+
+def test_without_text_an_example_hears_no_later_frame_either(net):
+    lengths = np.array([0, 0], np.int32)
+    before = net(text_lengths=lengths)
+    for frame in (1, 7, 13, FRAMES - 1):
+        after = net(text_lengths=lengths, noisy=perturbed(batch()["noisy"], np.s_[:, frame]))
+        np.testing.assert_array_equal(after[CAUSAL, :frame], before[CAUSAL, :frame])
+        assert (after[BIDIRECTIONAL] != before[BIDIRECTIONAL]).any(axis=-1).all()
+    garbage = perturbed(batch()["noisy"], np.s_[:, 13:], by=7.0)
+    np.testing.assert_array_equal(net(valid=13, text_lengths=lengths), net(valid=13, text_lengths=lengths, noisy=garbage))
+
+
+def test_the_null_token_is_seen_without_text_alone(net):
+    if "null_text" not in net.params:
+        pytest.skip("this network has none: its own frames stand for no text")
+    lengths = np.array([0, 4], np.int32)
     other = net(text_lengths=lengths, params=net.params | {"null_text": -net.params["null_text"]})
     assert (other != net(text_lengths=lengths))[0].any()
     np.testing.assert_array_equal(other[1], net(text_lengths=lengths)[1])
@@ -177,7 +197,7 @@ def test_the_paper_preset_has_the_papers_size():
     )  # fmt: skip
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-    assert count == 748_472_947
+    assert count == 743_874_163
     assert abs(count / 746e6 - 1) < 0.01  # arXiv 2308.04729, table 1
 
 

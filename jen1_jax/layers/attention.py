@@ -19,15 +19,16 @@ def attention(
     query: Float[Array, "batch frames heads channels"],
     key: Float[Array, "batch keys heads channels"],
     value: Float[Array, "batch keys heads channels"],
-    valid: Bool[Array, "batch keys"] | None = None,
+    valid: Bool[Array, "batch keys"] | Bool[Array, "batch frames keys"] | None = None,
     lengths: Int[Array, " batch"] | None = None,
     causal: Causal = False,
 ) -> Float[Array, "batch frames heads channels"]:
-    """Softmax attention to the keys that are `valid`, below `lengths`, and, where `causal`, at or before the query's frame.
+    """Softmax attention to the keys that are `valid`, alike for all frames or not, below `lengths`, and, where `causal`,
+    at or before the query's frame.
 
     Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
     """
-    mask = None if valid is None else valid[:, None, None, :]
+    mask = None if valid is None else valid.reshape(len(valid), 1, -1, valid.shape[-1])
     if causal is not False:
         past = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
         past = past | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
@@ -41,7 +42,9 @@ def attention(
 
 
 class Attention(nn.Module):
-    """Attention of `x` to itself with rotary positions, or, where given, to the first `lengths` tokens of `text` without them."""
+    """Attention of `x` to itself with rotary positions, or, where given, to `text` without them: to its first `lengths` tokens,
+    of which each frame sees what is `valid`.
+    """
 
     head_dim: int
     dtype: DTypeLike = jnp.float32
@@ -50,7 +53,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch frames width"],
-        valid: Bool[Array, "batch frames"] | None = None,
+        valid: Bool[Array, "batch keys"] | Bool[Array, "batch frames keys"] | None = None,
         causal: Causal = False,
         text: Float[Array, "batch tokens features"] | None = None,
         lengths: Int[Array, " batch"] | None = None,
@@ -81,10 +84,15 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it; it starts as identity."""
+    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it; it starts as identity.
+
+    With `replace_text` the cross-attention of an example whose text has the length 0 becomes, with the same weights, attention to
+    the frames that it may see (JEN-1, section 3.2); `text` must be as wide as `x` then.
+    """
 
     head_dim: int
     ff_multiplier: int
+    replace_text: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -99,5 +107,21 @@ class TransformerBlock(nn.Module):
         norm = lambda name: RMSNorm(dtype=self.dtype, name=name)
         attend = lambda name: Attention(self.head_dim, dtype=self.dtype, name=name)
         x = x + attend("self_attention")(norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal)
-        x = x + attend("cross_attention")(norm("cross_norm")(x), text=text, lengths=lengths)
+        y = norm("cross_norm")(x)
+        if self.replace_text:
+            keys, visible = self._text_or_frames(y, text, lengths, valid, causal)
+            x = x + attend("cross_attention")(y, text=keys, valid=visible)
+        else:
+            x = x + attend("cross_attention")(y, text=text, lengths=lengths)
         return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(norm("feed_forward_norm")(x))
+
+    @staticmethod
+    def _text_or_frames(x, text, lengths, valid, causal) -> tuple[Array, Bool[Array, "batch frames keys"]]:
+        """One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one."""
+        (batch, frames, _), tokens = x.shape, text.shape[1]
+        words = jnp.arange(tokens) < lengths[:, None]
+        past = jnp.tri(frames, dtype=bool) | ~jnp.broadcast_to(jnp.asarray(causal), batch)[:, None, None]
+        own = past & (valid[:, None, :, 0] > 0) & (lengths == 0)[:, None, None]
+        return jnp.concatenate([text, x], axis=1), jnp.concatenate(
+            [jnp.broadcast_to(words[:, None], (batch, frames, tokens)), own], -1
+        )

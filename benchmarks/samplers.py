@@ -1,0 +1,127 @@
+"""How many network evaluations a sampler needs: on data whose exact denoiser is known, and with a trained run.
+
+Without a run: every sampler's distance from the exact probability flow of a Gaussian mixture (root mean square over samples; the
+flow itself is integrated by DDIM in 20,000 steps), for 4 to 256 evaluations. With a run: latents of learnt captions by its own
+network, compared with DDIM in 1,000 steps from the same noise, and the wall time of a whole sampling call, compiled and repeated.
+
+    python -m benchmarks.samplers [RUN] [--picture docs/images/samplers.png]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.jen1 import get_config
+from jen1_jax.diffusion.objectives import scales
+from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+
+MIXTURE = jnp.array([(0.3, -4.0, 0.5), (0.7, 3.0, 1.0)])  # weight, mean, standard deviation
+EVALUATIONS = (4, 8, 16, 32, 64, 128, 256)
+TRAINED = (("dpm_solver", 10), ("dpm_solver", 25), ("dpm_solver", 50), ("heun", 25), ("ddim", 25), ("ddim", 50), ("ddim", 200))
+PROMPTS = 4
+COLOURS = {"ddim": "#2f5d8a", "heun": "#b5573a", "dpm_solver": "#3f7d4e"}
+
+
+def exact(noisy, log_snr):
+    """The posterior mean of a sample of the mixture."""
+    weights, means, stds = MIXTURE.T
+    alpha, sigma = scales(log_snr[:, None, None, None])
+    off, variance = noisy[..., None] - alpha * means, (alpha * stds) ** 2 + sigma**2
+    posterior = jax.nn.softmax(jnp.log(weights) - off**2 / variance / 2 - jnp.log(variance) / 2)
+    return jnp.sum(posterior * (means + alpha * stds**2 / variance * off), axis=-1)
+
+
+def mixture() -> dict[str, list[float]]:
+    """Root mean square distance from the exact flow at each number of evaluations."""
+    schedule = make_schedule(ConfigDict(get_config().diffusion.to_dict() | {"schedule": "cosine"}))
+    noise = jax.random.normal(jax.random.key(0), (1, 2000, 1))
+    keys = jax.random.split(jax.random.key(1), 1)
+    run = lambda sampler, steps: jax.jit(SAMPLERS[sampler], static_argnums=0)(
+        exact, noise, sample_log_snrs(schedule, steps), keys
+    )
+    reference = run("ddim", 20_000)
+    return {
+        sampler: [
+            float(jnp.sqrt(jnp.mean((run(sampler, count // (2 if sampler == "heun" else 1)) - reference) ** 2)))
+            for count in EVALUATIONS
+        ]
+        for sampler in COLOURS
+    }
+
+
+def trained(path: str) -> list[dict]:
+    """Distance to DDIM in 1,000 steps, relative to the latents' size, and seconds of one call, for each sampler."""
+    from jen1_jax.generation.model import Model
+
+    model = Model.load(path)
+    captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][:PROMPTS]
+
+    def sample(sampler: str, steps: int):
+        model.config.diffusion.sampler = sampler
+        model.sampler.__dict__.pop("_run", None)  # the sampler is compiled into it
+        plans = [model._nothing(model.sampler.window) for _ in captions]
+        call = lambda: model._fill(plans, captions, [0] * len(captions), "", steps, None)
+        latents, times = np.stack(call()), []
+        for _ in range(3):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return latents, statistics.median(times)
+
+    reference, seconds = sample("ddim", 1000)
+    print(f"{len(captions)} captions at once; ddim, 1000 steps: {seconds:.2f} s")
+    records = []
+    for sampler, steps in TRAINED:
+        latents, seconds = sample(sampler, steps)
+        distance = float(np.linalg.norm(latents - reference) / np.linalg.norm(reference))
+        records.append({"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds})
+        print(f"{sampler:>11} {steps:4} steps: distance {distance:.4f}, {seconds:6.2f} s", flush=True)
+    return records
+
+
+def draw(curves: dict[str, list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5.5, 3.6))
+    for sampler, values in curves.items():
+        axis.loglog(EVALUATIONS, values, marker="o", color=COLOURS[sampler], label=sampler, base=2)
+    axis.set(xlabel="network evaluations", ylabel="distance from the exact flow")
+    axis.set_yscale("log", base=10)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    device = (
+        jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    )
+    print(f"{device}; jax {jax.__version__}")
+    curves = mixture()
+    print(f"{'evaluations':>12}" + "".join(f"{count:>10}" for count in EVALUATIONS))
+    for sampler, values in curves.items():
+        print(f"{sampler:>12}" + "".join(f"{value:10.5f}" for value in values))
+    record = {"device": device, "evaluations": EVALUATIONS, "mixture": curves}
+    if options.picture:
+        draw(curves, options.picture)
+    if options.run:
+        record["trained"] = trained(options.run)
+    print(json.dumps(record))
