@@ -75,6 +75,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     run = Run.open(options.run)
     codec = load_codec(run)
+    if codec.k < codec.model.latent_channels:
+        raise SystemExit("Curves over checkpoints need a whitening that keeps all directions: --config.whitening.keep=1.0.")
     clips = held_out(options.data, options.clips)
     checkpoints = Checkpoints(run.checkpoints("autoencoder"))
     shapes = jax.eval_shape(partial(init_params, model=codec.model), jax.random.key(0))

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
         mask_rate=0.05,  # of latent frames, set to zero before the decoder in training
         mask_unit="frame",  # or "element"
         causal=False,
+        dtype="float32",  # of the arithmetic, the discriminators' too; or "bfloat16". Parameters and losses are float32
     )
     config.whitening = dict(keep=0.9, floor=1e-5)  # floor: smallest variance of a direction, relative to the largest
     config.text = dict(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ml_collections import ConfigDict
 
@@ -24,7 +25,16 @@ from jen1_jax.errors import Refusal
 # What a part's parameters depend on: it may not change once that part has been trained.
 _FIXED = {
     "autoencoder": ("audio", "autoencoder", "whitening"),
-    "diffusion": ("audio", "autoencoder", "whitening", "text", "unet", "diffusion.objective", "diffusion.schedule"),
+    "diffusion": (
+        "audio",
+        "autoencoder",
+        "whitening",
+        "text",
+        "unet",
+        "diffusion.objective",
+        "diffusion.schedule",
+        "diffusion.zero_terminal_snr",
+    ),
 }
 
 
@@ -105,7 +115,7 @@ class Run:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file under its final name only when it is whole."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # several processes may write the same
     partial.write_text(text)
     partial.replace(path)
 

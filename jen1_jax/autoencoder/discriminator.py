@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 from jen1_jax.autoencoder.losses import Term, stft
 from jen1_jax.registry import Registry
 
+FAINT = 1e-3
+
 # Per window length: (verdicts, features of every layer), each [batch, frames, bins, channels].
 Judged = list[tuple[Float[Array, "batch _ _ 1"], list[Float[Array, "batch _ _ _"]]]]
 
@@ -42,9 +44,9 @@ class WeightNormConv(nn.Module):
             x = jnp.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, 0)))
             x = x.reshape(*x.shape[:2], x.shape[2] // 2, 2 * x.shape[3])
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel_size, x.shape[-1], self.features))
-        norm = lambda w: jnp.sqrt(jnp.sum(w**2, axis=(0, 1, 2)) + 1e-12)
-        scale = self.param("scale", lambda _: norm(kernel))
-        kernel = (kernel * (scale / norm(kernel))).astype(self.dtype)
+        power = jnp.sum(kernel**2, axis=(0, 1, 2)) + 1e-12
+        scale = self.param("scale", lambda _: jnp.sqrt(power))
+        kernel = (kernel * (scale * jax.lax.rsqrt(power))).astype(self.dtype)
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype), kernel, (1, 1), "SAME",
             rhs_dilation=(self.dilation, 1), dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -95,13 +97,16 @@ def adversarial_loss(kind: str, made: Judged, windows: tuple[int, ...], valid: I
 
 
 def feature_matching_loss(real: Judged, made: Judged, windows: tuple[int, ...], valid: Int[Array, " batch"]) -> Term:
-    """Absolute difference of every layer's features, relative to their mean size on the real audio (Kumar et al. 2019)."""
+    """Absolute difference of every layer's features, relative to their mean size on the real audio (Kumar et al. 2019).
+
+    Features smaller than `FAINT` on average are weighed as if they were that large, or a silent crop would outweigh its batch.
+    """
     total = jnp.zeros(valid.shape)
     for (_, r), (_, m), window in zip(real, made, windows, strict=True):
         for ours, theirs in zip(m, r, strict=True):
             weight = _patches(ours.shape[1], window, valid)
-            size = jnp.sum(weight * jnp.abs(theirs), (1, 2, 3)) + 1e-3 * jnp.maximum(weight.sum((1, 2, 3)), 1)
-            total += jnp.sum(weight * jnp.abs(ours - theirs), (1, 2, 3)) / size / len(m)
+            size, least = jnp.sum(weight * jnp.abs(theirs), (1, 2, 3)), FAINT * weight.sum((1, 2, 3)) * theirs[0, 0].size
+            total += jnp.sum(weight * jnp.abs(ours - theirs), (1, 2, 3)) / jnp.maximum(size, jnp.maximum(least, FAINT)) / len(m)
     some = (valid > 0).astype(jnp.float32)
     return total / len(windows) * some, some
 

@@ -23,12 +23,14 @@ def keep_valid(
 def waveform(
     prediction: Float[Array, "batch samples 2"], target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"]
 ) -> Term:
-    """Absolute error per sample over the RMS of the example: each clip weighs the same, whatever its loudness.
+    """Absolute error per sample of left, right, mid and side, over the RMS of the example: each clip weighs the same.
 
     What is quieter than `QUIET` is weighed as if it were that loud. Without that, one crop of a fade-in outweighs its batch by
     far, and teaches a young network silence.
     """
-    error = jnp.abs(keep_valid(prediction - target, valid)).mean(-1).sum(1)
+    left, right = jnp.moveaxis(keep_valid(prediction - target, valid), 2, 0)
+    views = jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)])
+    error = jnp.abs(views).mean(0).sum(1)
     count = valid.astype(jnp.float32)
     power = jnp.square(keep_valid(target, valid)).mean(-1).sum(1) / jnp.maximum(count, 1)
     return error / jnp.sqrt(jnp.maximum(power, QUIET**2)), count

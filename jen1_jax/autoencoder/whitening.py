@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -72,7 +74,7 @@ class Whitening:
 
     def save(self, path: Path) -> None:
         """Writes an .npz, under its final name only when it is whole."""
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # several processes may write the same
         with partial.open("wb") as file:
             np.savez(file, **self.arrays())
         partial.replace(path)
@@ -85,9 +87,17 @@ class Whitening:
                 mean, basis, scale = (np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale"))
             if basis.shape != (len(mean), len(scale)) or not (scale > 0).all():
                 raise ValueError("its arrays do not fit together")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
             raise Refusal(f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit it.") from None
         return cls(mean, basis, scale)
+
+
+def check(keep: float, floor: float) -> None:
+    """Refuses settings that `fit` cannot use, before anything is trained for it."""
+    if not 0 < keep <= 1 or not 0 < floor < 1:
+        raise Refusal(
+            f"whitening.keep is a share of the channels in (0, 1] and whitening.floor in (0, 1), got {keep} and {floor}."
+        )
 
 
 def fit(moments: Moments, keep: float, floor: float) -> Whitening:
@@ -95,10 +105,13 @@ def fit(moments: Moments, keep: float, floor: float) -> Whitening:
 
     Variances below `floor` times the largest are raised to it: directions that hold nothing are not blown up to unit variance.
     """
-    if not 0 < keep <= 1:
-        raise Refusal(f"whitening.keep is a share of the channels in (0, 1], got {keep}.")
+    check(keep, floor)
     if moments.count == 0:
         raise Refusal("There is no audio to fit the whitening on; prepare more with `jen1 data prepare`.")
+    if not 0 < np.trace(moments.covariance) < np.inf:
+        raise Refusal(
+            "The latents of the training split do not vary, or are not finite; look for silence with `jen1 data validate`."
+        )
     k = max(1, math.floor(keep * len(moments.mean) + 1e-9))
     basis, variance, _ = np.linalg.svd(moments.covariance, hermitian=True)
     variance = np.maximum(variance, max(floor * variance[0], np.finfo(np.float64).tiny))

@@ -100,5 +100,6 @@ def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict
 
 
 def _medians(records: list[dict[str, Any]]) -> dict[str, float]:
-    values = {name: [record[name] for record in records if record[name] is not None] for name in FIGURES}
+    size = {"side_error": abs, "correlation_error": abs}  # or files that are too wide would make up for those that are too narrow
+    values = {name: [size.get(name, float)(r[name]) for r in records if r[name] is not None] for name in FIGURES}
     return {"clips": len(records)} | {name: float(np.median(found)) if found else None for name, found in values.items()}

@@ -4,6 +4,8 @@ The spectral distances are those of auraloss 0.4 with its default settings (Stei
 codecs report; they look at left and right, and the stereo image has figures of its own.
 """
 
+from collections.abc import Iterator
+
 import librosa
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +14,7 @@ TINY = 1e-12  # power, re full scale
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # transform, hop, window, in samples
 MEL = (1024, 256, 1024)
 MELS = 128
+BLOCK = 4096  # frames
 
 Stereo = Float[np.ndarray, "samples 2"]
 
@@ -30,25 +33,24 @@ def si_sdr(reconstruction: Stereo, original: Stereo) -> float:
 
 def stft_distance(reconstruction: Stereo, original: Stereo) -> float:
     """Spectral convergence plus mean log-magnitude distance in nats, averaged over three resolutions and both channels."""
-    return float(np.mean([_distance(_magnitudes(reconstruction, r), _magnitudes(original, r)) for r in RESOLUTIONS]))
+    return float(np.mean([_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS]))
 
 
 def mel_distance(reconstruction: Stereo, original: Stereo, sample_rate: int) -> float:
     """The same on one resolution in 128 mel bands."""
     bands = librosa.filters.mel(sr=sample_rate, n_fft=MEL[0], n_mels=MELS)
-    made, real = (bands @ _magnitudes(audio, MEL) for audio in (reconstruction, original))
-    return _distance(made, real)
+    return _distance(reconstruction, original, MEL, bands)
 
 
 def side_error(reconstruction: Stereo, original: Stereo) -> float:
     """Stereo-image error: the difference in dB of the side's share of the energy; 0 is an image as wide as the original.
 
-    Negative is narrower. The share is floored at -60 dB, so a mono file may differ by 60 at most; a silent file gives nan.
+    Negative is narrower. The share is floored at -60 dB, so a mono file may differ by 60 at most; a silent original gives nan.
     """
     shares = []
     for audio in (reconstruction, original):
-        energy = np.sum(np.square(audio, dtype=np.float64))
-        if energy < TINY * audio.size:
+        energy = max(np.sum(np.square(audio, dtype=np.float64)), TINY * audio.size)
+        if audio is original and energy <= TINY * audio.size:
             return float("nan")
         side = np.sum(np.square(audio[:, 0] - audio[:, 1], dtype=np.float64)) / 2
         shares.append(10 * np.log10(side / energy + 1e-6))
@@ -56,23 +58,40 @@ def side_error(reconstruction: Stereo, original: Stereo) -> float:
 
 
 def correlation_error(reconstruction: Stereo, original: Stereo) -> float:
-    """The difference of the correlation between left and right: above 0 is nearer to mono; nan where a channel is silent."""
+    """The difference of the correlation between left and right: above 0 is nearer to mono.
+
+    nan where a channel of the original is silent; one that only the reconstruction has lost counts as a correlation of 0.
+    """
     correlations = []
     for audio in (reconstruction, original):
         left, right = np.asarray(audio, np.float64).T
         power = np.sqrt((left @ left) * (right @ right))
-        if power < TINY * len(audio):
+        silent = power < TINY * len(audio)
+        if silent and audio is original:
             return float("nan")
-        correlations.append(left @ right / power)
+        correlations.append(0.0 if silent else left @ right / power)
     return float(correlations[0] - correlations[1])
 
 
-def _magnitudes(audio: Stereo, resolution: tuple[int, int, int]) -> Float[np.ndarray, "2 bins frames"]:
+def _blocks(audio: Stereo, resolution: tuple[int, int, int]) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
+    """Magnitudes of the centred, reflected STFT, `BLOCK` frames at a time: a long file's would fill the memory."""
     size, hop, window = resolution
-    spectrum = librosa.stft(np.asarray(audio, np.float32).T, n_fft=size, hop_length=hop, win_length=window, pad_mode="reflect")
-    return np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, 1e-8))
+    padded = np.pad(np.asarray(audio, np.float32), ((size // 2, size // 2), (0, 0)), mode="reflect").T
+    frames = 1 + len(audio) // hop
+    for first in range(0, frames, BLOCK):
+        part = padded[:, first * hop : (min(first + BLOCK, frames) - 1) * hop + size]
+        spectrum = librosa.stft(part, n_fft=size, hop_length=hop, win_length=window, center=False)
+        yield np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, 1e-8))
 
 
-def _distance(made: Float[np.ndarray, "2 bins frames"], real: Float[np.ndarray, "2 bins frames"]) -> float:
+def _distance(made: Stereo, real: Stereo, resolution: tuple[int, int, int], bands: np.ndarray | None = None) -> float:
     """Spectral convergence plus log-magnitude distance, over both channels at once."""
-    return float(np.linalg.norm(real - made) / np.linalg.norm(real) + np.mean(np.abs(np.log(made) - np.log(real))))
+    off, size, logs, count = 0.0, 0.0, 0.0, 0
+    for ours, theirs in zip(_blocks(made, resolution), _blocks(real, resolution), strict=True):
+        if bands is not None:
+            ours, theirs = bands @ ours, bands @ theirs
+        off += float(np.sum(np.square(theirs - ours, dtype=np.float64)))
+        size += float(np.sum(np.square(theirs, dtype=np.float64)))
+        logs += float(np.sum(np.abs(np.log(ours) - np.log(theirs)), dtype=np.float64))
+        count += ours.size
+    return (off / size) ** 0.5 + logs / count

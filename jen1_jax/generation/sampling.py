@@ -74,7 +74,8 @@ class _Piece:
 
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
         self.latents[window] = latents[: len(self.latents[window])]
-        self.trusted[window] = self.known[window] = True
+        self.trusted[window] |= ~self.known[window]  # what was known and not trusted stays so: it knows of what lay beyond it
+        self.known[window] = True
         self.number += 1
 
 

@@ -47,9 +47,10 @@ class Conv1d(nn.Module):
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
         kernel = self.param("kernel", self.kernel_init, (self.kernel_size, x.shape[-1], self.features))
         if self.weight_norm:
-            norm = lambda w: jnp.sqrt(jnp.sum(w**2, axis=(0, 1)) + 1e-12)
-            scale = self.param("scale", lambda _: norm(kernel))
-            kernel = kernel * (scale / norm(kernel))
+            power = jnp.sum(kernel**2, axis=(0, 1)) + 1e-12
+            scale = self.param("scale", lambda _: jnp.sqrt(power))
+            # in this form, so that every gradient's forward pass is the same to the compiler, and is computed once
+            kernel = kernel * (scale * jax.lax.rsqrt(power))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.kernel_size == 1:
             # A flat matrix product: for the gradient of anything else XLA on a CPU transposes whole activations.

@@ -1,5 +1,6 @@
 """Trains the masked autoencoder and, at the end, fits the whitening of its latents."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
@@ -18,7 +19,9 @@ from jen1_jax.autoencoder.discriminator import Discriminator
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.objective import adversarial, autoencoder_terms, discriminator_terms
 from jen1_jax.autoencoder.whitening import Moments, Whitening
+from jen1_jax.autoencoder.whitening import check as check_whitening
 from jen1_jax.autoencoder.whitening import fit as fit_whitening
+from jen1_jax.config import from_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
 from jen1_jax.training.checkpoints import Checkpoints
@@ -49,6 +52,7 @@ def train_autoencoder(
             f"{run.path} has a diffusion model, which would be lost if its autoencoder were trained on from step {trained}; "
             "train in another --workdir, or only its decoder: --workdir NEW --autoencoder RUN."
         )
+    check_training(config)
     run = run.begin(config, "autoencoder")
     _, schedule = adamw(config.train_autoencoder)
     keeps = kept.fingerprint if kept else None
@@ -58,6 +62,13 @@ def train_autoencoder(
             theirs = record["keeps_encoder"]
             way_out = f"give --autoencoder with the run of the autoencoder {theirs[:12]}" if theirs else "leave --autoencoder out"
             raise Refusal(f"{run.path} was begun {'' if theirs else 'not '}as a decoder-only stage; {way_out}.")
+        before, now = (from_plain(plain).train_autoencoder for plain in (record["config"], run.record["config"]))
+        held, asked = (adversarial(part) and (list(part.adversary.windows), part.adversary.channels) for part in (before, now))
+        if held != asked:
+            raise Refusal(
+                f"{run.path} was begun with the adversary (windows, channels) {held or 'off'}, and this configuration has "
+                f"{asked or 'off'}: leave train_autoencoder.adversary and its losses as they were, or choose another --workdir."
+            )
 
     state = fit(
         "autoencoder",
@@ -77,8 +88,10 @@ def train_autoencoder(
         record=run.record | {"data": dict(data.description), "keeps_encoder": keeps},
         progress=progress,
     )
-    params = state.ema["autoencoder"]
-    identify = partial(fingerprint, jax.device_get(params), sample_rate=config.audio.sample_rate, hop=model.hop)
+    if int(state.updates) == 0:
+        raise Refusal(f"Every step of {run.path} was skipped, nothing was learnt; look for bad data with `jen1 data validate`.")
+    params = _whole(state.ema["autoencoder"])
+    identify = partial(fingerprint, params, sample_rate=config.audio.sample_rate, hop=model.hop)
     recorded = run.record["fingerprints"].get("autoencoder")
     if run.whitening.is_file() and identify(whitening=Whitening.load(run.whitening)) == recorded:
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
@@ -87,7 +100,7 @@ def train_autoencoder(
         whitening = kept.whitening
     else:
         progress("whitening: reading the training split")
-        moments = latent_moments(model, params, data.sweep("train"))
+        moments = latent_moments(model, params, data.sweep("train"), progress)
         whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
     whitening.save(run.whitening)
     run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
@@ -127,13 +140,40 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
     fields = config.autoencoder
     if len(fields.strides) != len(fields.channels) or fields.kernel_size % 2 == 0:
         raise Refusal("autoencoder.strides and autoencoder.channels need as many entries, and autoencoder.kernel_size is odd.")
+    sizes = (*fields.strides, *fields.channels, *fields.dilations, fields.latent_channels, fields.kernel_size, fields.compress)
+    if min(sizes) < 1 or fields.compress > min(fields.channels):
+        raise Refusal(
+            "autoencoder's strides, widths, dilations and compress are at least 1, and compress is no more than a width."
+        )
+    if not 0 <= fields.mask_rate < 1:
+        raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
     return Autoencoder(**config.autoencoder)
+
+
+def check_training(config: ConfigDict) -> None:
+    """Refuses settings of training that could only be found out, or lost, later."""
+    training = config.train_autoencoder
+    check_whitening(config.whitening.keep, config.whitening.floor)
+    used = {"stft_windows": training.stft_windows if training.losses.stft > 0 or training.losses.mel > 0 else None}
+    used["adversary.windows"] = training.adversary.windows if adversarial(training) else None
+    for name, windows in used.items():
+        if windows is not None and (not len(windows) or min(windows) < 16 or any(window % 4 for window in windows)):
+            raise Refusal(
+                f"train_autoencoder.{name} are multiples of 4 samples from 16 on, and at least one; got {tuple(windows)}."
+            )
+    if min(training.steps, training.batch_size) < 1:
+        raise Refusal("train_autoencoder.steps and batch_size must be at least 1.")
+    hop = math.prod(config.autoencoder.strides)
+    if round(training.seconds * config.audio.sample_rate) < hop:
+        raise Refusal(
+            f"train_autoencoder.seconds of {training.seconds} is less than one hop of {hop} samples; take longer crops."
+        )
 
 
 def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False) -> dict[str, Player]:
     """The autoencoder, and its discriminator where a loss needs one."""
     training = config.train_autoencoder
-    judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels)
+    judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels, config.autoencoder.dtype)
     args = lambda batch: (
         batch["audio"],
         batch["valid_samples"],
@@ -187,16 +227,33 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
     return batch | {"mask_key": jax.random.split(stream(key, "mask"), batch["audio"].shape[0])}
 
 
-def latent_moments(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> Moments:
-    """Mean and covariance of the unmasked latents of all valid frames; processes share the batches and get the same answer."""
-    encode = jax.jit(lambda audio: model.apply({"params": params}, audio, method="encode"))
-    moments = Moments.empty(model.latent_channels)
+def latent_moments(
+    model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]], progress: Callable[[str], None] = print
+) -> Moments:
+    """Mean and covariance of the unmasked latents of all valid frames; processes share the batches and get the same answer.
+
+    Examples whose latents are not finite are left out, and that is told: training has skipped them too.
+    """
+    encode = jax.jit(lambda params, audio: model.apply({"params": params}, audio, method="encode"))
+    params = jax.device_put(params, jax.local_devices()[0])
+    moments, left_out = Moments.empty(model.latent_channels), 0
     for batch in islice(batches, jax.process_index(), None, jax.process_count()):
         audio = np.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % model.hop), (0, 0)))
-        latents = np.asarray(encode(audio))
-        frames = -(-batch["valid_samples"] // model.hop)
+        latents = np.asarray(encode(params, audio))
+        finite = np.isfinite(latents).all(axis=(1, 2))
+        left_out += int((~finite).sum())
+        frames = np.where(finite, -(-batch["valid_samples"] // model.hop), 0)
         moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
+    if left_out:
+        progress(f"whitening: left out {left_out} examples that are not finite; `jen1 data validate` names them")
     return over_processes(moments)
+
+
+def _whole(params: PyTree) -> PyTree:
+    """Parameters as numpy arrays, gathered where several processes hold parts of them."""
+    if jax.process_count() == 1:
+        return jax.device_get(params)
+    return multihost_utils.process_allgather(params, tiled=True)
 
 
 def over_processes(moments: Moments) -> Moments:

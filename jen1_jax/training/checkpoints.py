@@ -4,7 +4,7 @@ A checkpoint holds the whole `TrainState` and a JSON record: the resolved config
 restores onto any mesh, because every leaf is read into the sharding that is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class Checkpoints:
         if step != self.latest:
             self._checkpointer.save_checkpointables_async(step, {"state": state, "record": dict(record)}, force=True)
 
+    def record(self) -> dict[str, Any]:
+        """That of the newest checkpoint, without its state."""
+        return self._checked(lambda: self._checkpointer.load_checkpointables(None, {"record": None}))["record"]
+
     def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
         """The newest state, laid out as `abstract_state` (shapes with shardings), and its record."""
         loaded = self._load(abstract_state)
@@ -82,8 +86,11 @@ class Checkpoints:
         return loaded["state"]["ema"][player], loaded["record"]
 
     def _load(self, abstract_state, step: int | None = None) -> dict[str, Any]:
+        return self._checked(lambda: self._checkpointer.load_checkpointables(step, {"state": abstract_state, "record": None}))
+
+    def _checked(self, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            return self._checkpointer.load_checkpointables(step, {"state": abstract_state, "record": None})
+            return load()
         except (ValueError, KeyError, FileNotFoundError, OSError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise Refusal(f"The checkpoint in {self.directory} cannot be read for this configuration: {first}") from error

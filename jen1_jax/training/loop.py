@@ -87,10 +87,11 @@ def fit(
         checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
         if checkpoints.latest is None:
             begin = lambda key, given: init_state(players, key, given)
-            state = jax.jit(begin, out_shardings=layout)(jax.random.key(seed), dict(start_from or {}))
+            given = jax.device_get(dict(start_from or {}))  # which may lie on one device of many
+            state = jax.jit(begin, out_shardings=layout)(jax.random.key(seed), given)
         else:
-            state, found = checkpoints.restore(abstract)
-            check(found)
+            check(checkpoints.record())  # before the state, which may have another shape
+            state, _ = checkpoints.restore(abstract)
             progress(f"{name}: going on from step {checkpoints.latest}")
         start = int(state.step)
         if start >= config.steps:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class NpzData:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, BadZipFile, ValueError) as error:
             raise Refusal(f"{path} cannot be read as an .npz file without pickled objects ({error}).") from None
         self._kind = next((kind for kind in _KINDS if kind in arrays), None)
         missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()

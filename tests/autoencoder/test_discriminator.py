@@ -108,3 +108,13 @@ def test_it_learns_to_tell_and_to_be_fooled(kind):
 def test_unknown_loss_is_refused_with_the_known_ones():
     with pytest.raises(Refusal, match="hinge, least_squares"):
         ADVERSARIAL["wasserstein"]
+
+
+def test_a_silent_crop_does_not_outweigh_its_batch(judge):
+    _, params, apply = judge
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 0 * leaf if path[-1].key == "bias" else leaf, params
+    )  # as at first
+    real = NOISE.at[0].set(0)
+    loss, _ = discriminator.feature_matching_loss(apply(params, real), apply(params, real + 0.01 * NOISE), WINDOWS, FULL)
+    assert loss[0] < 5 and np.isfinite(loss).all()

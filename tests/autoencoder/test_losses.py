@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.jen1 import get_config
 from jen1_jax.autoencoder import losses
 from jen1_jax.autoencoder.discriminator import Discriminator
+from jen1_jax.autoencoder.losses import waveform
 from jen1_jax.autoencoder.objective import autoencoder_terms, discriminator_terms
+from jen1_jax.training.autoencoder import prepare
 from tests.autoencoder.testing import build
 
 SAMPLES = 1024
@@ -173,8 +176,26 @@ def test_terms_without_weight_are_left_out(players):
 @pytest.mark.slow
 def test_before_its_start_the_adversary_is_neither_heard_nor_taught(players):
     model, judge, params, config = players
-    args = (BATCH, FULL, jax.random.key(1), jnp.float32(0), config)
+    args = (BATCH, FULL, jax.random.key(1), None, config)
     named, _ = own_gradient(lambda p: autoencoder_terms(model, judge, p, *args, 48_000), params, "autoencoder")
     assert not np.asarray(named["adversarial"][0]).any() and not np.asarray(named["feature_matching"][0]).any()
     _, gradient = own_gradient(lambda p: discriminator_terms(model, judge, p, *args), params, "discriminator")
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_adversary_comes_in_at_its_start_and_not_before():
+    config = get_config().train_autoencoder
+    config.adversary.update(start=5, ramp=4)
+    batch = {"audio": np.zeros((2, 8, 2), np.float32), "valid_samples": np.full(2, 8), "index": np.arange(2)}
+    assert "ramp" not in prepare(4, batch, config)
+    for step, ramp in ((5, 0.25), (7, 0.75), (8, 1.0), (100, 1.0)):
+        np.testing.assert_array_equal(prepare(step, batch, config)["ramp"], np.full(2, ramp, np.float32))
+
+
+def test_waveform_hears_left_right_mid_and_side():
+    full = jnp.full(1, 8)
+    target = jnp.ones((1, 8, 2))
+    off = lambda left, right: float(waveform(target + jnp.array([left, right]), target, full)[0][0]) / 8
+    np.testing.assert_allclose(off(0.2, 0.2), (0.2 + 0.2 + 0.2 * 2**0.5) / 4, rtol=1e-5)
+    np.testing.assert_allclose(off(0.2, -0.2), off(0.2, 0.2), rtol=1e-5)
+    np.testing.assert_allclose(off(0.2, 0.0), (0.2 + 2 * 0.2 / 2**0.5) / 4, rtol=1e-5)

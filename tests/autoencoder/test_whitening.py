@@ -71,3 +71,14 @@ def test_broken_files_are_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", mean=np.array([object()]), basis=np.zeros((4, 2)), scale=np.ones(2))
     with pytest.raises(Refusal, match="not a whitening"):
         Whitening.load(tmp_path / "pickle.npz")
+    whole = (tmp_path / "odd.npz").read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        (tmp_path / "cut.npz").write_bytes(content)
+        with pytest.raises(Refusal, match="not a whitening"):
+            Whitening.load(tmp_path / "cut.npz")
+
+
+def test_latents_that_do_not_vary_are_refused():
+    for covariance in (np.zeros((3, 3)), np.full((3, 3), np.nan)):
+        with pytest.raises(Refusal, match="do not vary"):
+            fit(Moments(10, np.zeros(3), covariance), 1.0, 1e-5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from jen1_jax.evaluation import reconstruction
 from jen1_jax.evaluation.reconstruction import correlation_error, mel_distance, si_sdr, side_error, stft_distance
 
 rng = np.random.default_rng(0)
@@ -64,3 +65,14 @@ def test_side_error_tells_narrow_from_wide():
     assert side_error(mid + 0.5 * side, X) == pytest.approx(10 * np.log10(0.25 / 0.625), abs=0.1)
     assert side_error(mid + 2 * side, X) > 1
     assert -60 < side_error(np.repeat(mid, 2, axis=1), X) < -50
+
+
+def test_a_long_file_is_measured_in_blocks_to_the_same_figures(monkeypatch):
+    made = X + 0.1 * np.random.default_rng(5).normal(size=X.shape).astype(np.float32)
+    whole = stft_distance(made, X), mel_distance(made, X, 48_000)
+    monkeypatch.setattr(reconstruction, "BLOCK", 7)
+    np.testing.assert_allclose((stft_distance(made, X), mel_distance(made, X, 48_000)), whole, rtol=1e-5)
+
+
+def test_a_channel_that_is_lost_counts_against_the_reconstruction():
+    assert side_error(0 * X, X) < -10 and abs(correlation_error(X * [1.0, 0.0], X)) > 0

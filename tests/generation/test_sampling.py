@@ -120,3 +120,12 @@ def test_a_variation_begins_with_the_given_latents_under_noise():
     for start, latents in made.items():
         alpha, sigma = scales(make_schedule(config.diffusion).log_snr(jnp.array(start)))
         np.testing.assert_allclose(latents, 5 + sigma / alpha * noise, rtol=1e-4)
+
+
+def test_the_margin_of_given_audio_never_becomes_context(sampler):
+    given = np.zeros((3, K), np.float32)
+    given[:, :] = [[0], [0], [1000]]  # the last frame knows of what lay beyond it: it would show in every answer
+    position = np.arange(3 + WINDOW)
+    plan = Plan(np.pad(given, ((0, WINDOW), (0, 0))), position < 2, position < 3)
+    latents = fill(sampler, plan, causal=True)
+    assert latents[2, 0] == 1000 and np.abs(latents[3:]).max() < 1000

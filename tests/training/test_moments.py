@@ -2,9 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jen1_jax.autoencoder.whitening import Moments
+from jen1_jax.errors import Refusal
+from jen1_jax.run import Run
 from jen1_jax.training import autoencoder
+from jen1_jax.training.npz import NpzData
+from tests import tiny
 
 
 def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
@@ -21,3 +26,54 @@ def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
     assert total.count == 1000 and packed[0].dtype == np.uint32
     np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(total.covariance, expected.covariance, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told(tmp_path):
+    path = tiny.write_audio_npz(tmp_path / "audio.npz")
+    arrays = dict(np.load(path))
+    arrays["audio"][0, 5] = np.nan
+    np.savez(path, **arrays)
+    said = []
+    autoencoder.train_autoencoder(
+        tiny.config(), Run(tmp_path / "run"), NpzData(str(path), 4, seed=0, crop=3072), progress=said.append
+    )
+    assert any("left out 1 examples that are not finite" in line for line in said)
+    assert np.isfinite(autoencoder.load_codec(Run.open(tmp_path / "run")).whitening.scale).all()
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "says"),
+    [
+        ("whitening", dict(keep=1.5), "whitening.keep"),
+        ("train_autoencoder", dict(stft_windows=(255,)), "stft_windows are multiples of 4"),
+        ("train_autoencoder", dict(stft_windows=()), "at least one"),
+        ("train_autoencoder.adversary", dict(windows=()), "adversary.windows"),
+        ("train_autoencoder", dict(batch_size=0), "batch_size must be at least 1"),
+        ("train_autoencoder", dict(seconds=1e-4), "less than one hop"),
+        ("autoencoder", dict(compress=9), "no more than a width"),
+        ("autoencoder", dict(strides=(8, 0)), "at least 1"),
+        ("autoencoder", dict(mask_rate=1.5), "mask_rate"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, section, changes, says):
+    config = tiny.config()
+    part = config
+    for name in section.split("."):
+        part = part[name]
+    with config.unlocked():
+        part.update(changes)
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
+    with pytest.raises(Refusal, match=says):
+        autoencoder.train_autoencoder(config, Run(tmp_path / "run"), data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_another_adversary_than_begun_with_is_refused_by_name(tmp_path):
+    config, data = tiny.config(), NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
+    autoencoder.train_autoencoder(config, Run(tmp_path / "run"), data, progress=lambda line: None)
+    config.train_autoencoder.steps += 1
+    config.train_autoencoder.adversary.channels = 8
+    with pytest.raises(Refusal, match="begun with the adversary"):
+        autoencoder.train_autoencoder(config, Run(tmp_path / "run"), data)
