@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 
+FREE = ".tasks.ratios"  # names tasks, which a configuration file may add; unknown ones are refused where batches are drawn
+
 
 def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     """The configuration of a packaged preset (`jen1`) or of a Python file with `get_config()`, with overrides by dotted key."""
@@ -45,7 +47,7 @@ def _check_keys(values: dict, known: dict, where: str) -> None:
             raise Refusal(f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}.")
         raise Refusal(f"{place} is missing; start from configs/jen1.py, which has every field.")
     for key, value in known.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not f"{where}.{key}".endswith(FREE):
             _check_keys(values[key], value, f"{where}.{key}")
 
 

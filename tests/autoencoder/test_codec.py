@@ -1,4 +1,4 @@
-"""The codec: chunks equal the whole, any length works, and the fingerprint changes exactly when latents would."""
+"""The codec: chunks equal the whole, any length works, and the fingerprint covers every parameter that makes latents."""
 
 import dataclasses
 
