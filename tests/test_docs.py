@@ -6,11 +6,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jen1_jax import tasks
 from jen1_jax.config import load_config
 
 
+@pytest.mark.slow
 def test_the_fourth_task_of_the_worked_example_is_drawn(tmp_path):
     known = list(tasks.TASKS)
     text = Path(__file__).parents[1].joinpath("docs/extending.md").read_text()

@@ -41,7 +41,7 @@ def batch(frames=FRAMES, valid=None, **changed):
     return inputs | changed
 
 
-@pytest.fixture(scope="module", params=NETS)
+@pytest.fixture(scope="module", params=[*list(NETS)[:2], pytest.param("null_text", marks=pytest.mark.slow)])
 def net(request):
     """The outputs of a network with random parameters for a batch with the given changes."""
     params, apply = randomised(NETS[request.param], *batch().values())

@@ -110,6 +110,7 @@ def test_unknown_loss_is_refused_with_the_known_ones():
         ADVERSARIAL["wasserstein"]
 
 
+@pytest.mark.slow
 def test_a_silent_crop_does_not_outweigh_its_batch(judge):
     _, params, apply = judge
     params = jax.tree_util.tree_map_with_path(

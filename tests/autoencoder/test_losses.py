@@ -92,6 +92,7 @@ def test_stft_matches_a_plain_transform():
     np.testing.assert_allclose(ours, np.fft.rfft(x[80:144, 1] * hann / hann.sum()), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stft_hears_a_collapsed_stereo_image():
     """Left and right of equal magnitude spectra but opposite sign: only mid and side tell them from mono."""
     mono, wide = SIGNALS["noise"][:, :1] * jnp.ones(2), SIGNALS["noise"][:, :1] * jnp.array([1.0, -1.0])

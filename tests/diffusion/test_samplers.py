@@ -70,6 +70,7 @@ def noise():
     return jnp.asarray(np.random.default_rng(0).permutation(quantiles).reshape(2, 500, 4), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ddim_recovers_the_distribution(name, objective, noise, schedules):
@@ -82,6 +83,7 @@ def test_second_order_samplers_recover_it_in_fewer_steps(sampler, steps, noise, 
     assert distance(sample(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 @pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"epsilon"}))
 def test_sampling_may_begin_at_pure_noise(objective, sampler, noise):
@@ -153,6 +155,7 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
     assert stats.kstest(samples, stats.norm(mean, std).cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_noise_on_the_way_is_drawn_from_the_keys_and_by_ddpm_alone(noise, schedules):
     log_snrs = sample_log_snrs(schedules["linear"], 20)
     for sampler in SAMPLERS:

@@ -89,6 +89,7 @@ def test_guidance_keeps_to_its_interval(sampler):
     np.testing.assert_allclose(fill(inside_last, nothing(5), scale=3.0), SAYS, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_piece_of_a_batch_is_what_it_is_alone(sampler):
     given = np.zeros((WINDOW, K), np.float32)
     given[:3] = 7
