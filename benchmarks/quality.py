@@ -16,19 +16,11 @@ import numpy as np
 
 from data_pipeline.shard_data import ShardData
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.evaluation.reconstruction import correlation_error, mel_distance, si_sdr, side_error, stft_distance
+from jen1_jax.evaluation.reconstruction import FIGURES, figures, medians
 from jen1_jax.run import Run
 from jen1_jax.training.autoencoder import init_params, load_codec
 from jen1_jax.training.checkpoints import Checkpoints
 
-RATE = 48_000
-FIGURES = {
-    "si_sdr": si_sdr,
-    "stft_distance": stft_distance,
-    "mel_distance": partial(mel_distance, sample_rate=RATE),
-    "side_error": lambda made, original: abs(side_error(made, original)),
-    "correlation_error": lambda made, original: abs(correlation_error(made, original)),
-}
 LABELS = {"si_sdr": "SI-SDR, dB", "stft_distance": "STFT distance", "mel_distance": "mel distance", "side_error": "side, dB off"}
 
 
@@ -44,11 +36,8 @@ def held_out(data: str, clips: int) -> list[np.ndarray]:
 
 def measure(codec: Codec, clips: list[np.ndarray]) -> dict[str, float]:
     """Medians over the clips."""
-    figures = []
-    for audio in clips:
-        made = codec.decode(codec.encode(audio), len(audio))
-        figures.append([function(made, audio) for function in FIGURES.values()])
-    return dict(zip(FIGURES, map(float, np.nanmedian(figures, axis=0)), strict=True))
+    records = [figures(codec.decode(codec.encode(audio), len(audio)), audio, codec.sample_rate) for audio in clips]
+    return medians(records)
 
 
 def draw(records: list[dict[str, float]], path: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -25,20 +26,24 @@ from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 
-MIXTURE = jnp.array([(0.3, -4.0, 0.5), (0.7, 3.0, 1.0)])  # weight, mean, standard deviation
+MIXTURE = ((0.3, -4.0, 0.5), (0.7, 3.0, 1.0))  # weight, mean, standard deviation; far outside [-1, 1], as latents are
 EVALUATIONS = (4, 8, 16, 32, 64, 128, 256)
 TRAINED = (("dpm_solver", 10), ("dpm_solver", 25), ("dpm_solver", 50), ("heun", 25), ("ddim", 25), ("ddim", 50), ("ddim", 200))
 PROMPTS = 4
 COLOURS = {"ddim": "#2f5d8a", "heun": "#b5573a", "dpm_solver": "#3f7d4e"}
 
 
-def exact(noisy, log_snr):
-    """The posterior mean of a sample of the mixture."""
-    weights, means, stds = MIXTURE.T
-    alpha, sigma = scales(log_snr[:, None, None, None])
-    off, variance = noisy[..., None] - alpha * means, (alpha * stds) ** 2 + sigma**2
-    posterior = jax.nn.softmax(jnp.log(weights) - off**2 / variance / 2 - jnp.log(variance) / 2)
-    return jnp.sum(posterior * (means + alpha * stds**2 / variance * off), axis=-1)
+def exact(data):
+    """`denoise` whose answers are the posterior means of elements drawn independently from a mixture of Gaussians."""
+    weights, means, stds = jnp.array(data).T
+
+    def denoise(noisy, log_snr):
+        alpha, sigma = scales(log_snr[:, None, None, None])
+        off, variance = noisy[..., None] - alpha * means, (alpha * stds) ** 2 + sigma**2
+        posterior = jax.nn.softmax(jnp.log(weights) - off**2 / variance / 2 - jnp.log(variance) / 2)
+        return jnp.sum(posterior * (means + alpha * stds**2 / variance * off), axis=-1)
+
+    return denoise
 
 
 def mixture() -> dict[str, list[float]]:
@@ -47,7 +52,7 @@ def mixture() -> dict[str, list[float]]:
     noise = jax.random.normal(jax.random.key(0), (1, 2000, 1))
     keys = jax.random.split(jax.random.key(1), 1)
     run = lambda sampler, steps: jax.jit(SAMPLERS[sampler], static_argnums=0)(
-        exact, noise, sample_log_snrs(schedule, steps), keys
+        exact(MIXTURE), noise, sample_log_snrs(schedule, steps), keys
     )
     reference = run("ddim", 20_000)
     return {
@@ -67,10 +72,11 @@ def trained(path: str) -> list[dict]:
     captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][:PROMPTS]
 
     def sample(sampler: str, steps: int):
-        model.config.diffusion.sampler = sampler
-        model.sampler.__dict__.pop("_run", None)  # the sampler is compiled into it
-        plans = [model._nothing(model.sampler.window) for _ in captions]
-        call = lambda: model._fill(plans, captions, [0] * len(captions), "", steps, None)
+        settings = model.sampler.config.copy_and_resolve_references()
+        settings.sampler = sampler
+        other = replace(model, sampler=replace(model.sampler, config=settings))
+        plans = [other._nothing(other.sampler.window) for _ in captions]
+        call = lambda: other._fill(plans, captions, [0] * len(captions), "", steps, None)
         latents, times = np.stack(call()), []
         for _ in range(3):
             start = time.perf_counter()

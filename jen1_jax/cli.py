@@ -148,7 +148,8 @@ def vary(options: argparse.Namespace) -> None:
 
 
 def evaluate_autoencoder(options: argparse.Namespace) -> None:
-    from jen1_jax.evaluation.autoencoder import FIGURES, clips_in, clips_of, evaluate_autoencoder
+    from jen1_jax.evaluation.autoencoder import clips_in, clips_of, evaluate_autoencoder
+    from jen1_jax.evaluation.reconstruction import FIGURES
     from jen1_jax.run import Run
     from jen1_jax.training.autoencoder import load_codec
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jen1_jax.autoencoder.losses import Term, stft
 from jen1_jax.registry import Registry
 
-FAINT = 1e-3
+FAINT = 1e-3  # mean size of a layer's features; those of ordinary music are some hundredths
 
 # Per window length: (verdicts, features of every layer), each [batch, frames, bins, channels].
 Judged = list[tuple[Float[Array, "batch _ _ 1"], list[Float[Array, "batch _ _ _"]]]]

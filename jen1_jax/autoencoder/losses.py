@@ -20,6 +20,12 @@ def keep_valid(
     return audio * (jnp.arange(audio.shape[1]) < valid[:, None])[..., None]
 
 
+def views(stereo: Array, axis: int) -> Array:
+    """Left, right, mid and side along `axis`, where left and right were; mid and side keep the energy of the two."""
+    left, right = jnp.moveaxis(stereo, axis, 0)
+    return jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)], axis=axis)
+
+
 def waveform(
     prediction: Float[Array, "batch samples 2"], target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"]
 ) -> Term:
@@ -28,9 +34,7 @@ def waveform(
     What is quieter than `QUIET` is weighed as if it were that loud. Without that, one crop of a fade-in outweighs its batch by
     far, and teaches a young network silence.
     """
-    left, right = jnp.moveaxis(keep_valid(prediction - target, valid), 2, 0)
-    views = jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)])
-    error = jnp.abs(views).mean(0).sum(1)
+    error = jnp.abs(views(keep_valid(prediction - target, valid), axis=2)).mean(2).sum(1)
     count = valid.astype(jnp.float32)
     power = jnp.square(keep_valid(target, valid)).mean(-1).sum(1) / jnp.maximum(count, 1)
     return error / jnp.sqrt(jnp.maximum(power, QUIET**2)), count
@@ -51,9 +55,8 @@ def stft(audio: Float[Array, "batch samples channels"], window: int) -> Complex[
 
 def magnitudes(audio: Float[Array, "batch samples 2"], window: int) -> Float[Array, "batch views frames bins"]:
     """STFT magnitudes of left, right, mid and side; the latter two are made from spectra, which saves half of the transforms."""
-    left, right = jnp.moveaxis(stft(audio, window), 1, 0)
-    views = jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)], axis=1)
-    return jnp.sqrt(views.real**2 + views.imag**2 + FLOOR**2)
+    spectra = views(stft(audio, window), axis=1)
+    return jnp.sqrt(spectra.real**2 + spectra.imag**2 + FLOOR**2)
 
 
 def _real_frames(frames: int, window: int, valid: Int[Array, " batch"]) -> Bool[Array, "batch 1 frames 1"]:

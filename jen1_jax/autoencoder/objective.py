@@ -57,7 +57,7 @@ def autoencoder_terms(
                 "feature_matching": discriminator.feature_matching_loss(real, ours, judge.windows, valid_samples),
             }
 
-        asked = _scaled(ask, ramp, audio)
+        asked = _scaled(ask, ramp, len(audio))
         terms |= {name: asked[name] for name in ADVERSARIAL if config.losses[name] > 0}
     return terms
 
@@ -81,7 +81,7 @@ def discriminator_terms(
         loss = discriminator.discriminator_loss(config.adversary.loss, real, ours, judge.windows, valid_samples)
         return {"discriminator": loss}
 
-    return _scaled(ask, ramp, audio)
+    return _scaled(ask, ramp, len(audio))
 
 
 def _judge(judge: Discriminator, params: PyTree, real: Audio, made: Audio):
@@ -91,12 +91,12 @@ def _judge(judge: Discriminator, params: PyTree, real: Audio, made: Audio):
     return halves[0], halves[1]
 
 
-def _scaled(ask, ramp: Float[Array, ""] | None, audio: Audio) -> dict[str, losses.Term]:
+def _scaled(ask, ramp: Float[Array, ""] | None, batch: int) -> dict[str, losses.Term]:
     """`ramp` times the terms of `ask()`, or zeros.
 
     Whether it is asked is known when the step is traced: inside `lax.cond` a CPU would take the gradients ten times as long.
     """
-    ones = jnp.ones(len(audio))
+    ones = jnp.ones(batch)
     if ramp is None:
         return {name: (0 * ones, ones) for name in jax.eval_shape(ask)}
     return {name: (ramp * total, ones) for name, (total, _) in ask().items()}

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.evaluation.reconstruction import correlation_error, mel_distance, si_sdr, side_error, stft_distance
+from jen1_jax.evaluation.reconstruction import figures, medians
 from jen1_jax.generation.audio import read_audio, write_wav
 from jen1_jax.run import write_text
 
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 PAIRS = 4  # written as audio and drawn
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif"}
-FIGURES = ("si_sdr", "stft_distance", "mel_distance", "side_error", "correlation_error")
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,14 @@ def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict
     for clip in clips:
         original = clip.audio
         reconstruction = codec.decode(codec.encode(original), len(original))
-        figures = {
-            "si_sdr": si_sdr(reconstruction, original),
-            "stft_distance": stft_distance(reconstruction, original),
-            "mel_distance": mel_distance(reconstruction, original, codec.sample_rate),
-            "side_error": side_error(reconstruction, original),
-            "correlation_error": correlation_error(reconstruction, original),
-        }
+        found = figures(reconstruction, original, codec.sample_rate)
         record = {"name": clip.name, "caption": clip.caption, "seconds": len(original) / codec.sample_rate, "tonal": clip.tonal}
-        record |= {name: value if np.isfinite(value) else None for name, value in figures.items()}  # silence has none
+        record |= {name: value if np.isfinite(value) else None for name, value in found.items()}  # silence has none
         if len(pairs) < PAIRS:
             number = len(pairs)
             write_wav(out / f"{number}-original.wav", original, codec.sample_rate)
             write_wav(out / f"{number}-reconstruction.wav", reconstruction, codec.sample_rate)
-            says = f"{figures['si_sdr']:.1f} dB SI-SDR, mel distance {figures['mel_distance']:.2f}"
+            says = f"{found['si_sdr']:.1f} dB SI-SDR, mel distance {found['mel_distance']:.2f}"
             shown = slice(10 * codec.sample_rate)  # a page has room for no more
             pairs.append(
                 (
@@ -91,15 +84,9 @@ def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict
         records.append(record)
     if not records:
         raise Refusal("There is no held-out audio to evaluate on; prepare data with a larger --test-fraction, or give a folder.")
-    report = {"median": {"all": _medians(records)}, "clips": records}
+    report = {"median": {"all": {"clips": len(records)} | medians(records)}, "clips": records}
     if tonal := [record for record in records if record["tonal"]]:
-        report["median"]["tonal"] = _medians(tonal)
+        report["median"]["tonal"] = {"clips": len(tonal)} | medians(tonal)
     write_text(out / "report.json", json.dumps(report, indent=1))
     run_page(out / "page.png", "Autoencoder: held-out audio and its round trip", pairs=pairs, sample_rate=codec.sample_rate)
     return report
-
-
-def _medians(records: list[dict[str, Any]]) -> dict[str, float]:
-    size = {"side_error": abs, "correlation_error": abs}  # or files that are too wide would make up for those that are too narrow
-    values = {name: [size.get(name, float)(r[name]) for r in records if r[name] is not None] for name in FIGURES}
-    return {"clips": len(records)} | {name: float(np.median(found)) if found else None for name, found in values.items()}

@@ -4,12 +4,13 @@ The spectral distances are those of auraloss 0.4 with its default settings (Stei
 codecs report; they look at left and right, and the stereo image has figures of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import librosa
 import numpy as np
 from jaxtyping import Float
 
+FIGURES = ("si_sdr", "stft_distance", "mel_distance", "side_error", "correlation_error")
 TINY = 1e-12  # power, re full scale
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # transform, hop, window, in samples
 MEL = (1024, 256, 1024)
@@ -17,6 +18,25 @@ MELS = 128
 BLOCK = 4096  # frames
 
 Stereo = Float[np.ndarray, "samples 2"]
+
+
+def figures(reconstruction: Stereo, original: Stereo, sample_rate: int) -> dict[str, float]:
+    """All figures of one piece by name."""
+    return {
+        "si_sdr": si_sdr(reconstruction, original),
+        "stft_distance": stft_distance(reconstruction, original),
+        "mel_distance": mel_distance(reconstruction, original, sample_rate),
+        "side_error": side_error(reconstruction, original),
+        "correlation_error": correlation_error(reconstruction, original),
+    }
+
+
+def medians(records: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Of each figure over the pieces that have one; of the signed errors' sizes, or too wide would make up for too narrow."""
+    size = lambda name, value: abs(value) if name.endswith("_error") else value
+    known = lambda value: value is not None and np.isfinite(value)
+    found = {name: [size(name, record[name]) for record in records if known(record[name])] for name in FIGURES}
+    return {name: float(np.median(values)) if values else None for name, values in found.items()}
 
 
 def si_sdr(reconstruction: Stereo, original: Stereo) -> float:

@@ -30,8 +30,7 @@ def attention(
     """
     mask = None if valid is None else valid.reshape(len(valid), 1, -1, valid.shape[-1])
     if causal is not False:
-        past = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
-        past = past | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
+        past = _past(query.shape[1], causal)[:, None]
         mask = past if mask is None else mask & past
     # What cuDNN's fused kernel takes: half precision, heads in multiples of 8, and with a mask an even number of frames.
     fits = query.shape[-1] % 8 == query.shape[1] % 2 == key.shape[1] % 2 == 0 and query.dtype in (jnp.bfloat16, jnp.float16)
@@ -39,6 +38,11 @@ def attention(
     return jax.nn.dot_product_attention(
         query, key, value, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn" if fused else "xla"
     )
+
+
+def _past(frames: int, causal: Causal) -> Bool[Array, "_ {frames} {frames}"]:
+    """Which frames each frame may see: those at or before it where `causal`, else all."""
+    return jnp.tri(frames, dtype=bool) | ~jnp.asarray(causal).reshape(-1, 1, 1)
 
 
 class Attention(nn.Module):
@@ -120,8 +124,7 @@ class TransformerBlock(nn.Module):
         """One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one."""
         (batch, frames, _), tokens = x.shape, text.shape[1]
         words = jnp.arange(tokens) < lengths[:, None]
-        past = jnp.tri(frames, dtype=bool) | ~jnp.broadcast_to(jnp.asarray(causal), batch)[:, None, None]
-        own = past & (valid[:, None, :, 0] > 0) & (lengths == 0)[:, None, None]
+        own = _past(frames, causal) & (valid[:, None, :, 0] > 0) & (lengths == 0)[:, None, None]
         return jnp.concatenate([text, x], axis=1), jnp.concatenate(
             [jnp.broadcast_to(words[:, None], (batch, frames, tokens)), own], -1
         )

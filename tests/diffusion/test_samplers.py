@@ -9,30 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import stats
 
+from benchmarks.samplers import MIXTURE, exact
 from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import SAMPLERS, ddim, make_sampler
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule, sample_log_snrs
 from jen1_jax.errors import Refusal
 
-# (weight, mean, std) of each Gaussian; far outside [-1, 1], as latents are
-MIXTURE = ((0.3, -4.0, 0.5), (0.7, 3.0, 1.0))
 GAUSSIAN = ((1.0, 1.5, 0.3),)
 POINT = ((1.0, 42.0, 0.0),)
-
-
-def exact(data):
-    """`denoise` whose answers are the posterior means of elements drawn independently from a mixture of Gaussians."""
-    weights, means, stds = jnp.array(data).T
-
-    def denoise(noisy, log_snr):
-        alpha, sigma = scales(log_snr[:, None, None, None])
-        off, variance = noisy[..., None] - alpha * means, (alpha * stds) ** 2 + sigma**2
-        posterior = jax.nn.softmax(jnp.log(weights) - off**2 / variance / 2 - jnp.log(variance) / 2)
-        clean = means + alpha * stds**2 / variance * off
-        return jnp.sum(posterior * clean, axis=-1)
-
-    return denoise
 
 
 def keys(seed=0, count=2):

@@ -74,10 +74,11 @@ def test_a_page_of_everything(page):
 
 def test_silence_mono_and_empty_content_are_drawn(page):
     silent = Sound("silence", np.zeros((RATE // 4, 2), np.float32))
-    page(sounds=[silent])
-    page(sounds=[silent, Sound("nothing", np.zeros((0, 2), np.float32)), Sound("$odd_{name", tone(440))])
-    page(metrics={"just started": [], "diverged": [{"step": 1, "loss": float("nan")}]})
-    page()
+    heading, one = page(), page(sounds=[silent])
+    several = page(sounds=[silent, Sound("nothing", np.zeros((0, 2), np.float32)), Sound("$odd_{name", tone(440))])
+    curves = page(metrics={"just started": [], "diverged": [{"step": 1, "loss": float("nan")}]})
+    assert (heading < 1).any()  # the title is there
+    assert len(several) > len(one) > len(heading) and len(curves) > len(heading)  # each has its panel
 
 
 def test_every_part_of_a_sound_is_seen(page):
