@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
         text_features=1024,
         null_text="self_attention",  # what stands for no text: an example's own frames; or a learned "token"
         dtype="bfloat16",
-        remat="full",  # or "none"
+        remat="full",  # or "products", "none"
+        scan=True,  # compile a run of equal blocks once and loop over it
     )
     config.diffusion = dict(
         schedule="linear",  # or "scaled_linear", "cosine", "rectified_flow"

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
             null_text="token",
             dtype="float32",
             remat="none",
+            scan=False,
         )
         config.diffusion.update(schedule="cosine", objective="x0", null_text_rate=0.1, sample_steps=50)
         config.tasks.ratios.text_to_music = 2.0  # which is the hardest to learn: nothing is given

@@ -12,9 +12,11 @@ section 3.3).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -26,8 +28,15 @@ from jen1_jax.layers.embeddings import LogSNREmbedding
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.registry import Registry
 
-# What the backward pass recomputes: nothing, or the inside of every block.
-REMAT = Registry("unet.remat", {"none": lambda block: block, "full": nn.remat})
+# What the backward pass computes again: nothing; all but the products of activations and weights; or the inside of every block.
+_products = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    lambda primitive, *_, **__: primitive is jax.lax.conv_general_dilated_p,
+)
+REMAT = Registry(
+    "unet.remat",
+    {"none": lambda block, **_: block, "products": partial(nn.remat, policy=_products), "full": nn.remat},
+)
 # What an example without text attends to in the place of text: a learned token, or its own frames (JEN-1, section 3.2).
 NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
 
@@ -66,7 +75,9 @@ class UNet(nn.Module):
 
     Level i is `channels * multipliers[i]` wide and runs `factors[i - 1]` times slower than level i - 1; level 0 is the stem's.
     `num_blocks` counts each level's residual blocks, down and up alike, `attentions` the transformer blocks after them, its last
-    entry those of the bottleneck. Parameters are float32, arithmetic is `dtype`; norms, softmax and the output layer are float32.
+    entry those of the bottleneck. With `scan` a run of equal blocks is compiled once and looped over, its parameters stacked in a
+    leading dimension: it compiles sooner and runs a little slower. Parameters are float32, arithmetic is `dtype`; norms, softmax
+    and the output layer are float32.
     """
 
     out_channels: int
@@ -81,6 +92,7 @@ class UNet(nn.Module):
     null_text: str = "token"
     dtype: DTypeLike = "float32"
     remat: str = "none"
+    scan: bool = False
 
     @property
     def frames_multiple(self) -> int:
@@ -114,7 +126,6 @@ class UNet(nn.Module):
         noisy, context, mask, valid = map(pad, (noisy, context, mask, valid))
         dtype = jnp.dtype(self.dtype)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
-        residual_block, transformer_block = REMAT[self.remat](ResidualBlock), REMAT[self.remat](TransformerBlock)
 
         embedding = LogSNREmbedding(4 * self.channels, name="time")(log_snr)
         for name, vector in sorted((conditioning or {}).items()):
@@ -134,38 +145,58 @@ class UNet(nn.Module):
         for factor in self.factors:
             valids.append(valids[-1].reshape(valid.shape[0], -1, factor, 1).max(axis=2))
 
-        def residual(x, level, name):
-            return residual_block(widths[level], dtype=dtype, name=name)(x, embedding, valids[level], causal)
+        def residuals(x, level, name, count, skips=None):
+            """(x, every block's scaled output) of a run of residual blocks; one of the `skips` joins each one's input."""
 
-        def transformers(x, count, level, name):
-            for i in range(count):
-                name_i = f"{name}_transformer_{i}"
-                block = transformer_block(self.head_dim, self.ff_multiplier, replace_text, dtype=dtype, name=name_i)
-                x = block(x, texts[widths[level]], text_lengths, valids[level], causal)
-            return x
+            def block(module, x, skip):
+                x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+                x = module(x, embedding, valids[level], causal)
+                return x, x * 2**-0.5
+
+            return self._run(block, partial(ResidualBlock, widths[level], dtype=dtype), name, count)(x, skips)
+
+        def transformers(x, level, name, count):
+            def block(module, x, _):
+                return module(x, texts[widths[level]], text_lengths, valids[level], causal), None
+
+            make = partial(TransformerBlock, self.head_dim, self.ff_multiplier, replace_text, dtype=dtype)
+            return self._run(block, make, name, count)(x, None)[0] if count else x
 
         x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)
         x = stem = Conv1d(widths[0], 3, dtype=dtype, name="stem")(x * valids[0], causal)
         skips = []
         for level, factor in enumerate(self.factors, start=1):
-            name = f"down_{level}"
-            x = Downsample(widths[level], factor, dtype=dtype, name=f"{name}_resample")(x * valids[level - 1], causal)
-            for i in range(self.num_blocks[level - 1]):
-                x = residual(x, level, f"{name}_residual_{i}")
-                skips.append(x * 2**-0.5)
-            x = transformers(x, self.attentions[level - 1], level, name)
+            x = Downsample(widths[level], factor, dtype=dtype, name=f"down_{level}_resample")(x * valids[level - 1], causal)
+            x, outputs = residuals(x, level, f"down_{level}_residual", self.num_blocks[level - 1])
+            skips.append(outputs)
+            x = transformers(x, level, f"down_{level}_transformer", self.attentions[level - 1])
 
-        x = residual(x, levels, "middle_residual_0")
-        x = transformers(x, self.attentions[-1], levels, "middle")
-        x = residual(x, levels, "middle_residual_1")
+        middle = partial(REMAT[self.remat](ResidualBlock), widths[-1], dtype=dtype)
+        x = middle(name="middle_residual_0")(x, embedding, valids[-1], causal)
+        x = transformers(x, levels, "middle_transformer", self.attentions[-1])
+        x = middle(name="middle_residual_1")(x, embedding, valids[-1], causal)
 
         for level, factor in reversed(list(enumerate(self.factors, start=1))):
-            name = f"up_{level}"
-            for i in range(self.num_blocks[level - 1]):
-                x = residual(jnp.concatenate([x, skips.pop()], axis=-1), level, f"{name}_residual_{i}")
-            x = transformers(x, self.attentions[level - 1], level, name)
-            x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"{name}_resample")(x * valids[level], causal)
+            x, _ = residuals(x, level, f"up_{level}_residual", self.num_blocks[level - 1], skips.pop()[::-1])
+            x = transformers(x, level, f"up_{level}_transformer", self.attentions[level - 1])
+            x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"up_{level}_resample")(x * valids[level], causal)
 
         x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
         x = Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
         return x[:, :frames]
+
+    def _run(self, block: Callable, make: Callable, name: str, count: int) -> Callable:
+        """Maps `x` and `count` items, or None, through `block(module, x, item) -> (x, output)` to the last x and all outputs."""
+        block = REMAT[self.remat](block, prevent_cse=not self.scan)  # without a loop the compiler would undo it
+        if self.scan:
+            scan = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=count)
+            return partial(scan, make(name=name))
+
+        def one_by_one(x, items):
+            outputs = []
+            for i in range(count):
+                x, output = block(make(name=f"{name}_{i}"), x, None if items is None else items[i])
+                outputs.append(output)
+            return x, outputs
+
+        return one_by_one

@@ -28,6 +28,7 @@ def config() -> ConfigDict:
             text_features=8,
             dtype="float32",
             remat="none",
+            scan=False,
         )
         config.diffusion.update(objective="v", schedule="cosine", sample_steps=4)
         config.data.seconds = SECONDS

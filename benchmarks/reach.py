@@ -1,0 +1,67 @@
+"""Does a model trained on N seconds make 4N without fading, swelling or seams? (Zero-shot reach, by overlapping windows.)
+
+    bash launch/quickstart.sh && python -m benchmarks.reach [RUN]
+
+Every caption that the run learnt gets a piece of 4N seconds, from nothing and as the continuation of its own clip. A seam lies
+where a window took over. Two things are looked at: the level, whose slope over the piece would be drift, and the spectral flux,
+which a click or a jump in colour raises; at seams both should be spread as they are everywhere else in the same piece.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import librosa
+import numpy as np
+
+import jen1_jax
+from jen1_jax.generation.audio import read_audio
+
+TIMES = 4
+STEP = 0.05  # seconds between two values of level and flux
+
+
+def course(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Level in dB and spectral flux (mean rise of the log-mel spectrum), one value every `STEP` seconds."""
+    hop = round(STEP * rate)
+    power = librosa.feature.melspectrogram(y=audio.mean(axis=1), sr=rate, n_fft=2 * hop, hop_length=hop, n_mels=64)
+    loudness = librosa.power_to_db(power, amin=1e-6, top_db=None)
+    flux = np.maximum(np.diff(loudness, axis=1, prepend=loudness[:, :1]), 0).mean(axis=0)
+    return librosa.power_to_db(power.sum(axis=0), amin=1e-6, top_db=None), flux
+
+
+def judge(audio: np.ndarray, rate: int, seams: list[float]) -> dict[str, float]:
+    """`drift` in dB from the first quarter to the last; the seams' ranks (0 to 1) among all places by flux and by level step."""
+    level, flux = course(audio, rate)
+    step = np.abs(np.diff(level, prepend=level[0]))
+    quarters = [np.median(part) for part in np.array_split(level, TIMES)]
+    # the largest value within 0.1 s of a seam, ranked among the largest values of all stretches as long
+    width = round(0.2 / STEP) + 1
+    around = lambda values: np.lib.stride_tricks.sliding_window_view(values, width).max(axis=1)
+    rank = lambda values: [float((around(values) < around(values)[round(seam / STEP) - width // 2]).mean()) for seam in seams]
+    return {"drift": float(quarters[-1] - quarters[0]), "flux": rank(flux), "level": rank(step)}
+
+
+if __name__ == "__main__":
+    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    model = jen1_jax.load(run)
+    window = model.sampler.window / model.codec.frame_rate
+    seams = [window * (1 + n / 2) for n in range(2 * (TIMES - 1))]
+    records = []
+    for clip in sorted((run / "learnt").glob("?.wav")):
+        caption, original = clip.with_suffix(".txt").read_text().strip(), read_audio(clip, model.sample_rate)
+        pieces = {
+            "from nothing": model.generate(caption, seconds=TIMES * window),
+            "continued": model.extend(original, (TIMES - 1) * window, prompt=caption),
+        }
+        for kind, piece in pieces.items():
+            records.append({"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams))
+            print("{clip} {kind:14} drift {drift:+5.1f} dB".format(**records[-1]), flush=True)
+    flux, level = (np.concatenate([record[name] for record in records]) for name in ("flux", "level"))
+    drift = np.array([record["drift"] for record in records])
+    print(f"{window:.2f} s trained, {TIMES * window:.2f} s made, {len(records)} pieces, {len(flux)} seams")
+    print(f"drift: median {np.median(drift):+.1f} dB, largest {drift[np.abs(drift).argmax()]:+.1f} dB")
+    for name, ranks in (("flux", flux), ("level step", level)):
+        high = np.mean(ranks > 0.95)
+        print(f"{name} at seams: median rank {np.median(ranks):.2f}; above the 95th percentile {high:.0%}, by chance 5 %")
+    print(json.dumps({"drift": drift.tolist(), "flux": flux.tolist(), "level": level.tolist()}))

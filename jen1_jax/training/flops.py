@@ -1,0 +1,43 @@
+"""Floating-point operations, counted in the traced program."""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.extend import core
+
+
+def flops(function: Callable, *args) -> int:
+    """Operations of the matrix products and convolutions in `function(*args)`, two for each multiplication and addition.
+
+    `args` may be shapes. This is the numerator of model FLOPs utilisation (Chowdhery et al. 2022, appendix B): of a forward pass,
+    three times as many make a training step, and what remat computes again does not count. Loops count every turn, branches the
+    dearest; a loop of unknown length raises ValueError.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * terms * equation.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2 * kernel.size // outputs * equation.outvars[0].aval.size
+        elif name == "while":
+            raise ValueError("the operations of a loop of unknown length cannot be counted")
+        else:
+            parts = jax.tree.leaves(list(parameters.values()), is_leaf=_is_program)
+            inner = [_count(getattr(part, "jaxpr", part)) for part in parts if _is_program(part)]
+            turns = parameters["length"] if name == "scan" else 1
+            total += max(inner) if name == "cond" else turns * sum(inner)
+    return total
+
+
+def _is_program(part) -> bool:
+    return isinstance(part, core.Jaxpr | core.ClosedJaxpr)

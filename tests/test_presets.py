@@ -1,0 +1,91 @@
+"""The presets are what they claim: size, latent rate, work per example, and no sampler lets the future through at their depth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import jen1, jen1_fast
+from jen1_jax.autoencoder.model import Autoencoder
+from jen1_jax.diffusion.objectives import OBJECTIVES
+from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.training.flops import flops
+from jen1_jax.unet import UNet
+from tests.layers.testing import normal, randomised
+
+PRESETS = {"jen1": jen1.get_config(), "jen1_fast": jen1_fast.get_config()}
+
+
+def inputs(unet, batch, frames, tokens, make):
+    """The U-Net's inputs by name, each made by `make(shape, dtype)`."""
+    shapes = {
+        "noisy": (frames, unet.out_channels),
+        "context": (frames, unet.out_channels),
+        "mask": (frames, 1),
+        "log_snr": (),
+        "text": (tokens, unet.text_features),
+        "text_lengths": (),
+        "valid": (frames, 1),
+        "causal": (),
+    }
+    dtypes = {"text_lengths": jnp.int32, "causal": bool}
+    return {name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "parameters", "rate", "k", "teraflops"),
+    [
+        ("jen1", 743_874_163, 150.0, 115, 0.569),  # 746 M within 1 % (arXiv 2308.04729, table 1)
+        ("jen1_fast", 535_552_320, 23.4375, 64, 0.348),
+    ],
+)
+def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, teraflops):
+    config = PRESETS[preset]
+    autoencoder = Autoencoder(**config.autoencoder)
+    unet = UNet(**config.unet, out_channels=int(config.whitening.keep * config.autoencoder.latent_channels))
+    assert config.audio.sample_rate / autoencoder.hop == rate
+    assert unet.out_channels == k
+    arguments = inputs(unet, 1, round(config.data.seconds * rate), config.text.max_length, jax.ShapeDtypeStruct).values()
+    variables = jax.eval_shape(unet.init, jax.random.key(0), *arguments)
+    leaves = jax.tree.leaves(variables)
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert sum(leaf.size for leaf in leaves) == parameters
+    assert round(flops(unet.apply, variables, *arguments) / 1e12, 3) == teraflops
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PRESETS])
+def deep(request):
+    """(denoise, its schedule's levels) of a preset's layout, narrow: two examples, the first of which is causal."""
+    config = PRESETS[request.param].copy_and_resolve_references()
+    with config.unlocked():
+        config.unet.update(channels=4, head_dim=4, text_features=6, dtype="float32", remat="none")
+    unet = UNet(**config.unet, out_channels=3)
+    fixed = inputs(unet, 2, 2 * unet.frames_multiple, 4, lambda shape, _: normal(0, *shape)) | {
+        "text_lengths": np.array([2, 0], np.int32),
+        "valid": np.ones((2, 2 * unet.frames_multiple, 1), np.float32),
+        "causal": np.array([True, False]),
+    }
+    params, apply = randomised(unet, *fixed.values())
+    objective = OBJECTIVES[config.diffusion.objective]
+
+    def denoise(noisy, log_snr):
+        with jax.disable_jit(False):  # compiled once, for every sampler
+            prediction = apply(params, *(fixed | {"noisy": noisy, "log_snr": log_snr}).values())
+        return objective.clean(prediction, noisy, log_snr)
+
+    return denoise, sample_log_snrs(make_schedule(config.diffusion), 3, 1.0), jnp.asarray(fixed["noisy"])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_sampler_lets_the_future_through(deep, sampler):
+    denoise, levels, noise = deep
+    keys = jax.random.split(jax.random.key(0), 2)
+    with jax.disable_jit():  # or every sampler would compile the network into its loop
+        before = np.asarray(SAMPLERS[sampler](denoise, noise, levels, keys))
+        for frame in (1, noise.shape[1] // 2 + 1, noise.shape[1] - 1):
+            after = np.asarray(SAMPLERS[sampler](denoise, noise.at[:, frame:].add(1.0), levels, keys))
+            np.testing.assert_array_equal(after[0, :frame], before[0, :frame])
+            assert (after[0, frame] != before[0, frame]).any()
+            assert (after[1] != before[1]).any(axis=-1).all()

@@ -1,0 +1,38 @@
+"""Operations are those of the formula, through every kind of nesting, and those of the presets are known."""
+
+import jax
+import numpy as np
+import pytest
+
+from jen1_jax.layers.conv import Conv1d
+from jen1_jax.training.flops import flops
+
+A, B = np.zeros((3, 4, 5)), np.zeros((3, 5, 6))
+PRODUCT = 2 * 3 * 4 * 5 * 6
+product = lambda a, b: a @ b
+
+
+def test_products_and_convolutions_are_counted_by_their_formula():
+    assert flops(product, A, B) == PRODUCT
+    conv, x = Conv1d(8, 3), np.zeros((2, 10, 4), np.float32)
+    params = jax.eval_shape(conv.init, jax.random.key(0), x)
+    assert flops(conv.apply, params, x) == 2 * (2 * 10 * 8) * (3 * 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "times"),
+    [
+        (jax.jit(product), 1),
+        (jax.checkpoint(product), 1),
+        (lambda a, b: jax.lax.scan(lambda x, _: (x, product(a, b)), 0.0, length=7), 7),
+        (lambda a, b: jax.lax.cond(True, product, lambda a, b: product(a, b) @ np.ones((3, 6, 6)), a, b), 2.2),
+        (lambda a, b: jax.grad(lambda a: product(a, b).sum())(a), 2),
+    ],
+)  # fmt: skip
+def test_nested_programs_are_counted_as_often_as_they_run(function, times):
+    assert flops(function, A, B) == pytest.approx(times * PRODUCT)
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="unknown length"):
+        flops(lambda a: jax.lax.while_loop(lambda x: x < 3, lambda x: x + 1, a), 0.0)
