@@ -3,6 +3,8 @@
 There are `width // head_dim` heads. Whether an example looks ahead is a flag per example, as in `conv`.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jen1_jax.errors import Refusal
+from jen1_jax.layers import splash
 from jen1_jax.layers.conv import Causal
 from jen1_jax.layers.embeddings import rotary
 from jen1_jax.layers.norms import RMSNorm
@@ -19,35 +22,36 @@ def attention(
     query: Float[Array, "batch frames heads channels"],
     key: Float[Array, "batch keys heads channels"],
     value: Float[Array, "batch keys heads channels"],
-    valid: Bool[Array, "batch keys"] | Bool[Array, "batch frames keys"] | None = None,
+    valid: Bool[Array, "batch keys"] | None = None,
     lengths: Int[Array, " batch"] | None = None,
     causal: Causal = False,
 ) -> Float[Array, "batch frames heads channels"]:
-    """Softmax attention to the keys that are `valid`, alike for all frames or not, below `lengths`, and, where `causal`,
-    at or before the query's frame.
+    """Softmax attention to the keys that are `valid`, below `lengths`, and, where `causal`, at or before the query's frame: the
+    queries stand at the last of the keys.
 
     Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
     """
-    mask = None if valid is None else valid.reshape(len(valid), 1, -1, valid.shape[-1])
+    frames, keys = query.shape[1], key.shape[1]
+    mask = None if valid is None else valid[:, None, None]
     if causal is not False:
-        past = _past(query.shape[1], causal)[:, None]
+        past = jnp.tri(frames, keys, keys - frames, dtype=bool) | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
         mask = past if mask is None else mask & past
     # What cuDNN's fused kernel takes: half precision, heads in multiples of 8, and with a mask an even number of frames.
-    fits = query.shape[-1] % 8 == query.shape[1] % 2 == key.shape[1] % 2 == 0 and query.dtype in (jnp.bfloat16, jnp.float16)
+    fits = query.shape[-1] % 8 == frames % 2 == keys % 2 == 0 and query.dtype in (jnp.bfloat16, jnp.float16)
     fused = jax.default_backend() == "gpu" and fits
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn" if fused else "xla"
+    attend = partial(
+        jax.nn.dot_product_attention, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn" if fused else "xla"
     )
-
-
-def _past(frames: int, causal: Causal) -> Bool[Array, "_ {frames} {frames}"]:
-    """Which frames each frame may see: those at or before it where `causal`, else all."""
-    return jnp.tri(frames, dtype=bool) | ~jnp.asarray(causal).reshape(-1, 1, 1)
+    if fused or not splash.pays(query, key):
+        return attend(query, key, value)
+    # Decided when it is lowered, so that a program may be compiled for a TPU from a machine without one.
+    on_tpu = partial(splash.splash_attention, valid=valid, lengths=lengths, causal=causal)
+    return jax.lax.platform_dependent(query, key, value, tpu=on_tpu, default=attend)
 
 
 class Attention(nn.Module):
-    """Attention of `x` to itself with rotary positions, or, where given, to `text` without them: to its first `lengths` tokens,
-    of which each frame sees what is `valid`.
+    """Attention of `x` to itself with rotary positions, or, where given, to `text` without them; which of it a frame sees say
+    `valid`, `lengths` and `causal`, as in `attention`.
     """
 
     head_dim: int
@@ -57,7 +61,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch frames width"],
-        valid: Bool[Array, "batch keys"] | Bool[Array, "batch frames keys"] | None = None,
+        valid: Bool[Array, "batch keys"] | None = None,
         causal: Causal = False,
         text: Float[Array, "batch tokens features"] | None = None,
         lengths: Int[Array, " batch"] | None = None,
@@ -113,18 +117,11 @@ class TransformerBlock(nn.Module):
         x = x + attend("self_attention")(norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal)
         y = norm("cross_norm")(x)
         if self.replace_text:
-            keys, visible = self._text_or_frames(y, text, lengths, valid, causal)
-            x = x + attend("cross_attention")(y, text=keys, valid=visible)
+            # One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one.
+            words = jnp.arange(text.shape[1]) < lengths[:, None]
+            own = (valid[..., 0] > 0) & (lengths == 0)[:, None]
+            keys, seen = (jnp.concatenate(pair, axis=1) for pair in ((text, y), (words, own)))
+            x = x + attend("cross_attention")(y, text=keys, valid=seen, causal=causal)
         else:
             x = x + attend("cross_attention")(y, text=text, lengths=lengths)
         return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(norm("feed_forward_norm")(x))
-
-    @staticmethod
-    def _text_or_frames(x, text, lengths, valid, causal) -> tuple[Array, Bool[Array, "batch frames keys"]]:
-        """One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one."""
-        (batch, frames, _), tokens = x.shape, text.shape[1]
-        words = jnp.arange(tokens) < lengths[:, None]
-        own = _past(frames, causal) & (valid[:, None, :, 0] > 0) & (lengths == 0)[:, None, None]
-        return jnp.concatenate([text, x], axis=1), jnp.concatenate(
-            [jnp.broadcast_to(words[:, None], (batch, frames, tokens)), own], -1
-        )
