@@ -62,7 +62,9 @@ def encode(
                             raise Refusal(f"The latents of {text['id']} are not finite in float16; check the autoencoder.")
                         captions.add(text["caption"])
                         valid = -(-int(example["valid_samples"]) // hop)
-                        writer.write(split, dict(latents=row, valid_frames=valid, start=example["start"]) | text)
+                        writer.write(
+                            split, dict(latents=row, valid_frames=valid, start=example["start"], total=example["total"]) | text
+                        )
                     done += len(examples)
                     if time.monotonic() - told > 5:
                         told = time.monotonic()

@@ -100,7 +100,7 @@ def prepare(
                     not_needed += 1
                     continue
                 try:
-                    pieces = _pieces(item, samples, shortest, seen)
+                    total, pieces = _pieces(item, samples, shortest, seen)
                 except _Bad as bad:
                     rejections.append(Rejection(item.id, bad.reason, bad.detail))
                     continue
@@ -118,7 +118,7 @@ def prepare(
                     length[split] += len(piece) / SAMPLE_RATE
                     audio = np.pad(piece, ((0, samples - len(piece)), (0, 0)))
                     texts = dict(caption=item.caption, id=f"{item.id}@{at:.3f}", meta=json.dumps(item.meta, default=str))
-                    writer.write(split, dict(audio=audio, valid_samples=len(piece), start=at, **texts))
+                    writer.write(split, dict(audio=audio, valid_samples=len(piece), start=at, total=total, **texts))
                     if length[split] >= budget[split]:
                         break
                 if time.monotonic() - told > 5:
@@ -156,17 +156,21 @@ def _listing(rejections: list[Rejection], most: int = 3) -> str:
     return shown + (f"; and {len(rejections) - most} more" if len(rejections) > most else "")
 
 
-def _pieces(item: Item, samples: int, shortest: float, seen: dict[str, str]) -> Iterator[tuple[int, np.ndarray]]:
-    """The item as int16 [<= samples, 2] pieces with their first sample's number; `seen` maps contents to ids. Raises _Bad."""
+def _pieces(item: Item, samples: int, shortest: float, seen: dict[str, str]) -> tuple[float, Iterator[tuple[int, np.ndarray]]]:
+    """The item's seconds, and int16 [<= samples, 2] pieces with their first sample's number; `seen` maps contents to ids.
+
+    Raises _Bad.
+    """
     if not isinstance(item.audio, Path):
-        return _cut([item.audio()], samples)
-    peak = _judge(item.audio, shortest)
+        audio = item.audio()
+        return len(audio) / SAMPLE_RATE, _cut([audio], samples)
+    peak, total = _judge(item.audio, shortest)
     with open(item.audio, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest in seen:
         raise _Bad("duplicate", f"the same bytes as {seen[digest]}")
     seen[digest] = item.id
-    return _cut(_decode(item.audio, 1 / max(1.0, peak)), samples)
+    return total, _cut(_decode(item.audio, 1 / max(1.0, peak)), samples)
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -175,8 +179,8 @@ def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         yield block
 
 
-def _judge(path: Path, shortest: float) -> float:
-    """The peak of a file that is fit to be used. Raises _Bad."""
+def _judge(path: Path, shortest: float) -> tuple[float, float]:
+    """Peak and seconds of a file that is fit to be used. Raises _Bad."""
     peak, frames = 0.0, 0
     try:
         with soundfile.SoundFile(path) as file:
@@ -190,13 +194,14 @@ def _judge(path: Path, shortest: float) -> float:
                 peak, frames = max(peak, float(np.abs(block).max(initial=0))), frames + len(block)
             if frames < 0.99 * file.frames:
                 raise _Bad("undecodable", f"ends after {frames} of {file.frames} frames")
-            if frames < shortest * file.samplerate:
-                raise _Bad("too short", f"{frames / file.samplerate:.2f} s")
+            seconds = frames / file.samplerate
+            if seconds < shortest:
+                raise _Bad("too short", f"{seconds:.2f} s")
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise _Bad("undecodable", str(error)) from None
     if peak < SILENCE:
         raise _Bad("silent", f"peak {peak:.1e}")
-    return peak
+    return peak, seconds
 
 
 def _decode(path: Path, gain: float) -> Iterator[np.ndarray]:

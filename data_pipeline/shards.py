@@ -1,8 +1,9 @@
 """The data set on disk: TFDS metadata around ArrayRecord shards, readable by plain tensorflow-datasets.
 
 Two kinds, told apart by their features. Waveforms: `audio` int16 [samples, 2] at 48 kHz, `valid_samples` (the rest is zero
-padding), `caption`, `id`, `meta` (JSON), `start` (seconds into the file). Latents: `latents` float16 [frames, k], `valid_frames`
-and the same texts; see `latents`. Records are fixed in size and not compressed: PCM hardly shrinks, and reading must be fast.
+padding), `caption`, `id`, `meta` (JSON), `start` and `total` (seconds: where in its file it begins, and of
+the whole file). Latents: `latents` float16 [frames, k], `valid_frames` and the same others; see `latents`. Records are fixed in
+size and not compressed: PCM hardly shrinks, and reading must be fast.
 """
 
 import contextlib
@@ -29,16 +30,16 @@ EMBEDDINGS = "embeddings.safetensors"
 
 def waveform_features(samples: int) -> tfds.features.FeaturesDict:
     audio = tfds.features.Tensor(shape=(samples, 2), dtype=np.int16, encoding="bytes")
-    return tfds.features.FeaturesDict(dict(audio=audio, valid_samples=np.int32, start=np.float32) | _texts())
+    return tfds.features.FeaturesDict(dict(audio=audio, valid_samples=np.int32) | _about())
 
 
 def latent_features(frames: int, k: int) -> tfds.features.FeaturesDict:
     latents = tfds.features.Tensor(shape=(frames, k), dtype=np.float16, encoding="bytes")
-    return tfds.features.FeaturesDict(dict(latents=latents, valid_frames=np.int32, start=np.float32) | _texts())
+    return tfds.features.FeaturesDict(dict(latents=latents, valid_frames=np.int32) | _about())
 
 
-def _texts() -> dict:
-    return {name: tfds.features.Text() for name in ("caption", "id", "meta")}
+def _about() -> dict:
+    return {name: tfds.features.Text() for name in ("caption", "id", "meta")} | dict(start=np.float32, total=np.float32)
 
 
 @contextlib.contextmanager
@@ -153,6 +154,8 @@ def _builder(folder: str):
         raise Refusal(f"{folder} is not a prepared data set ({reason}); make one with `jen1 data prepare`.") from None
     if not known:
         raise Refusal(f"{folder} is a TFDS data set, but holds neither audio nor latents; make one with `jen1 data prepare`.")
+    if "total" not in builder.info.features:
+        raise Refusal(f"{folder} does not say how long its pieces are (`total`); prepare it again, and encode latents again.")
     return builder
 
 

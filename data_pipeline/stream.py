@@ -22,6 +22,7 @@ from data_pipeline.shards import EMBEDDINGS, Info, info, records
 from jen1_jax.errors import Refusal
 
 TEXTS = ("caption", "meta")
+TIMING = ("start", "total")
 
 __all__ = ["Info", "batches", "captions", "info"]
 
@@ -54,7 +55,8 @@ def batches(
         Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b].
         Latents: latents float16 [b, frames, k], valid_frames int32 [b]; where the data set holds embeddings also text_embedding
         float16 [b, tokens, d] and text_lengths int32 [b].
-        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's place in the split.
+        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's place in the split; whole
+        records also start and total float32 [b], the seconds at which they begin in their piece, and of the whole piece.
 
     Raises:
         Refusal: no such data set or split, or sizes that do not fit.
@@ -71,6 +73,8 @@ def batches(
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
     spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
+    timing = TIMING if crop is None else ()
+    spec |= {name: tf.io.FixedLenFeature([], tf.float32) for name in timing}
 
     def place(i):
         """This process's i-th example: its global index and its record."""
@@ -92,7 +96,7 @@ def batches(
             lengths = tf.minimum(lengths, crop)
         if about.kind == "waveform":
             rows = tf.cast(rows, tf.float32) / 32767.0
-        return {data: rows, valid: lengths, "index": record} | {name: parsed[name] for name in TEXTS}
+        return {data: rows, valid: lengths, "index": record} | {name: parsed[name] for name in (*TEXTS, *timing)}
 
     def window(example):
         g, length = example

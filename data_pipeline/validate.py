@@ -10,6 +10,8 @@ import numpy as np
 from data_pipeline.shards import SAMPLE_RATE, features, info, records
 from jen1_jax.errors import Refusal
 
+TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
+
 
 @dataclass(frozen=True)
 class Report:
@@ -59,11 +61,15 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
             except Exception as error:  # array_record, protobuf and TFDS each have their own
                 raise Refusal(f"Record {place} of {split} in {folder} is broken ({error}); prepare the data set again.") from None
             id, caption = example["id"].decode(), example["caption"].decode()
+            start, whole = float(example["start"]), float(example["total"])
             if not 0 < valid <= len(rows):
                 problems.append(f"{id}: {valid} of {len(rows)} rows are said to be valid")
                 continue
             if about.kind == "waveform" and rows[valid:].any():
                 problems.append(f"{id}: the padding is not zero")
+            length = valid / SAMPLE_RATE if about.kind == "waveform" else 0.0
+            if not (start >= 0 and start + length <= whole + TOLERANCE):
+                problems.append(f"{id}: it is said to begin {start:.2f} s into a piece of {whole:.2f} s")
             valid_rows[split] += valid
             captions[caption] += 1
             files[split].add(id.rpartition("@")[0])

@@ -46,6 +46,7 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
             np.testing.assert_array_equal(latent["latents"], means(audio).astype(np.float16))
             np.testing.assert_array_equal(latent["valid_frames"], -(-clip["valid_samples"] // HOP))
             assert latent["caption"][0] == clip["caption"][0]
+            assert latent["start"] == clip["start"] and latent["total"] == clip["total"] > 0
 
 
 def test_every_caption_comes_with_its_embedding(latents):

@@ -91,6 +91,7 @@ def test_44100_mono_becomes_48000_stereo_cut_into_padded_clips(mixed):
     )
     assert [int(e["valid_samples"]) for e in pieces[:2]] == [SAMPLES, SAMPLES]
     np.testing.assert_allclose([e["start"] for e in pieces], np.arange(len(pieces)) * SECONDS)
+    np.testing.assert_allclose([e["total"] for e in pieces], 0.6, rtol=1e-6)
     audio = np.concatenate([e["audio"][: int(e["valid_samples"])] for e in pieces]) / 32767
     np.testing.assert_array_equal(audio[:, 0], audio[:, 1])
     expected = tone(len(audio) / 48_000, 48_000)[:, 0]
@@ -138,6 +139,7 @@ def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
         clip = synthetic.clip(5, index, 0.25)
         np.testing.assert_allclose(example["audio"] / 32767, clip.audio, atol=1 / 32767)
         assert example["caption"].decode() == clip.caption
+        assert (example["start"], example["total"]) == (0, 0.25)
         assert json.loads(example["meta"]) == clip.truth | {"source": "synthetic"}
 
 
@@ -205,18 +207,29 @@ def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
 
     features, bad = store.waveform_features(SAMPLES), tmp_path / "bad"
     bad.mkdir()
-    silent = dict(audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, caption="", meta="{}")
+    silent = dict(audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, caption="", meta="{}")
     with store.Writer(bad, features, "broken on purpose") as writer:
         for split in ("train", "test"):
             writer.write(split, silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000"))
         noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
         writer.write("train", noisy | dict(valid_samples=100, id="padding.wav@0.000"))
         writer.write("train", silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"))
+        writer.write("train", silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05))
     report = validate(str(bad))
-    assert [word for word in ("leak.wav", "padding.wav", "valid.wav") if any(word in p for p in report.problems)] == [
-        "leak.wav", "padding.wav", "valid.wav",
+    assert sorted(problem.split(":")[0] for problem in report.problems) == [
+        "1 files are in train and in test, for instance leak.wav", "late.wav@0.250", "padding.wav@0.000", "valid.wav@0.000",
     ]  # fmt: skip
-    assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 3, "silent": 2 / 3})
+    assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
+
+
+def test_shards_that_do_not_know_the_length_of_their_pieces_are_refused(tmp_path):
+    features = store.tfds.features.FeaturesDict({name: f for name, f in store.latent_features(2, 3).items() if name != "total"})
+    with store.Writer(tmp_path, features, "from an earlier version") as writer:
+        writer.write(
+            "train", dict(latents=np.zeros((2, 3), np.float16), valid_frames=2, start=0.0, caption="", id="a", meta="{}")
+        )
+    with pytest.raises(Refusal, match="how long its pieces are"):
+        store.info(str(tmp_path))
 
 
 def test_broken_shards_are_refused_by_name(shards, tmp_path):

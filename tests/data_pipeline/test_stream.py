@@ -38,6 +38,25 @@ def test_batches_carry_the_records(shards):
     np.testing.assert_allclose(np.abs(batch["audio"]).max((1, 2)), 0.5, atol=0.01)
 
 
+def test_every_clip_knows_where_in_its_recording_it_begins_and_how_long_that_is(shards):
+    """Recording i lasts 0.6 + 0.1 i seconds; a random window of a clip begins elsewhere, and nothing is said of it."""
+    seen = []
+    for split in ("train", "test"):
+        for batch in stream.batches(shards, split, 4, shuffle=False, epochs=1):
+            numbers = np.array([int(caption[-1]) for caption in batch["caption"]])
+            np.testing.assert_allclose(batch["total"], 0.6 + 0.1 * numbers, rtol=1e-5)
+            assert batch["start"].dtype == batch["total"].dtype == np.float32
+            seen += zip(numbers.tolist(), np.round(batch["start"] / 0.25, 5).tolist(), strict=True)
+    assert sorted(seen) == [(number, clip) for number in range(8) for clip in range(clips(0.6 + 0.1 * number))]
+    (windows,) = take(1, shards, "train", 3, crop=5000)
+    assert not windows.keys() & {"start", "total"}
+
+
+def clips(seconds):
+    """How many clips of 0.25 s a recording gives: a last piece of half a clip is kept."""
+    return int((seconds + 0.125) / 0.25 + 1e-6)
+
+
 def test_restart_at_any_step_continues_exactly(shards):
     whole = take(12, shards, "train", 4, seed=3, crop=5000)  # runs over the end of the epoch
     assert 2 * stream.info(shards).examples["train"] < 12 * 4
