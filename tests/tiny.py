@@ -26,6 +26,7 @@ def config() -> ConfigDict:
             attentions=(0, 1, 1),
             head_dim=4,
             text_features=8,
+            timing=True,
             dtype="float32",
             remat="none",
             scan=False,
@@ -51,5 +52,6 @@ def write_audio_npz(path: Path, seed: int = 0) -> Path:
     valid = np.full(6, samples, np.int32)
     valid[1], audio[1, samples // 2 :] = samples // 2, 0
     captions = np.array([CAPTIONS[i % 4] for i in range(6)])
-    np.savez(path, audio=audio, valid_samples=valid, caption=captions, test=np.arange(6) == 5)
+    start, total = np.arange(6) * SECONDS, np.arange(6, 0, -1) * 10.0
+    np.savez(path, audio=audio, valid_samples=valid, caption=captions, start=start, total=total, test=np.arange(6) == 5)
     return path

@@ -62,7 +62,8 @@ class Model:
         checkpoints.close()
         diffusion.check_autoencoder(run, record, codec)
         window = round(config.data.seconds * codec.frame_rate)
-        sampler = Sampler(unet, params["unet"], config.diffusion, window - window % unet.frames_multiple)
+        window -= window % unet.frames_multiple
+        sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate)
         return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
 
     @property
@@ -96,7 +97,7 @@ class Model:
             for several, single in zip(given, (prompt, seconds, seed), strict=True)
         )
         samples = [self._samples(length) for length in lengths]
-        plans = [self._nothing(-(-number // self.codec.hop)) for number in samples]
+        plans = [self._nothing(number) for number in samples]
         latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
         pieces = [self._master(self._decode(made)[:number]) for made, number in zip(latents, samples, strict=True)]
         return pieces if any(value is not None for value in given) else pieces[0]
@@ -121,7 +122,7 @@ class Model:
             raise Refusal(f"A strength of {strength} makes no variation; give more than 0 and at most 1.")
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         given = self.codec.encode(audio, partial(self.progress, "encoding"))
-        plan = replace(self._nothing(len(given)), given=given)
+        plan = replace(self._nothing(len(audio)), given=given)
         made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, start=strength)[0]
         return self._master(self._decode(made)[: len(audio)])
 
@@ -161,7 +162,7 @@ class Model:
                 f"A span of {longest / self.codec.frame_rate:.1f} s is longer than this model inpaints at once "
                 f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
             )
-        plan = Plan(given, ~near, ~hole)
+        plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
         for start, end in holes:
             first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
@@ -206,7 +207,13 @@ class Model:
         given = np.zeros((frames, self.codec.k), np.float32)
         given[:whole] = self.codec.encode(tail)[:whole]
         position = np.arange(frames)
-        plan = Plan(given, position < whole - margin, position < whole)
+        plan = Plan(
+            given,
+            position < whole - margin,
+            position < whole,
+            start=(len(audio) - len(tail)) / self.sample_rate,
+            total=(len(audio) + added) / self.sample_rate,
+        )
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
         made = self._decode(latents)[: len(tail) + added]
         result = np.concatenate([audio, made[len(tail) :]])
@@ -215,9 +222,11 @@ class Model:
         result[end - fade : end] = crossfade(audio[end - fade :], made[len(tail) - fade : len(tail)])
         return result
 
-    def _nothing(self, frames: int) -> Plan:
-        nothing = np.zeros(frames, bool)
-        return Plan(np.zeros((frames, self.codec.k), np.float32), nothing, nothing)
+    def _nothing(self, samples: int) -> Plan:
+        """A piece of which nothing is known but its length."""
+        nothing = np.zeros(-(-samples // self.codec.hop), bool)
+        given = np.zeros((len(nothing), self.codec.k), np.float32)
+        return Plan(given, nothing, nothing, start=0.0, total=samples / self.sample_rate)
 
     def _fill(
         self,

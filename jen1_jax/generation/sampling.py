@@ -15,6 +15,7 @@ from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 BATCH = 16  # windows that are sampled at once, at most
@@ -26,12 +27,15 @@ class Plan:
 
     `trusted` frames go to the network as context. `known` frames, all trusted ones and the margin around a border, keep their
     given latents whatever the network says: an encoder sees across the border, so the network was never shown such frames as
-    context, and yet they must agree with the audio that is there.
+    context, and yet they must agree with the audio that is there. The first frame lies `start` seconds into the piece, and the
+    whole piece lasts `total` seconds.
     """
 
     given: Float[np.ndarray, "frames k"]
     trusted: Bool[np.ndarray, " frames"]
     known: Bool[np.ndarray, " frames"]
+    start: float
+    total: float
 
 
 class Prompts(NamedTuple):
@@ -46,9 +50,10 @@ class Prompts(NamedTuple):
 class _Piece:
     """A piece on its way: what of it is done, and which window is next."""
 
-    def __init__(self, plan: Plan, size: int):
+    def __init__(self, plan: Plan, size: int, frame_rate: float):
         self.latents, self.trusted, self.known = plan.given.astype(np.float32), plan.trusted.copy(), plan.known.copy()
         self.number, self._size = 0, size  # of windows done; frames of a window
+        self._plan, self._frame_rate = plan, frame_rate
 
     @property
     def missing(self) -> int:
@@ -66,11 +71,12 @@ class _Piece:
         return slice(start, start + size), bool(self.trusted[start:first].any() if causal is None else causal)
 
     def inputs(self, window: slice) -> tuple[np.ndarray, ...]:
-        """Latents, trusted, known and valid frames of a window, padded to its size."""
+        """Latents, trusted, known and valid frames of a window, padded to its size, and its `start` and `total` seconds."""
         parts = self.latents[window], self.trusted[window, None], self.known[window, None], np.ones_like(self.known[window, None])
         pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
         latents, trusted, known, valid = map(pad, parts)
-        return latents, trusted.astype(np.float32), known, valid.astype(np.float32)
+        timing = np.float32([self._plan.start + window.start / self._frame_rate, self._plan.total])
+        return latents, trusted.astype(np.float32), known, valid.astype(np.float32), timing
 
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
         self.latents[window] = latents[: len(self.latents[window])]
@@ -87,6 +93,7 @@ class Sampler:
     params: PyTree
     config: ConfigDict  # the section `diffusion`
     window: int
+    frame_rate: float  # latent frames per second
 
     def fill(
         self,
@@ -106,7 +113,7 @@ class Sampler:
         1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
         batches are filled up to powers of two, so that few sizes are compiled.
         """
-        pieces = [_Piece(plan, self.window) for plan in plans]
+        pieces = [_Piece(plan, self.window, self.frame_rate) for plan in plans]
         total = sum(piece.missing for piece in pieces)
         while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
             progress(total - sum(piece.missing for piece in pieces), total)
@@ -141,6 +148,7 @@ class Sampler:
             trusted: Float[Array, "batch frames 1"],
             known: Bool[Array, "batch frames 1"],
             valid: Float[Array, "batch frames 1"],
+            timing: Float[Array, "batch 2"],
             causal: Bool[Array, " batch"],
             prompts: Prompts,
             scale: Float[Array, ""],
@@ -154,11 +162,13 @@ class Sampler:
                 text = jnp.concatenate([text, prompts.negative])
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
             fixed = [twice(x) for x in (given * trusted, trusted)]
+            conditioning = {"timing": twice(timing_features(*timing.T))} if self.unet.timing else {}
+            rest = text, lengths, twice(valid), twice(causal), conditioning
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)
-                prediction = self.unet.apply({"params": params}, noisy, *fixed, level, text, lengths, twice(valid), twice(causal))
+                prediction = self.unet.apply({"params": params}, noisy, *fixed, level, *rest)
                 clean = objective.clean(prediction, noisy, level)
                 if guided:
                     inside = (log_snr[0] >= first) & (log_snr[0] <= last)
@@ -171,4 +181,4 @@ class Sampler:
             noisy = jnp.where(start < 1, alpha * given + sigma * noise, noise)
             return sampler(denoise, noisy * valid, log_snrs, keys)
 
-        return jax.jit(run, static_argnums=(10, 11))
+        return jax.jit(run, static_argnums=(11, 12))

@@ -1,4 +1,6 @@
-"""Where in the noise (log-SNR) and where in time (rotary positions) a value stands."""
+"""Where in the noise (log-SNR), in its piece (seconds) and in its window (rotary positions) a value stands."""
+
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,16 +8,27 @@ import numpy as np
 from jaxtyping import Array, Float
 
 LOG_SNR_LIMIT = 20.0
+SECONDS_LIMIT = 3600.0
 
 
-def fourier_features(log_snr: Float[Array, " batch"], features: int) -> Float[Array, "batch features"]:
-    """Sines and cosines of the log signal-to-noise ratio, clipped to [-20, 20]; `features` is even.
+def fourier_features(x: Float[Array, " batch"], features: int, limit: float) -> Float[Array, "batch features"]:
+    """Sines and cosines of values that are clipped to [-limit, limit]; `features` is even.
 
-    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to 1.5.
+    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to a 27th of it.
     """
-    frequencies = 2 * np.pi * np.geomspace(1 / (10 * LOG_SNR_LIMIT), 1 / 1.5, features // 2, dtype=np.float32)
-    angles = jnp.clip(log_snr, -LOG_SNR_LIMIT, LOG_SNR_LIMIT)[:, None].astype(jnp.float32) * frequencies
+    frequencies = 2 * np.pi * np.geomspace(1 / (10 * limit), 1 / (0.075 * limit), features // 2, dtype=np.float32)
+    angles = jnp.clip(x, -limit, limit)[:, None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def timing_features(start: Float[Array, " batch"], total: Float[Array, " batch"]) -> Float[Array, "batch 128"]:
+    """Where in its piece an example begins and how long that piece is, in seconds from 0, clipped to an hour.
+
+    Sines and cosines of log(1 + seconds): pieces last from seconds to an hour, and equal ratios are then equally far apart.
+    The two numbers are Stable Audio's (Evans et al. 2024, arXiv 2402.04825), which learns a vector for every second instead.
+    """
+    features = [fourier_features(jnp.log1p(seconds), 64, math.log1p(SECONDS_LIMIT)) for seconds in (start, total)]
+    return jnp.concatenate(features, axis=-1)
 
 
 class LogSNREmbedding(nn.Module):
@@ -25,7 +38,7 @@ class LogSNREmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, log_snr: Float[Array, " batch"]) -> Float[Array, "batch features"]:
-        x = nn.Dense(self.features, name="hidden")(fourier_features(log_snr, min(self.features, 256)))
+        x = nn.Dense(self.features, name="hidden")(fourier_features(log_snr, min(self.features, 256), LOG_SNR_LIMIT))
         return nn.Dense(self.features, name="output")(nn.silu(x))
 
 

@@ -17,6 +17,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
 from jen1_jax.diffusion.schedules import Schedule, draw_times, make_schedule
 from jen1_jax.errors import Refusal
+from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.autoencoder import load_codec
@@ -50,6 +51,11 @@ def train_diffusion(
             f"{config.data.seconds}; set --config.data.seconds={frames / codec.frame_rate:.2f}, or prepare the data with "
             f"--seconds {config.data.seconds}."
         )
+    if config.unet.timing and not data.description["timing"]:
+        raise Refusal(
+            f"unet.timing needs to know where in its piece an example begins, and {data.description['dir']} does not say it "
+            "(`start` and `total`); add them, or set --config.unet.timing=False."
+        )
     deepest = config.data.seconds * codec.frame_rate / math.prod(config.unet.factors)
     if deepest < 2:
         raise Refusal(
@@ -71,7 +77,8 @@ def train_diffusion(
 
     def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
-        arrays = {name: batch[name] for name in ("latents", "valid_frames", "audio", "valid_samples", "index") if name in batch}
+        names = ("latents", "valid_frames", "audio", "valid_samples", "start", "total", "index")
+        arrays = {name: batch[name] for name in names if name in batch}
         captions = [str(caption) for caption in batch["caption"]]
         if text.trainable:
             arrays["tokens"], arrays["text_lengths"] = text.tokenize(captions)
@@ -142,10 +149,10 @@ def player(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder, opti
 def init_params(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree:
     frames, k = unet.frames_multiple, unet.out_channels
     latents, one = jnp.zeros((1, frames, k)), jnp.ones((1, frames, 1))
-    prompt = jnp.zeros((1, 1, unet.text_features))
-    params = unet.init(
-        stream(key, "unet"), latents, latents, one, jnp.zeros(1), prompt, jnp.ones(1, jnp.int32), one, jnp.zeros(1, bool)
-    )["params"]
+    prompt, zero = jnp.zeros((1, 1, unet.text_features)), jnp.zeros(1)
+    conditioning = {"timing": timing_features(zero, zero)} if unet.timing else {}
+    inputs = latents, latents, one, zero, prompt, jnp.ones(1, jnp.int32), one, jnp.zeros(1, bool), conditioning
+    params = unet.init(stream(key, "unet"), *inputs)["params"]
     return {"unet": params} | ({"text": text.init_params(stream(key, "text"))} if text.trainable else {})
 
 
@@ -212,6 +219,7 @@ def terms(
         jnp.where(batch["null_text"], 0, batch["text_lengths"]),
         valid,
         batch["causal"],
+        {"timing": timing_features(batch["start"], batch["total"])} if unet.timing else {},
     )
     error = loss_per_frame(objective, prediction, clean, batch["noise"], log_snr)
     if config.diffusion.min_snr_gamma:

@@ -10,20 +10,22 @@ import numpy as np
 from jen1_jax.errors import Refusal
 
 _KINDS = {"latents": "valid_frames", "audio": "valid_samples"}
+_TIMING = {"start", "total"}  # of whole examples: a window of one begins elsewhere
 
 
 class NpzData:
     """Waveforms or latents that fit in memory, drawn by index: batch s is the same wherever training starts.
 
     The file holds `audio` [n, samples, 2] float32 with `valid_samples` [n], or `latents` [n, frames, k] with `valid_frames` [n]
-    and a scalar string `fingerprint`; `caption` [n] strings; and `test` [n] bool, true for examples that are held out. `crop`
+    and a scalar string `fingerprint`; `caption` [n] strings; `test` [n] bool, true for examples that are held out; and, for
+    `unet.timing`, `start` and `total` [n], the seconds at which examples begin in their pieces, and of the whole pieces. `crop`
     (samples) cuts a random window out of each example; `limit` keeps so many training examples, evenly spread, 0 all.
     """
 
     def __init__(self, path: str, batch_size: int, seed: int, crop: int | None = None, limit: int = 0):
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in file.files if crop is None or name not in _TIMING}
         except (OSError, EOFError, BadZipFile, ValueError) as error:
             raise Refusal(f"{path} cannot be read as an .npz file without pickled objects ({error}).") from None
         self._kind = next((kind for kind in _KINDS if kind in arrays), None)
@@ -39,6 +41,7 @@ class NpzData:
             "dir": str(Path(path).absolute()),
             "kind": {"audio": "waveform"}.get(self._kind, self._kind),
             "length": length,
+            "timing": arrays.keys() >= _TIMING,
             "limit": limit,
             "seed": seed,
         }

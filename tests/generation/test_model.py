@@ -1,12 +1,14 @@
 """What holds for generated audio whatever the model has learned."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
+from jen1_jax.generation.sampling import Sampler
 from tests import tiny
 
 RATE = 48_000
@@ -89,11 +91,13 @@ def test_extend_adds_seconds_and_keeps_the_original(tiny_model, song):
 
 
 def test_extend_goes_on_from_the_end_of_the_audio_alone(tiny_model, song):
-    """What lies more than a window before the end cannot matter: long files cost no more than short ones."""
+    """What lies more than a window before the end cannot matter, but for its length: long files cost no more than short ones."""
+    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(timing=False))
+    model = replace(tiny_model, sampler=untimed)
     long = np.concatenate([np.zeros((RATE, 2), np.float32), song])
     np.testing.assert_allclose(
-        tiny_model.extend(long, 0.05, "two tones")[len(long) :],
-        tiny_model.extend(long[RATE // 2 + 7 :], 0.05, "two tones")[-round(0.05 * RATE) :],
+        model.extend(long, 0.05, "two tones")[len(long) :],
+        model.extend(long[RATE // 2 + 7 :], 0.05, "two tones")[-round(0.05 * RATE) :],
         atol=1e-5,
     )
 
@@ -190,3 +194,34 @@ def test_an_offset_and_a_peak_of_generated_audio_are_taken_out_and_said(tiny_mod
     np.testing.assert_allclose(mastered.mean(axis=0), 0, atol=1e-6)
     assert np.abs(mastered).max() == 1 and "offset of 1.000" in caplog.text and "peaked at 2.00" in caplog.text
     np.testing.assert_array_equal(tiny_model._master(audio * 0), audio * 0)
+
+
+def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
+    """The piece that results is meant: a continued file with what is added, of which only the end is read."""
+    asked = []
+
+    class Recorder(Sampler):
+        def fill(self, plans, *_, **__):
+            asked.extend((plan.start, plan.total) for plan in plans)
+            return [plan.given for plan in plans]
+
+    sampler = tiny_model.sampler
+    model = replace(tiny_model, sampler=Recorder(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate))
+    assert sampler.frame_rate == RATE / 64
+    model.generate("two tones", [0.05, 0.3])
+    model.vary(song)
+    model.inpaint(song, [(0.06, 0.11)])
+    model.extend(song, 0.1)
+    model.extend(np.concatenate([song] * 5), 0.1)
+    seconds = (sampler.window + 2 * model.codec.margin) * 64 / RATE  # that an encoder reads of a long file
+    expected = [(0, 0.05), (0, 0.3), (0, 0.2), (0, 0.2), (0.2 - min(seconds, 0.2), 0.3), (1 - seconds, 1.1)]
+    np.testing.assert_allclose(asked, expected, atol=1e-6)
+
+
+def test_the_trained_network_hears_where_it_is(tiny_model):
+    plan = tiny_model._nothing(4800)
+    plans = [plan, plan, replace(plan, start=30.0), replace(plan, total=60.0)]
+    once, again, *others = tiny_model._fill(plans, ["two tones"] * 4, [1] * 4, "", None, None)
+    np.testing.assert_allclose(once, again, atol=1e-5)
+    for other in others:
+        assert np.abs(other - once).max() > 1e-4

@@ -10,9 +10,11 @@ from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
 from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 WINDOW, K = 8, 2
+FRAME_RATE = 4.0
 UNLIKE = 10.0  # what the negative prompt asks for
 SAYS = 42.0  # what the text asks for; far outside [-1, 1], as latents are
 
@@ -35,7 +37,7 @@ def sampler(request):
     config = get_config()
     config.diffusion.update(objective=objective, schedule=schedule, sampler=method)
     unet = Oracle(K, **config.unet, objective=objective)
-    return Sampler(unet, {}, config.diffusion, WINDOW)
+    return Sampler(unet, {}, config.diffusion, WINDOW, FRAME_RATE)
 
 
 def fill(sampler, *plans, lengths=(1,), negative=(0,), scale=1.0, says=(SAYS,), **options):
@@ -47,8 +49,14 @@ def fill(sampler, *plans, lengths=(1,), negative=(0,), scale=1.0, says=(SAYS,), 
     return made[0] if len(plans) == 1 else made
 
 
-def nothing(frames):
-    return Plan(np.zeros((frames, K), np.float32), np.zeros(frames, bool), np.zeros(frames, bool))
+def nothing(frames, start=0.0, total=10.0):
+    return given(np.zeros((frames, K), np.float32), 0, 0, start, total)
+
+
+def given(latents, trusted, known, start=0.0, total=10.0):
+    """A piece of which the first `known` frames are known, and the first `trusted` are trusted."""
+    position = np.arange(len(latents))
+    return Plan(latents, position < trusted, position < known, start, total)
 
 
 def test_what_the_network_answers_is_what_comes_out(sampler):
@@ -62,11 +70,10 @@ def test_guidance_is_applied_once_and_only_with_text(sampler):
 
 
 def test_known_frames_stay_and_only_trusted_ones_are_shown(sampler):
-    given = np.zeros((WINDOW, K), np.float32)
-    given[:4] = [[7], [5], [100], [100]]
-    position = np.arange(WINDOW)
-    latents = fill(sampler, Plan(given, position < 2, position < 4))
-    np.testing.assert_array_equal(latents[:4], given[:4])
+    known = np.zeros((WINDOW, K), np.float32)
+    known[:4] = [[7], [5], [100], [100]]
+    latents = fill(sampler, given(known, 2, 4))
+    np.testing.assert_array_equal(latents[:4], known[:4])
     np.testing.assert_allclose(latents[4:], SAYS + 2 * (7 + 5), rtol=1e-4)
 
 
@@ -85,15 +92,15 @@ def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
 def test_guidance_keeps_to_its_interval(sampler):
     settings = sampler.config.copy_and_resolve_references()
     settings.guidance_interval = (0.6, 1.0)  # the last steps decide what an oracle's answer is
-    inside_last = Sampler(sampler.unet, {}, settings, WINDOW)
+    inside_last = Sampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE)
     np.testing.assert_allclose(fill(inside_last, nothing(5), scale=3.0), SAYS, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_every_piece_of_a_batch_is_what_it_is_alone(sampler):
-    given = np.zeros((WINDOW, K), np.float32)
-    given[:3] = 7
-    mixed = [nothing(3), Plan(given, np.arange(WINDOW) < 2, np.arange(WINDOW) < 3), nothing(2 * WINDOW)]
+    known = np.zeros((WINDOW, K), np.float32)
+    known[:3] = 7
+    mixed = [nothing(3), given(known, 2, 3), nothing(2 * WINDOW)]
     says, lengths, seeds = (SAYS, 3.0, -5.0), (1, 1, 0), [4, 9, 2]
     together = fill(sampler, *mixed, says=says, lengths=lengths, seeds=seeds, scale=2.0)
     for row, plan in enumerate(mixed):
@@ -114,8 +121,8 @@ class Keeps(UNet):
 def test_a_variation_begins_with_the_given_latents_under_noise():
     config = get_config()
     config.diffusion.update(objective="v", schedule="cosine")
-    sampler = Sampler(Keeps(K, **config.unet), {}, config.diffusion, WINDOW)
-    plan = Plan(np.full((WINDOW, K), 5, np.float32), np.zeros(WINDOW, bool), np.zeros(WINDOW, bool))
+    sampler = Sampler(Keeps(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
+    plan = given(np.full((WINDOW, K), 5, np.float32), 0, 0)
     made = {start: fill(sampler, plan, start=start, steps=1) for start in (0.01, 0.5)}
     noise = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (WINDOW, K)))
     for start, latents in made.items():
@@ -124,9 +131,36 @@ def test_a_variation_begins_with_the_given_latents_under_noise():
 
 
 def test_the_margin_of_given_audio_never_becomes_context(sampler):
-    given = np.zeros((3, K), np.float32)
-    given[:, :] = [[0], [0], [1000]]  # the last frame knows of what lay beyond it: it would show in every answer
-    position = np.arange(3 + WINDOW)
-    plan = Plan(np.pad(given, ((0, WINDOW), (0, 0))), position < 2, position < 3)
-    latents = fill(sampler, plan, causal=True)
+    known = np.zeros((3 + WINDOW, K), np.float32)
+    known[2] = 1000  # the last known frame knows of what lay beyond it: it would show in every answer
+    latents = fill(sampler, given(known, 2, 3), causal=True)
     assert latents[2, 0] == 1000 and np.abs(latents[3:]).max() < 1000
+
+
+class Clock(UNet):
+    """Predicts that every frame of a window is what the network is told of the window's time, summed up in `K` numbers."""
+
+    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning):
+        alpha, sigma = scales(log_snr[:, None, None])
+        clean = jnp.broadcast_to(summed_up(conditioning["timing"])[:, None], noisy.shape)
+        return OBJECTIVES["v"].target(clean, (noisy - alpha * clean) / sigma, log_snr)
+
+
+def summed_up(features):
+    return features @ np.random.default_rng(0).normal(size=(128, K)).astype(np.float32)
+
+
+def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
+    """Under guidance too, where the unguided half is told the same: there is no difference to follow."""
+    config = get_config()
+    config.unet.timing = True
+    config.diffusion.update(objective="v", schedule="cosine")
+    sampler = Sampler(Clock(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
+    half = WINDOW // 2  # of a window's frames are new once there is something to go on from
+    begun = given(np.zeros((3 * WINDOW, K), np.float32), 3 * half, 3 * half, start=30.0, total=100.0)
+    whole, rest = fill(sampler, nothing(2 * WINDOW, total=4.0), begun, scale=3.0)
+    np.testing.assert_array_equal(rest[: 3 * half], 0)
+    found = [whole[:WINDOW], whole[WINDOW:][:half], whole[WINDOW:][half:], *np.split(rest[3 * half :], 3)]
+    starts, totals = jnp.float32([0, 1, 2, 32, 33, 34]), jnp.float32([4, 4, 4, 100, 100, 100])
+    for frames, told in zip(found, summed_up(timing_features(starts, totals)), strict=True):
+        np.testing.assert_allclose(frames, np.tile(told, (len(frames), 1)), rtol=1e-4, atol=1e-4)

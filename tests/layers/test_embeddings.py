@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.layers.embeddings import LogSNREmbedding, fourier_features, rotary
+from jen1_jax.layers.embeddings import SECONDS_LIMIT, LogSNREmbedding, fourier_features, rotary, timing_features
 from tests.layers.testing import normal, randomised
 
 
@@ -43,7 +43,7 @@ def test_rotary_refuses_an_odd_head():
 
 
 def test_fourier_features_tell_every_noise_level_from_every_other():
-    features = np.asarray(fourier_features(jnp.linspace(-20, 20, 401), 64))
+    features = np.asarray(fourier_features(jnp.linspace(-20, 20, 401), 64, 20.0))
     distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
     assert distances[~np.eye(401, dtype=bool)].min() > 0.1
     assert distances[np.arange(400), np.arange(1, 401)].max() < 2.0  # and neighbours, 0.1 apart, stay neighbours
@@ -55,3 +55,14 @@ def test_log_snr_is_clipped():
     np.testing.assert_array_equal(embedding[0], embedding[1])
     np.testing.assert_array_equal(embedding[3], embedding[4])
     assert (embedding[2] != embedding[3]).any()
+
+
+def test_timing_tells_every_place_in_a_piece_from_every_other_within_an_hour():
+    seconds = np.concatenate([np.arange(0, 60, 1.0), np.arange(60, 600, 10.0), np.arange(600, 3601, 60.0)], dtype=np.float32)
+    tell = lambda start, total: np.asarray(jax.jit(timing_features)(*np.broadcast_arrays(np.float32(start), np.float32(total))))
+    for features in (tell(seconds, 100), tell(10, seconds)):
+        distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
+        assert distances[~np.eye(len(seconds), dtype=bool)].min() > 0.1
+        assert distances[0, 1] > 10 * distances[-2, -1] > 0  # a second at the beginning, a minute at the end
+    np.testing.assert_array_equal(tell([SECONDS_LIMIT], 10), tell([1e6], 10))
+    assert (tell([30.0], 60) != tell([60.0], 30)).any()

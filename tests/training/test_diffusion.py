@@ -111,7 +111,7 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
     batch = next(data.batches(0))
     tokens, lengths = text.tokenize([str(caption) for caption in batch["caption"]])
-    common = {"tokens": tokens, "text_lengths": lengths}
+    common = {"tokens": tokens, "text_lengths": lengths, "start": batch["start"], "total": batch["total"]}
     waveform = {"audio": batch["audio"], "valid_samples": batch["valid_samples"]} | common
     latents = np.zeros((4, batch["audio"].shape[1] // codec.hop, codec.k), np.float32)
     for row in range(4):
@@ -133,6 +133,26 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
         np.testing.assert_array_equal(ours[name][1], theirs[name][1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("timing", [True, False])
+def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_asked_for(parts, tiny_model, timing):
+    config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
+    config.unet.timing = timing
+    player = diffusion.player(config, diffusion.make_unet(config, codec.k, text), codec, text, adamw(config.train_diffusion)[0])
+    tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
+    batch = {"latents": jnp.ones((6, 96, codec.k)), "valid_frames": jnp.full(6, 96), "tokens": tokens, "text_lengths": lengths}
+    params = {"diffusion": {"unet": tiny_model.sampler.params, "text": tiny_model.text_params}}
+
+    @jax.jit
+    def losses(params, batch):
+        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k)
+        return sum(each for each, _ in player.terms(params, drawn, None).values())
+
+    at = lambda start, total: np.asarray(losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)}))
+    for other in (at(30.0, 90.0), at(0.0, 180.0)):
+        assert (other != at(0.0, 90.0)).all() == timing
+
+
 def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
     path = tmp_path / "latents.npz"
     np.savez(
@@ -147,6 +167,17 @@ def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_
     own = run.record["fingerprints"]["autoencoder"]
     with pytest.raises(Refusal, match=f"0123456789ab.*{own[:12]}.*encode the data again"):
         diffusion.train_diffusion(run.config, run, NpzData(str(path), 2, seed=0))
+
+
+@pytest.mark.parametrize("missing", ["start", "total"])
+def test_data_that_do_not_know_where_in_their_piece_they_begin_are_refused_where_it_is_asked_for(tiny_run, tmp_path, missing):
+    path = tiny.write_audio_npz(tmp_path / "audio.npz")
+    arrays = dict(np.load(path))
+    del arrays[missing]
+    np.savez(path, **arrays)
+    run = Run.open(tiny_run)
+    with pytest.raises(Refusal, match=r"audio\.npz does not say it.*--config\.unet\.timing=False"):
+        diffusion.train_diffusion(run.config, run, NpzData(str(path), 6, seed=0))
 
 
 def test_a_run_without_an_autoencoder_is_refused(tmp_path):
