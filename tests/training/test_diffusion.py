@@ -141,7 +141,9 @@ def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_aske
     player = diffusion.player(config, diffusion.make_unet(config, codec.k, text), codec, text, adamw(config.train_diffusion)[0])
     tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
     batch = {"latents": jnp.ones((6, 96, codec.k)), "valid_frames": jnp.full(6, 96), "tokens": tokens, "text_lengths": lengths}
+    rng = np.random.default_rng(0)  # so that what is heard is heard well
     params = {"diffusion": {"unet": tiny_model.sampler.params, "text": tiny_model.text_params}}
+    params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params)
 
     @jax.jit
     def losses(params, batch):
@@ -150,7 +152,8 @@ def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_aske
 
     at = lambda start, total: np.asarray(losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)}))
     for other in (at(30.0, 90.0), at(0.0, 180.0)):
-        assert (other != at(0.0, 90.0)).all() == timing
+        changed = other != at(0.0, 90.0)
+        assert changed.all() if timing else not changed.any()
 
 
 def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
