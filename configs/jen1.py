@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.text = dict(
         encoder="google/flan-t5-large",  # folder or hub name, used frozen; "" trains a small one with the model
         max_length=128,
+        dtype="bfloat16",  # of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
         # the small one's layout; with `encoder` set, its own config.json rules
         vocab_size=512,
         d_model=128,

@@ -38,7 +38,9 @@ def get_config() -> ConfigDict:
             checkpoint_every=200,
         )
         config.train_autoencoder.losses.update(stft=0.2, mel=0.0, adversarial=0.0, feature_matching=0.0)
-        config.text.update(encoder="", max_length=64, vocab_size=400, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4)
+        config.text.update(
+            encoder="", max_length=64, dtype="float32", vocab_size=400, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
+        )
         config.unet.update(
             channels=64,
             multipliers=(4, 4, 6),

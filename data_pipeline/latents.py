@@ -77,12 +77,14 @@ def encode(
 
 def _write_embeddings(path, captions: list[str], text_fn, batch_size: int, progress) -> None:
     """One float16 [length, d] tensor per caption, under its hash."""
-    tensors, shape = {}, None
+    tensors, shape, full = {}, None, 0
     for start in range(0, len(captions), batch_size):
         chosen = captions[start : start + batch_size]
         embedding, lengths = text_fn(chosen)
         shape = [int(n) for n in embedding.shape[1:]]
+        full += sum(int(length) == shape[0] for length in lengths)
         for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):
             tensors[caption_key(caption)] = np.ascontiguousarray(row[: int(length)].astype(np.float16))
     save_file(tensors, path, {"shape": json.dumps(shape)})
-    progress(f"{len(captions)} captions embedded")
+    cut = f", {full} of them with all of {shape[0]} tokens, where longer ones are cut" if full else ""
+    progress(f"{len(captions)} captions embedded{cut}")

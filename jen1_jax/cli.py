@@ -80,9 +80,12 @@ def data_encode(options: argparse.Namespace) -> None:
     from jen1_jax.run import Run
     from jen1_jax.text.prompts import TextEncoder
     from jen1_jax.training.autoencoder import load_codec
+    from jen1_jax.training.mesh import local_layout
 
-    codec = load_codec(Run.open(options.autoencoder))
-    text = None if options.text == "none" else TextEncoder.frozen(options.text, options.text_max_length)
+    run = Run.open(options.autoencoder)
+    codec, text = load_codec(run), None
+    if options.text != "none":
+        text = TextEncoder.frozen(options.text, options.text_max_length, options.text_dtype, local_layout(run.config))
     fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
     encode(
         options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, text_fn=text.embed if text else None
@@ -286,6 +289,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True)
     sub.add_argument("--text", default="none", help="folder or hub name of a frozen FLAN-T5 to embed captions with")
     sub.add_argument("--text-max-length", type=int, default=128, help="its tokens per caption (default: %(default)s)")
+    sub.add_argument(
+        "--text-dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of its arithmetic (default: %(default)s)"
+    )
 
     train = commands.add_parser("train", help="train the autoencoder or the diffusion model").add_subparsers(required=True)
     for name, function, says in (

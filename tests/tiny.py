@@ -17,7 +17,9 @@ def config() -> ConfigDict:
     with config.unlocked():
         config.autoencoder.update(strides=(8, 8), channels=(8, 8), dilations=(1,), kernel_size=3, latent_channels=8)
         config.whitening.keep = 0.75
-        config.text.update(encoder="", max_length=16, vocab_size=64, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        config.text.update(
+            encoder="", max_length=16, dtype="float32", vocab_size=64, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2
+        )
         config.unet.update(
             channels=12,
             multipliers=(1, 1, 2),

@@ -21,6 +21,7 @@ from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
 from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.mesh import local_layout
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Model:
             run.checkpoints("diffusion"),
             f"The run {path} has no trained diffusion model yet; train it with `jen1 train diffusion --workdir {path}`.",
         )
-        text = TextEncoder.open(run.text)
+        text = TextEncoder.open(run.text, local_layout(config))
         if text.fingerprint != run.record["fingerprints"].get("text"):
             raise Refusal(f"{run.text} is not the text encoder that the run {path} was trained with; put that one back.")
         unet = diffusion.make_unet(config, codec.k, text)

@@ -1,25 +1,26 @@
 """The text side of a run: captions to tokens, and to embeddings where the encoder is frozen.
 
-RUN/text holds `source.json` {"encoder", "max_length", "sha256"}. With a frozen encoder that is all: `encoder` is its folder or
-hub name, and the hash refuses another model in its place. A trained one (`encoder` is "") adds its vocabulary `spiece.model` and
-its layout `config.json`; its parameters live with the diffusion model.
+RUN/text holds `source.json` {"encoder", "max_length", "dtype", "sha256"}. With a frozen encoder that is all: `encoder` is its
+folder or hub name, and the hash refuses another model in its place. A trained one (`encoder` is "") adds its vocabulary
+`spiece.model` and its layout `config.json`; its parameters live with the diffusion model.
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float16, Int32
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from jaxtyping import Array, Float16, Int32, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -27,22 +28,39 @@ from jen1_jax.run import write_text
 from jen1_jax.text import t5
 from jen1_jax.text.tokenizer import Tokenizer, train
 
+log = logging.getLogger(__name__)
+
+Layout = Callable[[PyTree], PyTree]  # shapes of parameters -> where each lies: a sharding, or None for the default device
+
 _BATCH = 16  # captions embedded at once
 _CACHED = 4096  # captions whose embeddings are kept
+_NO_MESH = Mesh(np.empty((), object), ())
+
+
+def _on_one_device(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda shape: None, shapes)
 
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A T5 encoder with its tokenizer; `params` are None where they are trained with the diffusion model."""
+    """A T5 encoder with its tokenizer; `params` are None where they are trained with the diffusion model.
+
+    `dtype` ("float32" or "bfloat16") is the arithmetic's, and what the matrices of a frozen encoder are held in. `fingerprint` is
+    the SHA-256 of all that embeddings depend on: layout, maximum length, dtype where it is not float32, tokenizer, and a frozen
+    encoder's weights as they are stored (in the order of their paths, float32 little-endian).
+    """
 
     encoder: str
     config: t5.T5Config
     tokenizer: Tokenizer
-    params: dict | None = field(default=None, repr=False)
-    dtype: DTypeLike = jnp.float32
+    dtype: str
+    fingerprint: str
+    params: PyTree = field(default=None, repr=False)
     _cache: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):  # and T5 overflows in float16
+            raise Refusal(f"A text encoder cannot be computed in {self.dtype!r}; set text.dtype to float32 or bfloat16.")
         if self.tokenizer.vocab_size > self.config.vocab_size:
             raise Refusal(
                 f"The tokenizer of the text encoder {self.encoder!r} has {self.tokenizer.vocab_size} pieces, its embedding only"
@@ -50,26 +68,42 @@ class TextEncoder:
             )
 
     @classmethod
-    def frozen(cls, encoder: str, max_length: int, dtype: DTypeLike = jnp.float32) -> "TextEncoder":
-        """FLAN-T5 from a folder (config.json, model.safetensors or its shards, spiece.model) or by its Hugging Face hub name."""
+    def frozen(cls, encoder: str, max_length: int, dtype: str = "float32", layout: Layout = _on_one_device) -> "TextEncoder":
+        """FLAN-T5 from a folder (config.json, model.safetensors or its shards, spiece.model) or by its Hugging Face hub name.
+
+        Its weights go from the file to where `layout` has them one at a time: no device needs to hold them all.
+        """
         folder = find(encoder)
-        config, params = t5.load(folder)
-        return cls(_lasting(encoder), config, Tokenizer(folder / "spiece.model", max_length), params, dtype)
+        config, weights = t5.load(folder)
+        text = cls._without_params(_lasting(encoder), config, folder, max_length, dtype)  # refuses before a weight is read
+        digest, params = _digest(config, text.tokenizer, dtype), {}
+        places = flatten_dict(layout(t5.abstract_params(config)))
+        for path, weight in weights:
+            digest.update("/".join(path).encode())
+            digest.update(np.ascontiguousarray(weight, "<f4"))
+            held = dtype if weight.ndim > 1 else jnp.float32  # the norms' scales are few, and used in float32
+            params[path] = jax.device_put(weight.astype(held), places[path])
+        return dataclasses.replace(text, fingerprint=digest.hexdigest(), params=unflatten_dict(params))
+
+    @classmethod
+    def _without_params(cls, encoder: str, config: t5.T5Config, folder: Path, max_length: int, dtype: str) -> "TextEncoder":
+        tokenizer = Tokenizer(folder / "spiece.model", max_length)
+        return cls(encoder, config, tokenizer, dtype, _digest(config, tokenizer, dtype).hexdigest())
 
     @classmethod
     def create(
-        cls, config: ConfigDict, folder: str | Path, captions: Iterable[str], dtype: DTypeLike = jnp.float32
+        cls, config: ConfigDict, folder: str | Path, captions: Iterable[str], layout: Layout = _on_one_device
     ) -> "TextEncoder":
         """What `config` (the section `text`) asks for, recorded in `folder` (RUN/text); opened where it is recorded already.
 
         `captions` are read only to train a vocabulary, where `config.encoder` is "".
         """
         folder = Path(folder)
-        layout = t5.T5Config(**{name: config[name] for name in config if name not in ("encoder", "max_length")})
+        ours = t5.T5Config(**{name: config[name] for name in config if name not in ("encoder", "max_length", "dtype")})
         if (folder / "source.json").is_file():
-            text = cls.open(folder, dtype)
-            held = (text.encoder, text.max_length, text.config)
-            asked = (_lasting(config.encoder), config.max_length, text.config if config.encoder else layout)
+            text = cls.open(folder, layout)
+            held = (text.encoder, text.max_length, text.dtype, text.config)
+            asked = (_lasting(config.encoder), config.max_length, config.dtype, text.config if config.encoder else ours)
             if held != asked:
                 raise Refusal(
                     f"{folder} holds another text encoder, {held}, than the configuration asks for, {asked}: use another run."
@@ -77,25 +111,29 @@ class TextEncoder:
             return text
         folder.mkdir(parents=True, exist_ok=True)
         if config.encoder:
-            text = cls.frozen(config.encoder, config.max_length, dtype)
+            text = cls.frozen(config.encoder, config.max_length, config.dtype, layout)
         else:
-            train(captions, folder / "spiece.model", layout.vocab_size)
-            write_text(folder / "config.json", json.dumps(layout.to_json(), indent=1))
-            text = cls("", layout, Tokenizer(folder / "spiece.model", config.max_length), dtype=dtype)
-        source = {"encoder": text.encoder, "max_length": text.max_length, "sha256": text.fingerprint}
+            captions = list(captions)
+            train(captions, folder / "spiece.model", ours.vocab_size)
+            write_text(folder / "config.json", json.dumps(ours.to_json(), indent=1))
+            text = cls._without_params("", ours, folder, config.max_length, config.dtype)
+            if cut := sum(map(text.tokenizer.truncated, captions)):
+                log.warning("%d of %d captions are longer than %d tokens: cut there.", cut, len(captions), text.max_length)
+        source = {"encoder": text.encoder, "max_length": text.max_length, "dtype": text.dtype, "sha256": text.fingerprint}
         write_text(folder / "source.json", json.dumps(source, indent=1))
         return text
 
     @classmethod
-    def open(cls, folder: str | Path, dtype: DTypeLike = jnp.float32) -> "TextEncoder":
+    def open(cls, folder: str | Path, layout: Layout = _on_one_device) -> "TextEncoder":
         """The text encoder recorded in `folder` (RUN/text); one whose fingerprint differs from the recorded one is refused."""
         folder = Path(folder)
         source = t5.read_json(folder, "source.json")
+        max_length, dtype = source["max_length"], source.get("dtype", "float32")  # of runs older than the choice
         if source["encoder"]:
-            text = cls.frozen(source["encoder"], source["max_length"], dtype)
+            text = cls.frozen(source["encoder"], max_length, dtype, layout)
         else:
-            layout = t5.T5Config.from_json(t5.read_json(folder, "config.json"), origin=str(folder / "config.json"))
-            text = cls("", layout, Tokenizer(folder / "spiece.model", source["max_length"]), dtype=dtype)
+            config = t5.T5Config.from_json(t5.read_json(folder, "config.json"), origin=str(folder / "config.json"))
+            text = cls._without_params("", config, folder, max_length, dtype)
         if text.fingerprint != source["sha256"]:
             raise Refusal(
                 f"The text encoder {source['encoder'] or folder} has the fingerprint {text.fingerprint}, but"
@@ -144,7 +182,8 @@ class TextEncoder:
             rows = np.flatnonzero(padded == width)
             for chunk in np.split(rows, range(_BATCH, len(rows), _BATCH)):
                 batch = np.resize(chunk, _power_of_two(len(chunk)))  # few batch sizes, few compilations
-                embedded = _embed(self.module, self.params, jnp.asarray(tokens[batch, :width]), jnp.asarray(lengths[batch]))
+                with jax.set_mesh(_NO_MESH):  # the training step's spans all processes, which have other captions
+                    embedded = _embed(self.module, self.params, tokens[batch, :width], lengths[batch])
                 for row, embedding in zip(chunk, np.asarray(embedded), strict=False):
                     found[new[row]] = embedding[: lengths[row]].copy()
         self._cache.update((caption, found[caption]) for caption in new)
@@ -156,15 +195,13 @@ class TextEncoder:
             result[row, : len(found[caption])] = found[caption]
         return result, np.array([len(found[caption]) for caption in captions], np.int32)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over layout, maximum length, tokenizer and a frozen encoder's weights (sorted names, float32 little-endian)."""
-        digest = hashlib.sha256(json.dumps([dataclasses.asdict(self.config), self.max_length], sort_keys=True).encode())
-        digest.update(self.tokenizer.model)
-        for path, weight in sorted(flatten_dict(self.params or {}).items()):
-            digest.update("/".join(path).encode())
-            digest.update(np.ascontiguousarray(weight, "<f4"))
-        return digest.hexdigest()
+
+def _digest(config: t5.T5Config, tokenizer: Tokenizer, dtype: str):
+    """The fingerprint so far: all but the weights."""
+    named = [] if dtype == "float32" else [dtype]
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(config), tokenizer.max_length, *named], sort_keys=True).encode())
+    digest.update(tokenizer.model)
+    return digest
 
 
 @partial(jax.jit, static_argnums=0)
@@ -188,21 +225,22 @@ def find(encoder: str) -> Path:
     import huggingface_hub
 
     files = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
-    download = partial(huggingface_hub.snapshot_download, encoder, allow_patterns=files)
-    try:
-        local = Path(download(local_files_only=True))
-        if (local / "spiece.model").is_file() and any(local.glob("model*.safetensors")):
-            return local
-    except Exception:  # not there yet, in the words of whichever release of the hub's client
-        pass
-    try:
-        return Path(download())
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise Refusal(
-            f"The text encoder {encoder!r} is neither a folder nor in the local Hugging Face cache, and could not be downloaded"
-            f" ({reason}): on a machine with a connection run `hf download {encoder}`, copy the folder here and give its path."
-        ) from None
+    missing, reason = ["config.json", "model.safetensors", "spiece.model"], ""
+    for local in (True, False):
+        try:
+            folder = Path(huggingface_hub.snapshot_download(encoder, allow_patterns=files, local_files_only=local))
+        except Exception as error:  # in the words of whichever release of the hub's client
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            continue
+        missing = [name for name in ("config.json", *t5.weight_files(folder), "spiece.model") if not (folder / name).is_file()]
+        if not missing:
+            return folder
+        reason = "it has no such file, or there is no connection"
+    raise Refusal(
+        f"The text encoder {encoder!r} is not a folder, the local Hugging Face cache lacks its {', '.join(missing)}, and the hub"
+        f" did not give it ({reason}): on a machine with a connection run `hf download {encoder}`, copy the folder here and give"
+        " its path."
+    )
 
 
 def _power_of_two(n: int) -> int:

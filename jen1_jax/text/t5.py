@@ -6,7 +6,7 @@ bias; the norms do not centre; `num_heads * d_kv` need not be `d_model`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 from safetensors import SafetensorError, safe_open
 
 from jen1_jax.errors import Refusal
@@ -101,7 +101,10 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Tokens to one float32 vector each, zero from `lengths` on; padding changes no other token. Products are in `dtype`."""
+    """Tokens to one float32 vector each, zero from `lengths` on; padding changes no other token.
+
+    Products are in `dtype`, whatever the parameters are held in; norms, softmax and the sum through the blocks are float32.
+    """
 
     config: T5Config
     dtype: DTypeLike = jnp.float32
@@ -111,11 +114,12 @@ class T5Encoder(nn.Module):
         c = self.config
         length = tokens.shape[1]
         x = nn.Embed(c.vocab_size, c.d_model, embedding_init=nn.initializers.normal(1.0), name="token")(tokens)
+        x = x.astype(jnp.float32)
         bias_init = nn.initializers.normal(c.d_model**-0.5)
         bias = nn.Embed(c.relative_attention_num_buckets, c.num_heads, embedding_init=bias_init, name="position")(
             position_buckets(length, c)
         )
-        bias = bias.transpose(2, 0, 1)[None]
+        bias = bias.astype(jnp.float32).transpose(2, 0, 1)[None]
         for i in range(c.num_layers):
             x = Block(c, self.dtype, name=f"block_{i}")(x, bias, lengths)
         x = RMSNorm(c.layer_norm_epsilon, name="norm")(x)
@@ -142,52 +146,60 @@ def hf_name(path: tuple[str, ...]) -> str:
     return f"encoder.block.{path[0].removeprefix('block_')}.{HF_BLOCK[path[1]]}.weight"
 
 
-def load(folder: str | Path) -> tuple[T5Config, dict]:
-    """The layout and the encoder's float32 parameters from a folder in Hugging Face's format; decoder weights are not read.
+def abstract_params(config: T5Config) -> PyTree:
+    """Shapes of the encoder's parameters."""
+    tokens, lengths = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
+    return jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens, lengths)["params"]
 
-    Needs config.json, and model.safetensors or shards with model.safetensors.index.json. Pickled weights are refused.
+
+def load(folder: str | Path) -> tuple[T5Config, Iterator[tuple[tuple[str, ...], np.ndarray]]]:
+    """The layout of a folder in Hugging Face's format, and its encoder's weights as (path in the parameters, array on the host).
+
+    The weights come one by one, in the order of their paths, as they are stored; decoder weights are not read. Needs config.json,
+    and model.safetensors or shards with model.safetensors.index.json. Pickled weights are refused.
     """
     folder = Path(folder)
     config = T5Config.from_json(read_json(folder, "config.json"), origin=str(folder / "config.json"))
-    files = _weight_files(folder)
-    shapes = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))
-    params = {}
-    for path, expected in flatten_dict(shapes["params"]).items():
+    return config, _weights(folder, config, _open(folder))
+
+
+def _weights(folder: Path, config: T5Config, files: Mapping[str, safe_open]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for path, expected in sorted(flatten_dict(abstract_params(config)).items()):
         name = hf_name(path)
         if name == "shared.weight" and name not in files:
             name = "encoder.embed_tokens.weight"
         if name not in files:
             raise Refusal(f"{folder} has no weight {name!r}: it does not hold the T5 encoder that its config.json describes.")
         weight = files[name].get_tensor(name)
-        weight = jnp.asarray(weight.T if path[-1] == "kernel" else weight, jnp.float32)
+        weight = weight.T if path[-1] == "kernel" else weight
         if weight.shape != expected.shape:
             raise Refusal(
                 f"{name!r} in {folder} has the shape {tuple(files[name].get_slice(name).get_shape())}, which does not fit"
                 " the layout in its config.json: the two files belong to different models."
             )
-        params[path] = weight
-    return config, unflatten_dict(params)
+        yield path, weight
 
 
-def _weight_files(folder: Path) -> dict[str, safe_open]:
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold the weights, whether they are there or not: one, or the shards that an index lists."""
+    if (folder / "model.safetensors").is_file() or not (folder / "model.safetensors.index.json").is_file():
+        return ["model.safetensors"]
+    return sorted(set(read_json(folder, "model.safetensors.index.json")["weight_map"].values()))
+
+
+def _open(folder: Path) -> dict[str, safe_open]:
     """The open file that holds each weight."""
-    names = ["model.safetensors"]
-    if not (folder / names[0]).is_file():
-        if (folder / "model.safetensors.index.json").is_file():
-            names = sorted(set(read_json(folder, "model.safetensors.index.json")["weight_map"].values()))
-        elif pickled := sorted(folder.glob("pytorch_model*.bin")):
-            raise Refusal(
-                f"{folder} holds its weights only as {pickled[0].name}, and pickled files are not opened: load it with"
-                " transformers and call save_pretrained to get model.safetensors."
-            )
-        else:
-            raise Refusal(f"model.safetensors is missing in {folder}.")
     files = {}
-    for name in names:
+    for name in weight_files(folder):
         if not (folder / name).is_file():
-            raise Refusal(f"{name} is missing in {folder}, though model.safetensors.index.json lists it.")
+            if pickled := sorted(folder.glob("pytorch_model*.bin")):
+                raise Refusal(
+                    f"{folder} holds its weights only as {pickled[0].name}, and pickled files are not opened: load it with"
+                    " transformers and call save_pretrained to get model.safetensors."
+                )
+            raise Refusal(f"{name} is missing in {folder}.")
         try:
-            file = safe_open(folder / name, framework="flax")
+            file = safe_open(folder / name, framework="numpy")
         except SafetensorError as error:
             raise Refusal(f"{folder / name} is damaged ({error}): copy or download it again.") from None
         files |= dict.fromkeys(file.keys(), file)

@@ -22,7 +22,7 @@ from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.loop import Data, fit
-from jen1_jax.training.mesh import make_mesh
+from jen1_jax.training.mesh import local_layout, make_mesh
 from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
 from jen1_jax.unet import UNet
 
@@ -63,12 +63,14 @@ def train_diffusion(
             "train on longer examples (data.seconds), or resample less."
         )
     run = run.begin(config, "diffusion")
-    text = TextEncoder.create(config.text, run.text, () if config.text.encoder else data.captions())
+    captions = () if config.text.encoder else data.captions()
+    text = TextEncoder.create(config.text, run.text, captions, local_layout(config))
     theirs = data.description.get("text_fingerprint", text.fingerprint)  # captions alone have none
     if theirs != text.fingerprint:
         raise Refusal(
             f"The embeddings in {data.description['dir']} were made by another text encoder (fingerprint {theirs[:12]}) than "
-            f"text.encoder ({text.fingerprint[:12]}); encode the data with that one, or without --text, in a new --workdir."
+            f"text.encoder ({text.fingerprint[:12]}), or with another max_length or dtype; encode the data as the configuration "
+            "says, or without --text, in a new --workdir."
         )
     run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
     unet = make_unet(config, codec.k, text)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -45,6 +46,18 @@ def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def local_layout(config: ConfigDict) -> Callable:
+    """Where parameters lie that every process uses by itself: shapes -> shardings over its own devices by `config.mesh.rules`.
+
+    A frozen text encoder embeds captions that differ from process to process, so it cannot take part in the global mesh; all
+    local devices count as the axis `fsdp`, and with any number of them the rules hold.
+    """
+    axes = dict.fromkeys(config.mesh.axes, 1) | {"fsdp": jax.local_device_count()}
+    devices = np.array(jax.local_devices()).reshape(*axes.values())
+    mesh = Mesh(devices, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return partial(shardings, mesh=mesh, rules=config.mesh.rules)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

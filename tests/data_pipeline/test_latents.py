@@ -26,9 +26,14 @@ def letters(captions):
 
 
 @pytest.fixture(scope="module")
-def latents(shards, tmp_path_factory):
+def said():
+    return []
+
+
+@pytest.fixture(scope="module")
+def latents(shards, said, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("latents") / "set")
-    encode(shards, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=letters, batch_size=4)
+    encode(shards, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=letters, batch_size=4, progress=said.append)
     return out
 
 
@@ -57,6 +62,10 @@ def test_every_caption_comes_with_its_embedding(latents):
         for row, right, length in zip(batch["text_embedding"], expected, lengths, strict=True):
             np.testing.assert_array_equal(row[:length], right[:length])
             assert not row[length:].any()
+
+
+def test_captions_as_long_as_they_may_be_are_counted(latents, said):
+    assert said[-1] == f"8 captions embedded, 2 of them with all of {TOKENS} tokens, where longer ones are cut"
 
 
 def test_latents_pass_validation(latents):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -25,7 +26,7 @@ LAYOUT = dict(vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_head
 
 
 def text_config(encoder=""):
-    return ConfigDict(dict(encoder=str(encoder), max_length=32, **LAYOUT)).lock()
+    return ConfigDict(dict(encoder=str(encoder), max_length=32, dtype="float32", **LAYOUT)).lock()
 
 
 def save_model(folder, vocab_size=60):
@@ -73,6 +74,22 @@ def test_a_caption_is_computed_once(model, monkeypatch):
     np.testing.assert_array_equal(again[::-1], first)
 
 
+def test_a_frozen_encoder_in_bfloat16_is_near_its_float32_self_and_is_known_as_another(model, frozen, tmp_path):
+    config = text_config(model).unlock()
+    config.dtype = "bfloat16"
+    text = TextEncoder.create(config, tmp_path / "text", CAPTIONS)
+    held = {path[-1]: str(leaf.dtype) for path, leaf in flatten_dict(text.params).items()}
+    assert held == {"embedding": "bfloat16", "kernel": "bfloat16", "scale": "float32"}
+    half, exact = (encoder.embed(CAPTIONS)[0].astype(np.float32) for encoder in (text, frozen))
+    assert 1e-3 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 2e-2  # other embeddings, as near as 8 bits are
+    assert text.fingerprint != frozen.fingerprint
+    assert TextEncoder.open(tmp_path / "text").fingerprint == text.fingerprint
+    with pytest.raises(Refusal, match=r"another text encoder.*bfloat16.*float32"):
+        TextEncoder.create(text_config(model), tmp_path / "text", CAPTIONS)
+    with pytest.raises(Refusal, match=r"'float16'; set text\.dtype"):
+        TextEncoder.frozen(str(model), 32, "float16")
+
+
 def test_a_run_reopens_its_frozen_encoder_and_refuses_another(model, frozen, tmp_path):
     copy = shutil.copytree(model, tmp_path / "copy")
     text = TextEncoder.create(text_config(copy), tmp_path / "text", CAPTIONS)
@@ -111,8 +128,10 @@ def test_a_run_trains_its_own_encoder(tmp_path):
         text.embed(CAPTIONS)
 
 
-def test_a_trained_vocabulary_is_kept_when_the_run_goes_on(tmp_path):
-    first = TextEncoder.create(text_config(), tmp_path, CAPTIONS)
+def test_a_trained_vocabulary_is_kept_when_the_run_goes_on(tmp_path, caplog):
+    with caplog.at_level("WARNING", "jen1_jax"):
+        first = TextEncoder.create(text_config(), tmp_path, [*CAPTIONS, "x " * 40])
+    assert "2 of 5 captions are longer than 32 tokens" in caplog.text
     again = TextEncoder.create(text_config(), tmp_path, ["other captions"])
     assert again.fingerprint == first.fingerprint == TextEncoder.open(tmp_path).fingerprint
     other = text_config().copy_and_resolve_references()
@@ -151,12 +170,34 @@ def test_a_hub_name_is_found_locally_then_downloaded(model, frozen, monkeypatch)
     assert calls == [("someone/flan", True), ("someone/flan", False)]
 
 
+def test_the_hubs_cache_is_read_offline_and_what_it_lacks_is_named(model, frozen, tmp_path, monkeypatch):
+    """In the layout that the hub's own client keeps, with nothing of it replaced."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(Refusal, match=r"lacks its config\.json, model\.safetensors, spiece\.model.*hf download someone/flan"):
+        TextEncoder.frozen("someone/flan", 32)
+    folder = tmp_path / "models--someone--flan" / "snapshots" / ("0" * 40)
+    sharded = transformers.T5EncoderModel.from_pretrained(model)
+    sharded.save_pretrained(folder, max_shard_size="3KB")
+    shutil.copy(model / "spiece.model", folder)
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text(folder.name)
+    assert TextEncoder.frozen("someone/flan", 32).fingerprint == frozen.fingerprint
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    (folder / "spiece.model").unlink()
+    with pytest.raises(Refusal, match=f"lacks its {shard.name}, spiece.model, and the hub"):
+        TextEncoder.frozen("someone/flan", 32)
+
+
 def test_an_unreachable_hub_is_one_sentence_with_a_way_out(tmp_path, monkeypatch):
     def snapshot_download(*_, **__):
         raise ConnectionError("no network\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(Refusal, match=r"'someone/flan' is neither.*\(no network\): .*hf download someone/flan"):
+    with pytest.raises(
+        Refusal, match=r"'someone/flan' is not a folder.*lacks its config.json.*\(no network\): .*hf download someone/flan"
+    ):
         TextEncoder.create(text_config("someone/flan"), tmp_path / "text", CAPTIONS)
     assert not (tmp_path / "text" / "source.json").exists()
     with pytest.raises(Refusal, match="no/such/folder does not exist"):

@@ -5,7 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import transformers
+
+from jen1_jax.text.tokenizer import train as vocabulary
+from tests import tiny
 
 PROGRAM = """
 import json, sys, tempfile
@@ -32,19 +37,21 @@ print(json.dumps([jax.device_count(), losses]))
 """
 
 
-def train(folder, axes, devices, steps=4, source=""):
-    folder.mkdir(exist_ok=True)
+def run(program, devices, *arguments):
+    """What the program prints last, having found as many devices as it should."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": os.getcwd()}
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), json.dumps(axes), str(steps), str(source)],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", program, *map(str, arguments)], env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    count, losses = json.loads(result.stdout.splitlines()[-1])
+    count, printed = json.loads(result.stdout.splitlines()[-1])
     assert count == devices
-    return losses
+    return printed
+
+
+def train(folder, axes, devices, steps=4, source=""):
+    folder.mkdir(exist_ok=True)
+    return run(PROGRAM, devices, folder, json.dumps(axes), steps, source)
 
 
 @pytest.mark.slow
@@ -60,3 +67,51 @@ def test_eight_devices_give_the_loss_of_one_and_restore_its_checkpoint(tmp_path)
     # a decoder-only stage takes over what another mesh has trained
     stage = train(tmp_path / "stage", {"data": 2, "fsdp": 2, "tensor": 2}, devices=8, source=tmp_path / "one" / "run")
     assert stage[0] < one[0]
+
+
+TEXT = """
+import json, sys
+from pathlib import Path
+import jax, numpy as np
+from jen1_jax.run import Run
+from jen1_jax.generation.model import Model
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training.diffusion import train_diffusion
+from jen1_jax.training.mesh import local_layout, make_mesh
+from jen1_jax.training.metrics import read_metrics
+from jen1_jax.training.npz import NpzData
+from tests import tiny
+
+folder, encoder, trained = map(Path, sys.argv[1:])
+config = tiny.config()
+with config.unlocked():
+    config.mesh.axes = dict(data=-1, fsdp=2, tensor=1) if jax.device_count() > 1 else dict(data=1, fsdp=1, tensor=1)
+    config.text.encoder, config.unet.text_features = str(encoder), 16
+config.train_diffusion.update(batch_size=8, steps=2)
+text = TextEncoder.frozen(str(encoder), 16, "float32", local_layout(config))
+with jax.set_mesh(make_mesh(config, jax.devices()[:2])):  # another mesh, as every process of several has
+    embedding, _ = text.embed(tiny.CAPTIONS)
+run = Run(folder)
+data = NpzData(str(tiny.write_audio_npz(folder.parent / "audio.npz")), 8, seed=0)
+train_diffusion(config, run, data, Run.open(trained), progress=lambda text: None)
+losses = [record["loss"] for record in read_metrics(run.path / "diffusion" / "metrics.jsonl")]
+loaded = Model.load(folder).text
+parts = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(loaded.params) if leaf.ndim > 1]
+same = np.array_equal(loaded.embed(tiny.CAPTIONS)[0], embedding)
+print(json.dumps([jax.device_count(), [losses, embedding.tolist(), parts, same, text.fingerprint]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_frozen_text_encoder_is_split_over_the_devices_and_embeds_as_on_one(tiny_run, tmp_path):
+    layout = transformers.T5Config(feed_forward_proj="gated-gelu", vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=2)
+    transformers.T5EncoderModel(layout).save_pretrained(tmp_path / "encoder")
+    vocabulary(tiny.CAPTIONS, tmp_path / "encoder" / "spiece.model", 64)
+    one, eight = (run(TEXT, devices, tmp_path / str(devices), tmp_path / "encoder", tiny_run) for devices in (1, 8))
+    for losses, _, _, same, _ in (one, eight):
+        assert len(losses) == 2 and same  # what is loaded to generate with is what was trained with
+    assert eight[0] == pytest.approx(one[0], rel=1e-4)
+    np.testing.assert_allclose(eight[1], one[1], atol=2e-3)  # of float16, about 1
+    assert np.abs(one[1]).max() > 1
+    assert set(one[2]) == {1.0} and set(eight[2]) == {1 / 8}  # every matrix
+    assert eight[4] == one[4]
