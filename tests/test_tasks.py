@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,34 @@ def test_continuation_is_given_the_beginning_and_never_looks_ahead(drawn):
     given = mask.sum(axis=1)
     np.testing.assert_array_equal(mask, np.arange(FRAMES) < given[:, None])
     assert (given[valid >= 2] >= 1).all() and causal.all()
+
+
+def generated_by_hand(draws: list[np.float32], valid: int) -> list[int]:
+    """The frames that inpainting generates, read off its uniform numbers with lists and loops."""
+    pick = lambda number, least, most: least + min(int(number * np.float32(most - least + 1)), most - least)
+
+    def parts(numbers: list[np.float32], total: int, count: int) -> list[int]:
+        cuts = [0, *sorted(pick(number, 0, total - count) for number in numbers[: count - 1]), total - count]
+        return [end - start + 1 for start, end in itertools.pairwise(cuts)]
+
+    least, most = (int(f(np.float32(share) * np.float32(valid))) for f, share in ((np.ceil, 0.2), (np.floor, 0.8)))
+    total = pick(draws[0], least, max(least, most))
+    count = min(pick(draws[1], 1, 3), total, valid - total + 1)
+    widths, gaps = parts(draws[2:4], total, count), parts(draws[4:], valid - total + 2, count + 1)
+    frames, place = [], -1  # the first gap has a frame too many
+    for gap, width in zip(gaps, widths, strict=False):
+        place += gap
+        frames += range(place, place + width)
+        place += width
+    return frames
+
+
+def test_masks_equal_a_plain_reading_of_their_draws(drawn):
+    valid, mask, _ = drawn["inpainting"]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (7,)))(jax.random.split(jax.random.key(0), len(valid)))
+    for row in np.flatnonzero(valid)[:400]:
+        generated = generated_by_hand([*np.asarray(draws)[row]], int(valid[row]))
+        np.testing.assert_array_equal(np.flatnonzero(mask[row] == 0), [*generated, *range(valid[row], FRAMES)])
 
 
 def test_every_example_of_a_batch_has_its_own_mask(mixed):

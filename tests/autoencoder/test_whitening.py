@@ -12,6 +12,24 @@ MIX = rng.normal(size=(10, 10)) * np.logspace(0, -2, 10)
 X = (rng.normal(size=(4000, 10)) @ MIX + rng.normal(size=10) * 5).astype(np.float32)
 
 
+def test_equals_numpy():
+    """The paper's z' = (z - mean) U_k diag(s_k)^-1/2, its inverse, and the statistics, all by other routines of numpy."""
+    x = rng.normal(size=(5000, 6)).astype(np.float32) @ (np.eye(6) + 0.3 * rng.normal(size=(6, 6))).astype(np.float32) + 3
+    half = Moments.of(x[:1234]).merge(Moments.of(x[1234:]))
+    mean, covariance = np.mean(x, axis=0, dtype=np.float64), np.cov(x.T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(half.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(half.covariance, covariance, rtol=1e-12, atol=1e-12)
+
+    variance, basis = (part[..., :1:-1] for part in np.linalg.eigh(covariance))  # the four strongest, strongest first
+    whitening = fit(half, keep=0.7, floor=1e-9)
+    basis = basis * np.sign(np.sum(basis * whitening.basis, axis=0))  # a direction has no sign
+    expected = (x - mean) @ basis / np.sqrt(variance)
+    nearest = expected * np.sqrt(variance) @ basis.T + mean
+    for latents, whitened in ((x, expected.astype(np.float32)), (jnp.asarray(x), jnp.asarray(expected, jnp.float32))):
+        np.testing.assert_allclose(whitening.apply(latents), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(whitening.invert(whitened), nearest, rtol=1e-5, atol=1e-5)
+
+
 def test_whitened_data_is_white():
     z = fit(Moments.of(X), keep=1.0, floor=1e-9).apply(X)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-2)

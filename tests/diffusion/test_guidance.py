@@ -24,7 +24,7 @@ def test_guiding_the_prediction_guides_the_clean_latent(name, predictions):
     log_snr = jnp.array([-2.0, 3.0])
     clean = lambda prediction: OBJECTIVES[name].clean(prediction, noisy, log_snr)
     guided = guide(clean(conditional), clean(unconditional), 3.0)
-    np.testing.assert_allclose(clean(guide(conditional, unconditional, 3.0)), guided, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(clean(guide(conditional, unconditional, 3.0)), guided, rtol=1e-5, atol=1e-5)
 
 
 def spread(x):
@@ -52,7 +52,7 @@ def test_projected_guidance_adds_nothing_along_the_conditional_latent(prediction
 def test_the_limit_is_the_most_that_guidance_adds(predictions):
     conditional, unconditional, _ = predictions
     added = np.asarray(guide(conditional, unconditional, 2.0, limit=0.25) - conditional)
-    np.testing.assert_allclose(np.sqrt((added**2).mean(axis=(1, 2))), 0.25, rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt((added**2).mean(axis=(1, 2))), 0.25, rtol=1e-5)
     np.testing.assert_allclose(
         guide(conditional, unconditional, 2.0, limit=100.0), guide(conditional, unconditional, 2.0), rtol=1e-5
     )
