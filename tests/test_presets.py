@@ -10,6 +10,7 @@ from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.training.flops import flops
 from jen1_jax.unet import UNet
 from tests.layers.testing import normal, randomised
@@ -30,7 +31,9 @@ def inputs(unet, batch, frames, tokens, make):
         "causal": (),
     }
     dtypes = {"text_lengths": jnp.int32, "causal": bool}
-    return {name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
+    made = {name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
+    width = jax.eval_shape(timing_features, jnp.zeros(1), jnp.zeros(1)).shape[1]
+    return made | {"conditioning": {"timing": make((batch, width), jnp.float32)} if unet.timing else {}}
 
 
 @pytest.mark.slow
@@ -38,7 +41,7 @@ def inputs(unet, batch, frames, tokens, make):
     ("preset", "parameters", "rate", "k", "teraflops"),
     [
         ("jen1", 743_874_163, 150.0, 115, 0.569),  # 746 M within 1 % (arXiv 2308.04729, table 1)
-        ("jen1_fast", 535_552_320, 23.4375, 64, 0.348),
+        ("jen1_fast", 535_684_416, 23.4375, 64, 0.348),
     ],
 )
 def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, teraflops):

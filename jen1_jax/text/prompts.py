@@ -128,7 +128,7 @@ class TextEncoder:
         """The text encoder recorded in `folder` (RUN/text); one whose fingerprint differs from the recorded one is refused."""
         folder = Path(folder)
         source = t5.read_json(folder, "source.json")
-        max_length, dtype = source["max_length"], source.get("dtype", "float32")  # of runs older than the choice
+        max_length, dtype = source["max_length"], source["dtype"]
         if source["encoder"]:
             text = cls.frozen(source["encoder"], max_length, dtype, layout)
         else:
