@@ -8,6 +8,7 @@ import soundfile
 
 from data_pipeline import stream
 from data_pipeline.prepare import prepare
+from data_pipeline.shard_data import ShardData
 from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES
 
@@ -50,6 +51,7 @@ def test_every_clip_knows_where_in_its_recording_it_begins_and_how_long_that_is(
     assert sorted(seen) == [(number, clip) for number in range(8) for clip in range(clips(0.6 + 0.1 * number))]
     (windows,) = take(1, shards, "train", 3, crop=5000)
     assert not windows.keys() & {"start", "total"}
+    assert [ShardData(shards, 3, seed=0, crop=crop).description["timing"] for crop in (None, 5000)] == [True, False]
 
 
 def clips(seconds):
