@@ -75,7 +75,7 @@ def trained(path: str) -> list[dict]:
         settings = model.sampler.config.copy_and_resolve_references()
         settings.sampler = sampler
         other = replace(model, sampler=replace(model.sampler, config=settings))
-        plans = [other._nothing(other.sampler.window) for _ in captions]
+        plans = [other._nothing(other.sampler.window * other.codec.hop) for _ in captions]
         call = lambda: other._fill(plans, captions, [0] * len(captions), "", steps, None)
         latents, times = np.stack(call()), []
         for _ in range(3):

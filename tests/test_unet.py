@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.unet import ResidualBlock, UNet
+from jen1_jax.unet import REMAT, ResidualBlock, UNet
 from tests.layers.testing import normal, perturbed, randomised
 
 FRAMES, K, TOKENS, D = 24, 3, 4, 6
@@ -160,8 +160,8 @@ def gradients():
     params, _ = randomised(module, *inputs.values())
     loss = lambda params, module: jnp.mean((module.apply({"params": params}, **inputs) - normal(5, 2, FRAMES, K)) ** 2)
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    found = {remat: gradient(params, module.clone(remat=remat)) for remat in ("none", "products", "full")}
-    for remat in ("none", "full"):
+    found = {remat: gradient(params, module.clone(remat=remat)) for remat in REMAT}
+    for remat in REMAT:
         found[f"scan, {remat}"] = unstacked(gradient(stacked(params), module.clone(scan=True, remat=remat)))
     return found
 
@@ -190,7 +190,7 @@ def test_every_parameter_gets_a_gradient(gradients):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["products", "full", "scan, none", "scan, full"])
+@pytest.mark.parametrize("other", ["products", "full", *(f"scan, {remat}" for remat in REMAT)])
 def test_neither_remat_nor_scanned_blocks_change_the_gradient(gradients, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients["none"], gradients[other])
 

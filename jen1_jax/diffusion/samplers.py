@@ -109,6 +109,8 @@ SAMPLERS = Registry(
 def make_sampler(config: ConfigDict) -> Callable[[Denoise, Latents, Levels, Keys], Latents]:
     """The sampler that `config.diffusion` names; its `eta` is for ddim alone."""
     sampler = SAMPLERS[config.sampler]
+    if not 0 <= config.eta <= 1:
+        raise Refusal(f"diffusion.eta is a share, from 0 to 1; {config.eta} is not.")
     if config.sampler == "ddim":
         return partial(ddim, eta=config.eta)
     if config.eta:

@@ -184,7 +184,10 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the files that hold the weights, whether they are there or not: one, or the shards that an index lists."""
     if (folder / "model.safetensors").is_file() or not (folder / "model.safetensors.index.json").is_file():
         return ["model.safetensors"]
-    return sorted(set(read_json(folder, "model.safetensors.index.json")["weight_map"].values()))
+    shards = read_json(folder, "model.safetensors.index.json").get("weight_map")
+    if not isinstance(shards, dict):
+        raise Refusal(f"{folder / 'model.safetensors.index.json'} lists no weights: copy or download it again.")
+    return sorted(set(shards.values()))
 
 
 def _open(folder: Path) -> dict[str, safe_open]:
@@ -209,8 +212,11 @@ def _open(folder: Path) -> dict[str, safe_open]:
 def read_json(folder: Path, name: str) -> dict:
     """The object in `folder / name`; a missing or damaged file is refused by name."""
     try:
-        return json.loads((folder / name).read_text())
+        found = json.loads((folder / name).read_text())
     except FileNotFoundError:
         raise Refusal(f"{name} is missing in {folder}.") from None
     except ValueError as error:
         raise Refusal(f"{folder / name} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise Refusal(f"{folder / name} does not hold a JSON object: copy or download it again.")
+    return found

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
+from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import Schedule, draw_times, make_schedule
 from jen1_jax.errors import Refusal
 from jen1_jax.layers.embeddings import timing_features
@@ -34,6 +35,7 @@ def train_diffusion(
 
     Refuses a run without a trained autoencoder, and latents that another autoencoder made.
     """
+    _check_settings(config)
     if autoencoder is not None:
         _adopt(autoencoder, run)
     codec = load_codec(run)
@@ -106,6 +108,25 @@ def train_diffusion(
         frozen=None if latents else {"autoencoder": codec.params},
         progress=progress,
     )
+
+
+def _check_settings(config: ConfigDict) -> None:
+    """Refuses what would otherwise be found out by the first step, or by the first sample of a trained model."""
+    section, unet = config.diffusion, config.unet
+    make_sampler(section)
+    make_schedule(section)
+    OBJECTIVES[section.objective]
+    if len(section.guidance_interval) != 2 or not 0 <= section.guidance_interval[0] < section.guidance_interval[1] <= 1:
+        raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {section.guidance_interval} is not.")
+    for name, most in (("null_text_rate", 1), ("guidance_rescale", 1), ("guidance_limit", math.inf), ("min_snr_gamma", math.inf)):
+        if not 0 <= section[name] <= most:
+            raise Refusal(f"diffusion.{name} must lie between 0 and {most}; {section[name]} does not.")
+    if unet.dtype not in ("float32", "bfloat16"):
+        raise Refusal(f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16.")
+    if unet.head_dim < 2 or unet.head_dim % 2:
+        raise Refusal(f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not.")
+    if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier) < 1:
+        raise Refusal("unet.factors, multipliers, channels and ff_multiplier must be at least 1.")
 
 
 def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None:

@@ -113,8 +113,9 @@ def test_ode_samplers_converge_to_the_flow_at_their_order(name, sampler, order, 
         start = jnp.asarray(noise, jnp.float64)
         flow = alpha[1] * 1.5 + std[1] / std[0] * (start - alpha[0] * 1.5)  # which keeps every quantile of a Gaussian
 
-        def error(steps):
-            times = np.interp(np.linspace(0, 1, steps + 1), [0, 1], ends)  # even in log-SNR: the order is the sampler's alone
+        def error(steps):  # steps in log-SNR alternate between short and twice as long, so that their ratio counts
+            places = np.cumsum([0, *[1, 2] * (steps // 2)])
+            times = np.interp(places / places[-1], [0, 1], ends)
             return np.abs(sample(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler) - flow).max()
 
         errors = np.array([error(steps) for steps in (64, 128, 256)])
@@ -176,3 +177,5 @@ def test_eta_is_for_ddim_alone():
     assert make_sampler(ConfigDict(settings | {"eta": 0.5})).keywords == {"eta": 0.5}
     with pytest.raises(Refusal, match="eta is for the sampler ddim"):
         make_sampler(ConfigDict(settings | {"eta": 0.5, "sampler": "heun"}))
+    with pytest.raises(Refusal, match="from 0 to 1"):
+        make_sampler(ConfigDict(settings | {"eta": 1.5}))

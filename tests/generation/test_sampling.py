@@ -90,10 +90,31 @@ def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
 
 
 def test_guidance_keeps_to_its_interval(sampler):
-    settings = sampler.config.copy_and_resolve_references()
-    settings.guidance_interval = (0.6, 1.0)  # the last steps decide what an oracle's answer is
-    inside_last = Sampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE)
-    np.testing.assert_allclose(fill(inside_last, nothing(5), scale=3.0), SAYS, rtol=1e-4)
+    def within(interval, steps):
+        settings = sampler.config.copy_and_resolve_references()
+        settings.guidance_interval = interval
+        return fill(Sampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE), nothing(5), scale=3.0, steps=steps)
+
+    # an oracle's answer is decided by the last step, which ends at 0; a single one is taken at 1
+    np.testing.assert_allclose(within((0.6, 1.0), 5), SAYS, rtol=1e-4)
+    np.testing.assert_allclose(within((0.6, 1.0), 1), 1 + 3 * (SAYS - 1), rtol=1e-4)
+    np.testing.assert_allclose(within((0.0, 0.4), 1), SAYS, rtol=1e-4)
+
+
+class LouderWhereGiven(Oracle):
+    """An oracle to which text makes a hundred times the difference at frames that are shown to it."""
+
+    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, *rest):
+        says = jnp.where(text_lengths > 0, text[:, 0, 0], 1.0)[:, None, None]
+        return jnp.broadcast_to(says * (1 + 100 * mask), noisy.shape)  # of the objective x0: its clean latents
+
+
+def test_the_limit_of_guidance_measures_the_generated_frames_alone():
+    config = get_config()
+    config.diffusion.update(objective="x0", schedule="cosine", guidance_limit=1.0)
+    sampler = Sampler(LouderWhereGiven(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
+    plan = given(np.zeros((5, K), np.float32), 2, 2)
+    np.testing.assert_allclose(fill(sampler, plan, scale=3.0)[2:], SAYS + 2 * 1.0, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -206,6 +206,28 @@ def test_examples_of_another_length_than_sampling_uses_are_refused(tiny_run, tmp
         diffusion.train_diffusion(config, run, data)
 
 
+@pytest.mark.parametrize(
+    ("section", "setting", "refused"),
+    [
+        ("diffusion", dict(sampler="plms"), "'plms'"),
+        ("diffusion", dict(objective="noise"), "'noise'"),
+        ("diffusion", dict(eta=1.5), "eta is a share"),
+        ("diffusion", dict(guidance_interval=(0.8, 0.2)), "two rising times"),
+        ("diffusion", dict(guidance_limit=-1.0), "guidance_limit must lie"),
+        ("diffusion", dict(null_text_rate=2.0), "null_text_rate must lie"),
+        ("unet", dict(dtype="int8"), "float32 or bfloat16"),
+        ("unet", dict(head_dim=3), "head_dim must be even"),
+        ("unet", dict(factors=(0, 2)), "at least 1"),
+    ],
+)
+def test_settings_that_no_sample_would_survive_are_refused_before_training(tmp_path, section, setting, refused):
+    config, data = tiny.config(), NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0)
+    config[section].update(setting)
+    with pytest.raises(Refusal, match=refused):
+        diffusion.train_diffusion(config, Run(tmp_path / "run"), data)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("objective, refused", [("v", True), ("epsilon", True), ("x0", False)])
 def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, refused):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
