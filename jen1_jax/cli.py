@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -94,11 +93,11 @@ def data_encode(options: argparse.Namespace) -> None:
 
 
 def train_autoencoder(options: argparse.Namespace) -> None:
-    from jen1_jax.training.autoencoder import train_autoencoder
+    from jen1_jax.training.autoencoder import make_autoencoder, train_autoencoder
 
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
-    hop = math.prod(config.autoencoder.strides)
+    hop = make_autoencoder(config).hop
     data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop=crop - crop % hop)
     train_autoencoder(config, run, data, _source(options))
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
@@ -167,7 +166,7 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
         clips = clips_of(data.sweep("test"))
     else:
         clips = clips_in(folder, codec.sample_rate)
-    report = evaluate_autoencoder(codec, clips, Path(options.out))
+    report = evaluate_autoencoder(codec, clips, Path(options.out), _Progress())
     for name, figures in report["median"].items():
         known = [f"{figure.replace('_', ' ')} {figures[figure]:.2f}" for figure in FIGURES if figures[figure] is not None]
         print(f"{name}: medians over {figures['clips']} held-out clips: {', '.join(known)}")

@@ -49,6 +49,19 @@ def test_page_draws_the_run(tiny_run, tmp_path, song):
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_stride_of_0_is_refused(capsys, tmp_path):
+    command = (
+        "train",
+        "autoencoder",
+        "--config",
+        "quickstart",
+        "--workdir",
+        tmp_path / "run",
+        "--config.autoencoder.strides=(0,)",
+    )
+    assert "autoencoder.strides" in refused(capsys, *command)
+
+
 def test_no_such_run(capsys, tmp_path):
     out = tmp_path / "x.wav"
     assert "There is no run at" in refused(capsys, "generate", "--checkpoint", tmp_path / "absent", "--seconds", 1, "--out", out)

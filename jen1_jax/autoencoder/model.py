@@ -19,13 +19,17 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jen1_jax.errors import Refusal
 from jen1_jax.layers.conv import Conv1d, Upsample
+from jen1_jax.registry import Registry
 
 Valid = Float[Array, "batch low 1"] | None
 # Of the last convolution of a residual branch: the network starts out nearly linear, finds the principal directions of the audio
 # within a few hundred steps, and then bends. With branches at full strength it needs thousands, and can diverge.
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+ACTIVATIONS = Registry("autoencoder.activation", {"snake": True, "elu": False})  # whether it has an alpha per channel
+# Name -> the shape of the mask for latents of a shape.
+MASK_UNITS = Registry("autoencoder.mask_unit", {"frame": lambda shape: (*shape[:2], 1), "element": lambda shape: shape})
 
 
 def keep_valid(x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
@@ -40,10 +44,8 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
-        if self.kind == "elu":
+        if not ACTIVATIONS[self.kind]:
             return nn.elu(x)
-        if self.kind != "snake":
-            raise Refusal(f'autoencoder.activation is "snake" or "elu", not "{self.kind}".')
         alpha = self.param("alpha", nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
         return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
 
@@ -163,10 +165,7 @@ class Autoencoder(nn.Module):
 
     def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
         """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""
-        shapes = {"frame": (*latents.shape[:2], 1), "element": latents.shape}
-        if self.mask_unit not in shapes:
-            raise Refusal(f'autoencoder.mask_unit is "frame" or "element", not "{self.mask_unit}".')
-        return latents * jax.random.bernoulli(rng, 1 - self.mask_rate, shapes[self.mask_unit])
+        return latents * jax.random.bernoulli(rng, 1 - self.mask_rate, MASK_UNITS[self.mask_unit](latents.shape))
 
     def __call__(
         self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.evaluation.reconstruction import figures, medians
 from jen1_jax.generation.audio import read_audio, write_wav
+from jen1_jax.generation.model import Progress
 from jen1_jax.run import write_text
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ def clips_in(folder: Path, sample_rate: int) -> Iterator[Clip]:
             log.info("%s", refusal)
 
 
-def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict[str, Any]:
+def evaluate_autoencoder(
+    codec: Codec, clips: Iterable[Clip], out: Path, progress: Progress = lambda doing, done, total: None
+) -> dict[str, Any]:
     """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
 
     The report has `clips`, one record each, and `median` over all clips and over those that are known to be tonal.
@@ -65,7 +69,13 @@ def evaluate_autoencoder(codec: Codec, clips: Iterable[Clip], out: Path) -> dict
     records, pairs = [], []
     for clip in clips:
         original = clip.audio
-        reconstruction = codec.decode(codec.encode(original), len(original))
+        latents = codec.encode(original, partial(progress, f"encoding {clip.name}"))
+        reconstruction = codec.decode(latents, len(original), partial(progress, f"decoding {clip.name}"))
+        if not np.isfinite(reconstruction).all():
+            raise Refusal(
+                f"The reconstruction of {clip.name} holds NaN or infinite samples; look for them in the clip itself with "
+                "`jen1 data validate`, and if there are none, train the autoencoder anew."
+            )
         found = figures(reconstruction, original, codec.sample_rate)
         record = {"name": clip.name, "caption": clip.caption, "seconds": len(original) / codec.sample_rate, "tonal": clip.tonal}
         record |= {name: value if np.isfinite(value) else None for name, value in found.items()}  # silence has none

@@ -5,6 +5,7 @@ codecs report; they look at left and right, and the stereo image has figures of 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import librosa
 import numpy as np
@@ -31,7 +32,7 @@ def figures(reconstruction: Stereo, original: Stereo, sample_rate: int) -> dict[
     }
 
 
-def medians(records: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+def medians(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Of each figure over the pieces that have one; of the signed errors' sizes, or too wide would make up for too narrow."""
     size = lambda name, value: abs(value) if name.endswith("_error") else value
     known = lambda value: value is not None and np.isfinite(value)
@@ -45,14 +46,17 @@ def si_sdr(reconstruction: Stereo, original: Stereo) -> float:
     A silent original has none: nan. Values end at 120 dB, for a perfect reconstruction, and at -120 dB, for silence.
     """
     x, y = (np.asarray(audio, np.float64).ravel() for audio in (original, reconstruction))
-    if x @ x < TINY * x.size:
+    if _silent(x):
         return float("nan")
     alike = (x @ y) ** 2 / max((x @ x) * (y @ y), TINY**2)  # squared cosine of the angle between the two
     return float(10 * np.log10(max(alike, TINY) / max(1 - alike, TINY)))
 
 
 def stft_distance(reconstruction: Stereo, original: Stereo) -> float:
-    """Spectral convergence plus mean log-magnitude distance in nats, averaged over three resolutions and both channels."""
+    """Spectral convergence plus mean log-magnitude distance in nats, averaged over three resolutions and both channels.
+
+    A silent original has none: nan.
+    """
     return float(np.mean([_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS]))
 
 
@@ -68,10 +72,10 @@ def side_error(reconstruction: Stereo, original: Stereo) -> float:
     Negative is narrower. The share is floored at -60 dB, so a mono file may differ by 60 at most; a silent original gives nan.
     """
     shares = []
+    if _silent(original):
+        return float("nan")
     for audio in (reconstruction, original):
         energy = max(np.sum(np.square(audio, dtype=np.float64)), TINY * audio.size)
-        if audio is original and energy <= TINY * audio.size:
-            return float("nan")
         side = np.sum(np.square(audio[:, 0] - audio[:, 1], dtype=np.float64)) / 2
         shares.append(10 * np.log10(side / energy + 1e-6))
     return float(shares[0] - shares[1])
@@ -93,6 +97,10 @@ def correlation_error(reconstruction: Stereo, original: Stereo) -> float:
     return float(correlations[0] - correlations[1])
 
 
+def _silent(audio: Float[np.ndarray, "..."]) -> bool:
+    return bool(np.sum(np.square(audio, dtype=np.float64)) < TINY * audio.size)
+
+
 def _blocks(audio: Stereo, resolution: tuple[int, int, int]) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
     """Magnitudes of the centred, reflected STFT, `BLOCK` frames at a time: a long file's would fill the memory."""
     size, hop, window = resolution
@@ -105,7 +113,9 @@ def _blocks(audio: Stereo, resolution: tuple[int, int, int]) -> Iterator[Float[n
 
 
 def _distance(made: Stereo, real: Stereo, resolution: tuple[int, int, int], bands: np.ndarray | None = None) -> float:
-    """Spectral convergence plus log-magnitude distance, over both channels at once."""
+    """Spectral convergence plus log-magnitude distance, over both channels at once; nan where `real` is silent."""
+    if _silent(real):
+        return float("nan")
     off, size, logs, count = 0.0, 0.0, 0.0, 0
     for ours, theirs in zip(_blocks(made, resolution), _blocks(real, resolution), strict=True):
         if bands is not None:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec, fingerprint
-from jen1_jax.autoencoder.discriminator import Discriminator
-from jen1_jax.autoencoder.model import Autoencoder
+from jen1_jax.autoencoder.discriminator import ADVERSARIAL, Discriminator
+from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.objective import adversarial, autoencoder_terms, discriminator_terms
 from jen1_jax.autoencoder.whitening import Moments, Whitening
 from jen1_jax.autoencoder.whitening import check as check_whitening
@@ -138,8 +138,10 @@ def load_codec(run: Run) -> Codec:
 def make_autoencoder(config: ConfigDict) -> Autoencoder:
     """The configured autoencoder; refuses fields that do not fit together."""
     fields = config.autoencoder
-    if len(fields.strides) != len(fields.channels) or fields.kernel_size % 2 == 0:
-        raise Refusal("autoencoder.strides and autoencoder.channels need as many entries, and autoencoder.kernel_size is odd.")
+    if not len(fields.strides) == len(fields.channels) > 0 or fields.kernel_size % 2 == 0:
+        raise Refusal(
+            "autoencoder.strides and autoencoder.channels need as many entries, at least one, and autoencoder.kernel_size is odd."
+        )
     sizes = (*fields.strides, *fields.channels, *fields.dilations, fields.latent_channels, fields.kernel_size, fields.compress)
     if min(sizes) < 1 or fields.compress > min(fields.channels):
         raise Refusal(
@@ -147,6 +149,9 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
         )
     if not 0 <= fields.mask_rate < 1:
         raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
+    if fields.dtype not in ("float32", "bfloat16"):
+        raise Refusal(f'autoencoder.dtype is "float32" or "bfloat16", not "{fields.dtype}".')
+    _ = ACTIVATIONS[fields.activation], MASK_UNITS[fields.mask_unit]  # refuse unknown names
     return Autoencoder(**config.autoencoder)
 
 
@@ -154,6 +159,14 @@ def check_training(config: ConfigDict) -> None:
     """Refuses settings of training that could only be found out, or lost, later."""
     training = config.train_autoencoder
     check_whitening(config.whitening.keep, config.whitening.floor)
+    if not all(0 <= weight < math.inf for weight in training.losses.values()) or not any(training.losses.values()):
+        raise Refusal(
+            f"train_autoencoder.losses are weights of at least 0, one of them above 0; got {training.losses.to_dict()}."
+        )
+    if adversarial(training):
+        _ = ADVERSARIAL[training.adversary.loss]  # refuses an unknown name
+        if training.adversary.channels < 1 or training.adversary.start < 0:
+            raise Refusal("train_autoencoder.adversary.channels must be at least 1, and adversary.start at least 0.")
     used = {"stft_windows": training.stft_windows if training.losses.stft > 0 or training.losses.mel > 0 else None}
     used["adversary.windows"] = training.adversary.windows if adversarial(training) else None
     for name, windows in used.items():

@@ -54,6 +54,15 @@ def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told
         ("autoencoder", dict(compress=9), "no more than a width"),
         ("autoencoder", dict(strides=(8, 0)), "at least 1"),
         ("autoencoder", dict(mask_rate=1.5), "mask_rate"),
+        ("autoencoder", dict(strides=(), channels=()), "at least one"),
+        ("autoencoder", dict(dtype="float16"), 'dtype is "float32" or "bfloat16"'),
+        ("autoencoder", dict(activation="relu"), "Unknown autoencoder.activation 'relu'"),
+        ("autoencoder", dict(mask_unit="band"), "Unknown autoencoder.mask_unit 'band'"),
+        ("train_autoencoder", dict(losses={name: 0.0 for name in tiny.config().train_autoencoder.losses}), "one of them above 0"),
+        ("train_autoencoder.losses", dict(mel=-1.0), "weights of at least 0"),
+        ("train_autoencoder.adversary", dict(loss="wasserstein"), "Unknown adversary.loss 'wasserstein'"),
+        ("train_autoencoder.adversary", dict(channels=0), "adversary.channels must be at least 1"),
+        ("train_autoencoder.adversary", dict(start=-1), "adversary.start at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, section, changes, says):
