@@ -4,13 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.whitening import Moments, fit
 from jen1_jax.cli import main
 from tests import tiny
+from tests.autoencoder.testing import build
 
 
 @pytest.fixture
@@ -47,6 +52,18 @@ def test_generate_inpaint_and_extend_write_float_wavs_and_how_they_were_made(tin
 def test_page_draws_the_run(tiny_run, tmp_path, song):
     assert main(["page", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "page.png"), str(song)]) == 0
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
+    codec = Codec(*build(), fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5), 48_000)
+    monkeypatch.setattr("jen1_jax.run.Run.open", lambda path: path)
+    monkeypatch.setattr("jen1_jax.training.autoencoder.load_codec", lambda run: codec)
+    monkeypatch.setattr("jen1_jax.evaluation.autoencoder.run_page", lambda *arguments, **options: None)
+    monkeypatch.setattr("jen1_jax.cli.time", SimpleNamespace(monotonic=count(step=10).__next__))
+    out = tmp_path / "out"
+    assert main(["evaluate", "autoencoder", "--checkpoint", "run", "--data", str(song.parent), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "encoding song.wav: 1200/1200 frames" in said and "decoding song.wav: 1200/1200 frames" in said
 
 
 def test_a_stride_of_0_is_refused(capsys, tmp_path):
