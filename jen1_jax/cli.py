@@ -240,7 +240,12 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     from jen1_jax.run import write_text
 
     write_wav(out, audio, model.sample_rate)
-    made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "steps", "guidance_scale")}
+    defaults = model.config.diffusion
+    made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "strength") if name in options}
+    made["steps"] = defaults.sample_steps if options.steps is None else options.steps
+    made["guidance_scale"] = defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    if "audio" in options:
+        made["audio"] = str(Path(options.audio).resolve())
     made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
     write_text(out.with_name(out.name + ".json"), json.dumps(made, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")

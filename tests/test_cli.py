@@ -34,18 +34,25 @@ def refused(capsys, *arguments) -> str:
     return said
 
 
-def test_generate_inpaint_and_extend_write_float_wavs_and_how_they_were_made(tiny_run, tmp_path, song, capsys):
+def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_made(tiny_run, tmp_path, song, capsys):
     common = ["--checkpoint", str(tiny_run), "--prompt", "two tones", "--seed", "7"]
     assert main(["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "new" / "g.wav")]) == 0
     assert main(["inpaint", *common, "--audio", str(song), "--span", "0.05:0.1", "--out", str(tmp_path / "i.wav")]) == 0
     assert main(["extend", *common, "--audio", str(song), "--seconds", "0.1", "--out", str(tmp_path / "e.wav")]) == 0
+    vary = ["vary", *common, "--audio", str(song), "--strength", "0.3", "--steps", "3", "--guidance-scale", "2"]
+    assert main([*vary, "--out", str(tmp_path / "v.wav")]) == 0
     assert "written to" in capsys.readouterr().out
-    for name, seconds in (("new/g", 0.1), ("i", 0.2), ("e", 0.3)):
+    for name, seconds in (("new/g", 0.1), ("i", 0.2), ("e", 0.3), ("v", 0.2)):
         about = soundfile.info(tmp_path / f"{name}.wav")
         assert (about.samplerate, about.channels, about.subtype) == (48_000, 2, "FLOAT")
         assert about.frames == round(seconds * 48_000)
         made = json.loads((tmp_path / f"{name}.wav.json").read_text())
         assert made["prompt"] == "two tones" and made["seed"] == 7 and made["fingerprints"]["autoencoder"]
+        assert made.get("audio") == (None if name == "new/g" else str(song.resolve()))
+        assert made.get("strength") == (0.3 if name == "v" else None)
+        defaults = tiny.config().diffusion
+        used = (3, 2) if name == "v" else (defaults.sample_steps, defaults.guidance_scale)
+        assert (made["steps"], made["guidance_scale"]) == used
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -1,4 +1,4 @@
-"""The API that a person calls: `load` a run, then `generate`, `inpaint` and `extend`."""
+"""The API that a person calls: `load` a run, then `generate`, `vary`, `inpaint` and `extend`."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral, Real
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,9 +74,9 @@ class Model:
 
     def generate(
         self,
-        prompt: str | Sequence[str],
-        seconds: float | Sequence[float],
-        seed: int | Sequence[int] = 0,
+        prompt: str | Sequence[str] | np.ndarray,
+        seconds: float | Sequence[float] | np.ndarray,
+        seed: int | Sequence[int] | np.ndarray = 0,
         *,
         negative_prompt: str = "",
         steps: int | None = None,
@@ -83,9 +84,10 @@ class Model:
     ) -> Audio | list[Audio]:
         """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest.
 
-        Where prompt, seconds or seed are sequences, a list of pieces is made at once; what is single counts for all of them, and
-        each piece is what it would be alone.
+        Where prompt, seconds or seed are sequences or arrays, a list of pieces is made at once; what is single counts for all of
+        them, and each piece is what it would be alone.
         """
+        prompt, seconds, seed = (value.tolist() if isinstance(value, np.ndarray) else value for value in (prompt, seconds, seed))
         given = [
             value if isinstance(value, Sequence) and not isinstance(value, str) else None for value in (prompt, seconds, seed)
         ]
@@ -130,7 +132,7 @@ class Model:
     def inpaint(
         self,
         audio: np.ndarray,
-        spans: Sequence[tuple[float, float]],
+        spans: Sequence[tuple[float, float]] | np.ndarray,
         prompt: str = "",
         seed: int = 0,
         *,
@@ -141,8 +143,9 @@ class Model:
     ) -> Audio:
         """`audio` with the `spans` (start, end in seconds) made anew; outside them it is the original, sample for sample.
 
-        `audio` is [samples] or [samples, channels] at `sample_rate` (default: the model's); what is not stereo at the model's
-        rate is converted, and that is logged.
+        Spans between which no whole latent frame lies are one span, with what little lies between them. `audio` is [samples] or
+        [samples, channels] at `sample_rate` (default: the model's); what is not stereo at the model's rate is converted, and that
+        is logged.
         """
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         holes = self._spans(spans, len(audio))
@@ -167,7 +170,8 @@ class Model:
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
         for start, end in holes:
             first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
-            made = self._decode(latents[first : -(-end // hop) + margin])[start - first * hop : end - first * hop]
+            made = self._decode(latents[first : -(-end // hop) + margin])
+            made = self._master(made[start - first * hop : end - first * hop])
             fade = min(int(INPAINT_FADE * self.sample_rate), len(made) // 2)
             if start > 0:
                 made[:fade] = crossfade(audio[start : start + fade], made[:fade])
@@ -216,12 +220,10 @@ class Model:
             total=(len(audio) + added) / self.sample_rate,
         )
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
-        made = self._decode(latents)[: len(tail) + added]
-        result = np.concatenate([audio, made[len(tail) :]])
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
-        end = len(audio)
-        result[end - fade : end] = crossfade(audio[end - fade :], made[len(tail) - fade : len(tail)])
-        return result
+        made = self._master(self._decode(latents)[len(tail) - fade : len(tail) + added])
+        kept = len(audio) - fade
+        return np.concatenate([audio[:kept], crossfade(audio[kept:], made[:fade]), made[fade:]])
 
     def _nothing(self, samples: int) -> Plan:
         """A piece of which nothing is known but its length."""
@@ -242,9 +244,12 @@ class Model:
     ) -> list[Float[np.ndarray, "frames k"]]:
         defaults = self.config.diffusion
         steps = defaults.sample_steps if steps is None else steps
+        for text in (*prompts, negative_prompt):
+            if not isinstance(text, str):
+                raise Refusal(f"{text!r} is no prompt; give text, and one negative prompt for all pieces.")
         for seed in seeds:
-            if steps < 1 or not 0 <= seed < 2**32:
-                raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a seed from 0 to {2**32 - 1}.")
+            if steps < 1 or not (isinstance(seed, Integral) and 0 <= seed < 2**32):
+                raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a whole seed from 0 to {2**32 - 1}.")
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         if not math.isfinite(scale):
             raise Refusal(f"A guidance scale of {scale} leads nowhere; give a number, 1 for the model as trained.")
@@ -278,7 +283,12 @@ class Model:
         return jnp.stack(rows), lengths
 
     def _master(self, audio: Audio) -> Audio:
-        """Wholly generated audio without an offset and within full scale; what was done is said."""
+        """A generated stretch without an offset and within full scale; what was done is said."""
+        if not np.isfinite(audio).all():
+            raise Refusal(
+                "The generated audio holds NaN or infinite samples; look at the run's losses for where training went wrong, "
+                "or give a lower guidance scale."
+            )
         offset = audio.mean(axis=0)
         if np.abs(offset).max() > MAX_OFFSET:
             log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))
@@ -290,26 +300,35 @@ class Model:
         return audio
 
     def _samples(self, seconds: float) -> int:
-        if not 0 < seconds <= MAX_SECONDS:  # a NaN fails too
-            raise Refusal(f"{seconds} seconds cannot be made; give more than 0 and at most {MAX_SECONDS}.")
+        if not (isinstance(seconds, Real) and 0 < seconds <= MAX_SECONDS):  # a NaN fails too
+            raise Refusal(f"{seconds} seconds cannot be made; give a number above 0 and at most {MAX_SECONDS}.")
         return max(1, round(seconds * self.sample_rate))
 
-    def _spans(self, spans: Sequence[tuple[float, float]], samples: int) -> list[tuple[int, int]]:
-        """The spans in samples, in order."""
-        if not spans:
+    def _spans(self, spans: Sequence[tuple[float, float]] | np.ndarray, samples: int) -> list[tuple[int, int]]:
+        """The spans in samples, in order, with a whole latent frame between each two."""
+        try:
+            pairs = sorted((float(start), float(end)) for start, end in spans)
+        except (TypeError, ValueError):
+            raise Refusal(f"The spans {spans!r} are not pairs; give a list of (start, end) in seconds.") from None
+        if not pairs:
             raise Refusal("There is nothing to inpaint; give at least one span (start:end in seconds).")
         length = samples / self.sample_rate
         holes = []
-        for start, end in sorted(spans):
+        for start, end in pairs:
             if not 0 <= start < end <= length + 0.5 / self.sample_rate:
                 raise Refusal(
                     f"The span {start}:{end} is not inside the audio of {length:.2f} s; give 0 <= start < end <= {length:.2f}."
                 )
-            if holes and round(start * self.sample_rate) < holes[-1][1]:
-                raise Refusal(f"The span {start}:{end} overlaps the one before it; join them.")
-            holes.append((round(start * self.sample_rate), min(round(end * self.sample_rate), samples)))
-        if any(start == end for start, end in holes):
-            raise Refusal("A span is shorter than one sample; give a longer one.")
-        if sum(end - start for start, end in holes) == samples:
+            first, last = round(start * self.sample_rate), min(round(end * self.sample_rate), samples)
+            if first == last:
+                raise Refusal("A span is shorter than one sample; give a longer one.")
+            # With no frame of the original between them two holes are one: fades there would let the original back in.
+            if holes and first // self.codec.hop <= -(-holes[-1][1] // self.codec.hop):
+                if first > holes[-1][1]:
+                    log.warning("Less than a latent frame lies between two spans, before %.3f s: it is made anew too.", start)
+                first, last = holes[-1][0], max(holes[-1][1], last)
+                holes.pop()
+            holes.append((first, last))
+        if holes == [(0, samples)]:
             raise Refusal("The spans cover the whole audio; use generate for that.")
         return holes

@@ -1,11 +1,13 @@
 """What holds for generated audio whatever the model has learned."""
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import jaxtyping
 import numpy as np
 import pytest
 
+from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
 from jen1_jax.generation.sampling import Sampler
@@ -77,6 +79,21 @@ def test_inpaint_does_not_depend_on_what_the_hole_held(tiny_model, song):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [(0.06, 0.08), (0.08, 0.11)],
+        [(0.06, 0.09), (0.07, 0.11)],
+        [(0.06, 0.11), (0.07, 0.08)],
+        [(0.06, 0.0803), (0.0805, 0.11)],  # apart by less than a latent frame
+        np.array([[0.06, 0.08], [0.08, 0.11]]),
+    ],
+)
+def test_spans_that_meet_are_one_span(tiny_model, song, spans):
+    one, several = (tiny_model.inpaint(song, which, "two tones") for which in ([(0.06, 0.11)], spans))
+    np.testing.assert_array_equal(several, one)
+
+
 def test_a_file_shorter_than_the_margins_is_inpainted_too(tiny_model, song):
     short = song[: 3 * 64 + 10]
     assert tiny_model.inpaint(short, [(0.001, 0.002)], "two tones").shape == short.shape
@@ -127,10 +144,11 @@ def test_absurd_lengths_are_refused(tiny_model, song, seconds):
         ([(0.1, 0.1)], "not inside"),
         ([(0.1, 0.05)], "not inside"),
         ([(float("nan"), 0.1)], "not inside"),
-        ([(0.02, 0.06), (0.05, 0.1)], "overlaps"),
         ([], "at least one span"),
         ([(0.0, 0.2)], "whole audio"),
+        ([(0.0, 0.1), (0.05, 0.2)], "whole audio"),
         ([(0.01, 0.19)], "longer than this model inpaints at once"),
+        ([(0.01, 0.1), (0.1, 0.19)], "longer than this model inpaints at once"),
     ],
 )
 def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
@@ -196,12 +214,79 @@ def test_an_offset_and_a_peak_of_generated_audio_are_taken_out_and_said(tiny_mod
     np.testing.assert_array_equal(tiny_model._master(audio * 0), audio * 0)
 
 
+class Louder(Codec):
+    """Decodes with an offset, and beyond full scale."""
+
+    def decode(self, *args, **kwargs):
+        audio = super().decode(*args, **kwargs)
+        return 2 * audio / np.abs(audio).max() + np.float32(0.5)
+
+
+def test_what_is_added_to_given_audio_has_no_offset_and_does_not_clip(tiny_model, song, caplog):
+    codec = tiny_model.codec
+    model = replace(tiny_model, codec=Louder(**{part.name: getattr(codec, part.name) for part in fields(codec)}))
+    loud = song / np.abs(song).max() * np.float32(1.2)  # given audio stays what it is, even so
+    start, end, fade = round(0.06 * RATE), round(0.11 * RATE), round(INPAINT_FADE * RATE)
+    for make in (lambda: model.inpaint(loud, [(0.06, 0.11)]), lambda: model.extend(loud, 0.1)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "jen1_jax"):
+            made = make()
+        assert "had an offset" in caplog.text and "peaked at" in caplog.text
+        if len(made) == len(loud):
+            np.testing.assert_array_equal(np.delete(made, np.s_[start:end], axis=0), np.delete(loud, np.s_[start:end], axis=0))
+            assert np.abs(made[start + fade : end - fade]).max() <= 1
+        else:
+            kept = len(loud) - round(EXTEND_FADE * RATE)
+            np.testing.assert_array_equal(made[:kept], loud[:kept])
+            assert np.abs(made[len(loud) :]).max() <= 1 and np.abs(made[len(loud) :].mean(axis=0)).max() < 0.1
+
+
+def test_audio_that_is_not_finite_is_refused(tiny_model, song):
+    class Diverged(Sampler):
+        def fill(self, plans, *_, **__):
+            return [np.full_like(plan.given, np.nan) for plan in plans]
+
+    sampler = tiny_model.sampler
+    model = replace(tiny_model, sampler=Diverged(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate))
+    for make in (
+        lambda: model.generate("two tones", 0.1),
+        lambda: model.vary(song),
+        lambda: model.inpaint(song, [(0.06, 0.11)]),
+        lambda: model.extend(song, 0.1),
+    ):
+        with pytest.raises(Refusal, match="losses"):
+            make()
+
+
+def test_arrays_are_sequences(tiny_model):
+    several = tiny_model.generate(np.array(["two tones", "slow noise"]), np.array([0.05, 0.1]), np.arange(2))
+    for piece, again in zip(several, tiny_model.generate(["two tones", "slow noise"], [0.05, 0.1], [0, 1]), strict=True):
+        np.testing.assert_array_equal(piece, again)
+
+
+def test_what_is_of_another_kind_is_refused(tiny_model, song, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests, nothing checks annotations
+    for spans in ((0.1, 0.15), 0.1, [("a", "b")], [(0.1, 0.12, 0.15)]):
+        with pytest.raises(Refusal, match="not pairs"):
+            tiny_model.inpaint(song, spans)
+    for arguments, negative, says in (
+        (("two tones", "long"), "", "seconds cannot be made"),
+        (("two tones", 0.1, 1.5), "", "whole seed"),
+        (("two tones", 0.1, "first"), "", "whole seed"),
+        (([None], 0.1), "", "no prompt"),
+        (("two tones", 0.1), ["slow noise"], "one negative prompt"),
+    ):
+        with pytest.raises(Refusal, match=says):
+            tiny_model.generate(*arguments, negative_prompt=negative)
+
+
 def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
     """The piece that results is meant: a continued file with what is added, of which only the end is read."""
-    asked = []
+    asked, modes = [], []
 
     class Recorder(Sampler):
-        def fill(self, plans, *_, **__):
+        def fill(self, plans, *_, causal, **__):
+            modes.append(causal)
             asked.extend((plan.start, plan.total) for plan in plans)
             return [plan.given for plan in plans]
 
@@ -216,6 +301,7 @@ def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
     seconds = (sampler.window + 2 * model.codec.margin) * 64 / RATE  # that an encoder reads of a long file
     expected = [(0, 0.05), (0, 0.3), (0, 0.2), (0, 0.2), (0.2 - min(seconds, 0.2), 0.3), (1 - seconds, 1.1)]
     np.testing.assert_allclose(asked, expected, atol=1e-6)
+    assert modes == [None, None, False, True, True]  # inpaint looks ahead, extend does not
 
 
 def test_the_trained_network_hears_where_it_is(tiny_model):
