@@ -219,7 +219,7 @@ class Louder(Codec):
 
     def decode(self, *args, **kwargs):
         audio = super().decode(*args, **kwargs)
-        return 2 * audio / np.abs(audio).max() + np.float32(0.5)
+        return 9 * audio / np.abs(audio).max() + np.float32(0.5)
 
 
 def test_what_is_added_to_given_audio_has_no_offset_and_does_not_clip(tiny_model, song, caplog):
