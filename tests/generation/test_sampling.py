@@ -89,6 +89,7 @@ def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
     np.testing.assert_allclose(latents, UNLIKE + 3 * (SAYS - UNLIKE), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_guidance_keeps_to_its_interval(sampler):
     def within(interval, steps):
         settings = sampler.config.copy_and_resolve_references()
