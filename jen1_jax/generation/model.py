@@ -143,9 +143,8 @@ class Model:
     ) -> Audio:
         """`audio` with the `spans` (start, end in seconds) made anew; outside them it is the original, sample for sample.
 
-        Spans between which no whole latent frame lies are one span, with what little lies between them. `audio` is [samples] or
-        [samples, channels] at `sample_rate` (default: the model's); what is not stereo at the model's rate is converted, and that
-        is logged.
+        Spans that touch or overlap are one. `audio` is [samples] or [samples, channels] at `sample_rate` (default: the model's);
+        what is not stereo at the model's rate is converted, and that is logged.
         """
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         holes = self._spans(spans, len(audio))
@@ -159,7 +158,8 @@ class Model:
         hole = np.pad(inside, (0, frames * hop - len(inside))).reshape(frames, hop).any(axis=1)
         margin = self.codec.margin
         near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
-        longest = max(-(-end // hop) - start // hop for start, end in holes)
+        edges = np.flatnonzero(np.diff(hole, prepend=False, append=False))
+        longest = int((edges[1::2] - edges[::2]).max())  # of latent frames in a row: a sliver between two spans gives no context
         limit = int(self.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
             raise Refusal(
@@ -305,7 +305,7 @@ class Model:
         return max(1, round(seconds * self.sample_rate))
 
     def _spans(self, spans: Sequence[tuple[float, float]] | np.ndarray, samples: int) -> list[tuple[int, int]]:
-        """The spans in samples, in order, with a whole latent frame between each two."""
+        """The spans in samples, in order; those that touch or overlap are one."""
         try:
             pairs = sorted((float(start), float(end)) for start, end in spans)
         except (TypeError, ValueError):
@@ -322,12 +322,9 @@ class Model:
             first, last = round(start * self.sample_rate), min(round(end * self.sample_rate), samples)
             if first == last:
                 raise Refusal("A span is shorter than one sample; give a longer one.")
-            # With no frame of the original between them two holes are one: fades there would let the original back in.
-            if holes and first // self.codec.hop <= -(-holes[-1][1] // self.codec.hop):
-                if first > holes[-1][1]:
-                    log.warning("Less than a latent frame lies between two spans, before %.3f s: it is made anew too.", start)
-                first, last = holes[-1][0], max(holes[-1][1], last)
-                holes.pop()
+            if holes and first <= holes[-1][1]:  # they are one, or the fades where they meet would let the original back in
+                before, end_before = holes.pop()
+                first, last = before, max(end_before, last)
             holes.append((first, last))
         if holes == [(0, samples)]:
             raise Refusal("The spans cover the whole audio; use generate for that.")

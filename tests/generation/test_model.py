@@ -85,13 +85,19 @@ def test_inpaint_does_not_depend_on_what_the_hole_held(tiny_model, song):
         [(0.06, 0.08), (0.08, 0.11)],
         [(0.06, 0.09), (0.07, 0.11)],
         [(0.06, 0.11), (0.07, 0.08)],
-        [(0.06, 0.0803), (0.0805, 0.11)],  # apart by less than a latent frame
         np.array([[0.06, 0.08], [0.08, 0.11]]),
     ],
 )
 def test_spans_that_meet_are_one_span(tiny_model, song, spans):
     one, several = (tiny_model.inpaint(song, which, "two tones") for which in ([(0.06, 0.11)], spans))
     np.testing.assert_array_equal(several, one)
+
+
+def test_what_lies_between_two_spans_stays_however_little_it_is(tiny_model, song):
+    result = tiny_model.inpaint(song, [(0.06, 0.0803), (0.0805, 0.11)], "two tones")
+    between = slice(round(0.0803 * RATE), round(0.0805 * RATE))
+    np.testing.assert_array_equal(result[between], song[between])
+    assert (result != song).any(axis=1).mean() > 0.2
 
 
 def test_a_file_shorter_than_the_margins_is_inpainted_too(tiny_model, song):
@@ -149,6 +155,7 @@ def test_absurd_lengths_are_refused(tiny_model, song, seconds):
         ([(0.0, 0.1), (0.05, 0.2)], "whole audio"),
         ([(0.01, 0.19)], "longer than this model inpaints at once"),
         ([(0.01, 0.1), (0.1, 0.19)], "longer than this model inpaints at once"),
+        ([(0.01, 0.1003), (0.1005, 0.19)], "longer than this model inpaints at once"),  # apart by less than a latent frame
     ],
 )
 def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
