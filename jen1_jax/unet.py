@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jen1_jax.errors import Refusal
 from jen1_jax.layers.attention import TransformerBlock
 from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
+from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import LogSNREmbedding
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.registry import Registry
@@ -61,12 +62,12 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch frames width"]:
         h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_in")(x))
         h = Conv1d(self.features, 3, dtype=self.dtype, name="conv_in")(h * valid, causal)
-        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        modulation = Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation[:, None], 2, axis=-1)
         h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift)
         h = Conv1d(self.features, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv_out")(h * valid, causal)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
+            x = Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h
 
 
@@ -130,11 +131,11 @@ class UNet(nn.Module):
 
         embedding = LogSNREmbedding(4 * self.channels, name="time")(log_snr)
         for name, vector in sorted((conditioning or {}).items()):
-            embedding = embedding + nn.Dense(embedding.shape[-1], name=f"conditioning_{name}")(vector)
-        text = nn.Dense(self.text_features, dtype=dtype, name="text")(RMSNorm(dtype=dtype, name="text_norm")(text))
+            embedding = embedding + Dense(embedding.shape[-1], name=f"conditioning_{name}")(vector)
+        text = Dense(self.text_features, dtype=dtype, name="text")(RMSNorm(dtype=dtype, name="text_norm")(text))
         replace_text = NULL_TEXT[self.null_text]
         if replace_text:  # the same weights read text and frames, so that text must be as wide as each level
-            fit = lambda width: nn.Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(text)
+            fit = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(text)
             texts = {width: text if width == self.text_features else fit(width) for width in set(widths[1:])}
         else:
             null = self.param("null_text", nn.initializers.normal(1.0), (self.text_features,)).astype(dtype)

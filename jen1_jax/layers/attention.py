@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jen1_jax.errors import Refusal
 from jen1_jax.layers import splash
 from jen1_jax.layers.conv import Causal
+from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import rotary
 from jen1_jax.layers.norms import RMSNorm
 
@@ -72,12 +73,12 @@ class Attention(nn.Module):
             raise Refusal(f"A width of {width} is not a multiple of the head_dim {self.head_dim}; change one of them.")
         source = x if text is None else text
         heads = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
-        project = lambda name, y: heads(nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(y))
+        project = lambda name, y: heads(Dense(width, use_bias=False, dtype=self.dtype, name=name)(y))
         query, key, value = project("query", x), project("key", source), project("value", source)
         if text is None:
             query, key = rotary(query), rotary(key)
         y = attention(query, key, value, valid=valid, lengths=lengths, causal=causal)
-        return nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y.reshape(x.shape))
+        return Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y.reshape(x.shape))
 
 
 class FeedForward(nn.Module):
@@ -88,8 +89,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
-        y = nn.gelu(nn.Dense(self.multiplier * x.shape[-1], dtype=self.dtype, name="hidden")(x))
-        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
+        y = nn.gelu(Dense(self.multiplier * x.shape[-1], dtype=self.dtype, name="hidden")(x))
+        return Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
 
 
 class TransformerBlock(nn.Module):

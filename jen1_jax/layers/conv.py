@@ -35,23 +35,22 @@ def convolve(
 
 
 def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Of a convolution. For its own, XLA on a CPU transposes the kernel number by number, which costs much where the kernel is
-    larger than the activations, as deep in a U-Net; products take it as it lies.
+    """Of a convolution. For that of the activations, XLA on a CPU transposes the kernel number by number, which costs much where
+    it is larger than they are, as deep in a U-Net; a product takes it as it lies.
     """
 
-    def products(x, kernel, g):
-        (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
-        flat = g.reshape(-1, features)
+    def product(kernel, g):
+        (taps, _, features), (batch, frames, _) = kernel.shape, g.shape
         starts = [i * dilation for i in range(taps)]
-        spread = jnp.dot(flat, kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
+        spread = jnp.dot(g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
         spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
-        dx = sum(jnp.pad(part, ((0, 0), (start, starts[-1] - start), (0, 0))) for part, start in zip(spread, starts, strict=True))
-        dkernel = jnp.stack([x[:, start : start + frames].reshape(-1, channels).T @ flat for start in starts])
-        return dx.astype(x.dtype), dkernel
+        parts = [jnp.pad(part, ((0, 0), (start, starts[-1] - start), (0, 0))) for part, start in zip(spread, starts, strict=True)]
+        return sum(parts).astype(g.dtype)
 
-    own = lambda x, kernel, g: jax.vjp(lambda *inputs: convolve.fun(*inputs, dilation), x, kernel)[1](g)
     x, kernel = saved
-    return own(x, kernel, g) if kernel.size < x.size else jax.lax.platform_dependent(x, kernel, g, cpu=products, default=own)
+    own = lambda kernel, g: jax.vjp(lambda x: convolve.fun(x, kernel, dilation), x)[1](g)[0]
+    dx = own(kernel, g) if kernel.size < x.size else jax.lax.platform_dependent(kernel, g, cpu=product, default=own)
+    return dx, jax.vjp(lambda kernel: convolve.fun(x, kernel, dilation), kernel)[1](g)[0]
 
 
 convolve.defvjp(lambda x, kernel, dilation: (convolve(x, kernel, dilation), (x, kernel)), _gradients)
