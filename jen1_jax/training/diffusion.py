@@ -47,7 +47,8 @@ def train_diffusion(
             f"this run's ({codec.fingerprint[:12]}); encode the data again with `jen1 data encode --autoencoder {run.path}`."
         )
     frames = data.description["length"] if latents else -(-data.description["length"] // codec.hop)
-    if abs(frames - config.data.seconds * codec.frame_rate) > 1:  # sampling would run on lengths that training never saw
+    window = round(config.data.seconds * codec.frame_rate)
+    if frames < window - 1:  # sampling would run on lengths that training never saw
         raise Refusal(
             f"The examples in {data.description['dir']} are {frames / codec.frame_rate:.2f} s long, but data.seconds is "
             f"{config.data.seconds}; set --config.data.seconds={frames / codec.frame_rate:.2f}, or prepare the data with "
@@ -58,7 +59,7 @@ def train_diffusion(
             f"unet.timing needs to know where in its piece an example begins, and {data.description['dir']} does not say it "
             "(`start` and `total`); add them, or set --config.unet.timing=False."
         )
-    deepest = config.data.seconds * codec.frame_rate / math.prod(config.unet.factors)
+    deepest = window / math.prod(config.unet.factors)
     if deepest < 2:
         raise Refusal(
             f"unet.factors leave {deepest:.1f} frames of a {config.data.seconds} s example at the deepest level; "
@@ -96,7 +97,7 @@ def train_diffusion(
         "diffusion",
         directory=run.path / "diffusion",
         players={"diffusion": player(config, unet, codec, text, optimizer)},
-        draw=partial(draw, config=config, hop=codec.hop, k=codec.k),
+        draw=partial(draw, config=config, hop=codec.hop, k=codec.k, window=window if frames > window + 1 else frames),
         batches=lambda start: map(prepare, data.batches(start)),
         config=config.train_diffusion,
         schedule=schedule,
@@ -184,22 +185,29 @@ def abstract_params(unet: UNet, text: TextEncoder) -> PyTree:
     return jax.eval_shape(partial(init_params, unet=unet, text=text), jax.random.key(0))
 
 
-def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int) -> Batch:
-    """All randomness of a step: tasks with their masks and modes, times, noise, and which examples go without their text."""
-    if "latents" in batch:
-        size, frames, _ = batch["latents"].shape
-        valid_frames = batch["valid_frames"]
-    else:
-        size, frames = batch["audio"].shape[0], -(-batch["audio"].shape[1] // hop)
-        valid_frames = -(-batch["valid_samples"] // hop)
-    drawn = tasks.draw(stream(key, "tasks"), valid_frames, frames, step, config.tasks)
+def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int, window: int) -> Batch:
+    """All randomness of a step: windows of `window` frames, tasks with their masks and modes, times, noise, and which examples go
+    without their text.
+    """
+    kind, unit = ("latents", 1) if "latents" in batch else ("audio", hop)  # `unit` values a frame
+    valid_frames = batch["valid_frames"] if kind == "latents" else -(-batch["valid_samples"] // hop)
+    size, length = batch[kind].shape[:2]
+    if length > window * unit:
+        first = jax.random.randint(stream(key, "window"), (size,), 0, jnp.maximum(valid_frames - window, 0) + 1)
+        whole = jnp.pad(batch[kind], ((0, 0), (0, -length % unit), (0, 0)))
+        cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window * unit))
+        batch = batch | {kind: cut(whole, first * unit)}
+        valid_frames = jnp.minimum(valid_frames, window)
+        if "start" in batch:
+            batch |= {"start": batch["start"] + first * (hop / config.audio.sample_rate)}
+    drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {
         "valid_frames": valid_frames,
         "task": drawn.task,
         "mask": drawn.mask,
         "causal": drawn.causal,
         "time": draw_times(stream(key, "times"), size, config.diffusion),
-        "noise": jax.random.normal(stream(key, "noise"), (size, frames, k)),
+        "noise": jax.random.normal(stream(key, "noise"), (size, window, k)),
         "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
     }
 

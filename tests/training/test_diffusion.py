@@ -27,7 +27,7 @@ def draw(step=0, null_text_rate=0.2):
     config = tiny.config()
     config.diffusion.null_text_rate = null_text_rate
     batch = {"latents": jnp.zeros((48, 96, K)), "valid_frames": jnp.full(48, 96)}
-    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K)
+    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K, window=96)
 
 
 def test_noise_is_gaussian_with_unit_variance():
@@ -50,6 +50,41 @@ def test_another_step_draws_anew_and_the_same_step_draws_the_same():
     first, again, other = draw(step=3), draw(step=3), draw(step=4)
     np.testing.assert_array_equal(first["mask"], again["mask"])
     assert not np.array_equal(first["mask"], other["mask"])
+
+
+@partial(jax.jit, static_argnames="window")
+def windows(batch, step=0, window=96):
+    return diffusion.draw(jax.random.key(step), jnp.int32(step), batch, config=tiny.config(), hop=HOP, k=K, window=window)
+
+
+def test_longer_examples_give_windows_of_their_valid_part_that_know_where_they_begin():
+    """Frame f of example i holds f; half of the examples are valid to their end, a quarter to frame 50, a quarter to frame 20."""
+    valid = np.tile([96, 96, 50, 20], 12)
+    batch = {"latents": np.broadcast_to(np.arange(96.0)[:, None], (48, 96, K)), "valid_frames": valid}
+    batch |= {"start": np.full(48, 100.0, np.float32), "total": np.full(48, 200.0, np.float32)}
+    drawn = [jax.tree.map(np.asarray, windows(batch, step, window=32)) for step in range(4)]
+    firsts = np.stack([each["latents"][:, 0, 0] for each in drawn])
+    for first, each in zip(firsts, drawn, strict=True):
+        np.testing.assert_array_equal(each["latents"], first[:, None, None] + np.arange(32.0)[:, None] + np.zeros(K))
+        np.testing.assert_array_equal(each["valid_frames"], np.minimum(valid, 32))
+        np.testing.assert_allclose(each["start"], 100 + first * HOP / 48_000, rtol=1e-6)
+        np.testing.assert_array_equal(each["total"], 200)
+        assert each["mask"].shape == (48, 32, 1) and each["noise"].shape == (48, 32, K)
+    assert (firsts[:, valid == 20] == 0).all()
+    for frames in (96, 50):
+        found = firsts[:, valid == frames]
+        assert found.min() < 0.2 * (frames - 32) and 0.8 * (frames - 32) < found.max() <= frames - 32
+    assert len(set(firsts[:, 0])) > 1
+
+
+def test_windows_of_waveforms_are_those_of_their_latents():
+    samples = 96 * HOP - 5  # so that the last frame has no whole hop
+    audio = np.broadcast_to(np.arange(1.0, samples + 1, dtype=np.float32)[:, None], (48, samples, 2))
+    latents = {"latents": np.broadcast_to(np.arange(96.0)[:, None], (48, 96, K)), "valid_frames": np.full(48, 96)}
+    ours = windows({"audio": audio, "valid_samples": np.full(48, samples)}, window=32)
+    theirs = windows(latents, window=32)
+    np.testing.assert_array_equal(ours["audio"][:, 0, 0], theirs["latents"][:, 0, 0] * HOP + 1)
+    assert ours["audio"].shape == (48, 32 * HOP, 2) and not np.asarray(ours["audio"][:, :-5] == 0).any()
 
 
 @pytest.mark.slow
@@ -123,7 +158,7 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
 
     @partial(jax.jit, static_argnums=2)
     def terms(batch, frozen, _):
-        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k)
+        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k, window=96)
         return player.terms(params, drawn, frozen)
 
     ours = terms(waveform, {"autoencoder": codec.params}, 0)
@@ -147,7 +182,7 @@ def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_aske
 
     @jax.jit
     def losses(params, batch):
-        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k)
+        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k, window=96)
         return sum(each for each, _ in player.terms(params, drawn, None).values())
 
     at = lambda start, total: np.asarray(losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)}))
@@ -198,12 +233,22 @@ def test_resampling_down_to_one_frame_is_refused(tiny_run, tmp_path):
         diffusion.train_diffusion(config, run, data)
 
 
-def test_examples_of_another_length_than_sampling_uses_are_refused(tiny_run, tmp_path):
+def test_examples_shorter_than_sampling_uses_are_refused(tiny_run, tmp_path):
     run, config = Run.open(tiny_run), tiny.config()
     config.data.seconds = 2 * tiny.SECONDS
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
     with pytest.raises(Refusal, match=r"are 0\.13 s long.*--config\.data\.seconds=0\.13"):
         diffusion.train_diffusion(config, run, data)
+
+
+@pytest.mark.parametrize(("share", "window"), [(1.0, 96), (0.5, 48)])
+def test_training_draws_windows_as_long_as_sampling_uses(tiny_run, tmp_path, monkeypatch, share, window):
+    config, trained = Run.open(tiny_run).config, []
+    config.data.seconds = share * tiny.SECONDS
+    monkeypatch.setattr(diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"]))
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0)
+    diffusion.train_diffusion(config, Run(tmp_path / "run"), data, Run.open(tiny_run))
+    assert trained == [window]
 
 
 @pytest.mark.parametrize(
