@@ -2,9 +2,9 @@
 
 Both are as wide at every level, resample alike, attend alike (self-attention, text, feed-forward after the same levels, as many
 heads) and have as many parameters, which XUNet reaches with one residual block more a level, as its skips carry no convolutions.
-A training step is the squared error, its gradient and AdamW. Ours takes both modes, masks and padding along. The two take turns,
-and the figures are medians. On a shared machine only the ratios mean something. At last the gradient of the layout of `jen1`,
-narrow, is compiled with its runs of equal blocks in loops and without.
+A training step is the squared error, its gradient clipped by its norm, as in training, and AdamW. Ours takes modes, masks and
+padding along. The two take turns, and the figures are medians. On a shared machine only the ratios mean something. At last the
+gradient of the layout of `jen1`, narrow, is compiled with its runs of equal blocks in loops and without.
 
     pip install a-unet && python -m benchmarks.unet [--repeats N]
 """
@@ -30,6 +30,7 @@ from jen1_jax.unet import UNet
 BATCH, FRAMES, CHANNELS, TOKENS, TEXT = 2, 1024, 64, 64, 512
 LATENTS, PROMPT = (FRAMES, CHANNELS), (TOKENS, TEXT)
 WIDTHS, FACTORS, ATTENTIONS, HEAD, MODULATION = (256, 512, 512, 512), (2, 2, 2), (0, 1, 1), 64, 512
+CLIP = 1.0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -59,7 +60,7 @@ def ours():
         jax.random.key(0), shape(8, CHANNELS), shape(8, CHANNELS), shape(8, 1), jnp.zeros(1), shape(1, TEXT), jnp.ones(1, int),
         shape(8, 1), jnp.ones(1, bool),
     )["params"]  # fmt: skip
-    optimizer = optax.adamw(1e-4)
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(1e-4))
     run = jax.jit(predict)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -109,6 +110,7 @@ def theirs():
     def train(latents, target, text):
         optimizer.zero_grad()
         ((predict(latents, text) - tensor(target)) ** 2).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         wait()
 
