@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     )
     config.data = dict(
         dir="",  # prepared shards; "" means RUN/data for the autoencoder and RUN/latents for diffusion
-        seconds=10.24,  # that generation samples at once; longer clips train by random windows, as long and different each time
+        seconds=10.24,  # of a window: what generation samples at once; of longer latents training takes random windows
         limit=0,  # train diffusion on this many clips only; 0: all. What cannot learn 8 clips by heart has a fault
         prefetch=2,  # batches
     )

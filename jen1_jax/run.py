@@ -31,6 +31,7 @@ _FIXED = {
         "whitening",
         "text",
         "unet",
+        "data.seconds",
         "diffusion.objective",
         "diffusion.schedule",
         "diffusion.zero_terminal_snr",

@@ -1,4 +1,4 @@
-"""Sampling latents with a trained U-Net: guidance, given frames, and windows for pieces longer than the training examples."""
+"""Sampling latents with a trained U-Net: guidance, given frames, and windows for pieces longer than those of training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A trained U-Net with its diffusion settings; `window` is the number of frames of its training examples."""
+    """A trained U-Net with its diffusion settings; `window` is the number of frames that it was trained on at once."""
 
     unet: UNet
     params: PyTree

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jen1_jax.layers.dense import product
+
 Causal = Bool[Array, " batch"] | bool
 
 
@@ -35,22 +37,24 @@ def convolve(
 
 
 def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Of a convolution. For that of the activations, XLA on a CPU transposes the kernel number by number, which costs much where
-    it is larger than they are, as deep in a U-Net; a product takes it as it lies.
+    """Of a convolution. For its own, XLA on a CPU transposes the kernel number by number, which costs much where the kernel is
+    larger than the activations, as deep in a U-Net, and inside a loop it is slower yet; products take both as they lie.
     """
 
-    def product(kernel, g):
-        (taps, _, features), (batch, frames, _) = kernel.shape, g.shape
-        starts = [i * dilation for i in range(taps)]
+    def products(x, kernel, g):
+        (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
+        places = [(i * dilation, (taps - 1 - i) * dilation) for i in range(taps)]  # frames before and after, of each tap
+        place = lambda part, sides: jnp.pad(part, ((0, 0), sides, (0, 0)))
         spread = jnp.dot(g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
         spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
-        parts = [jnp.pad(part, ((0, 0), (start, starts[-1] - start), (0, 0))) for part, start in zip(spread, starts, strict=True)]
-        return sum(parts).astype(g.dtype)
+        dx = sum(map(place, spread, places))
+        placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
+        dkernel = x.reshape(-1, channels).T @ placed.reshape(-1, taps * features)
+        return dx.astype(x.dtype), dkernel.reshape(channels, taps, features).swapaxes(0, 1)
 
+    own = lambda x, kernel, g: jax.vjp(lambda *inputs: convolve.fun(*inputs, dilation), x, kernel)[1](g)
     x, kernel = saved
-    own = lambda kernel, g: jax.vjp(lambda x: convolve.fun(x, kernel, dilation), x)[1](g)[0]
-    dx = own(kernel, g) if kernel.size < x.size else jax.lax.platform_dependent(kernel, g, cpu=product, default=own)
-    return dx, jax.vjp(lambda kernel: convolve.fun(x, kernel, dilation), kernel)[1](g)[0]
+    return own(x, kernel, g) if kernel.size < x.size else jax.lax.platform_dependent(x, kernel, g, cpu=products, default=own)
 
 
 convolve.defvjp(lambda x, kernel, dilation: (convolve(x, kernel, dilation), (x, kernel)), _gradients)
@@ -85,8 +89,7 @@ class Conv1d(nn.Module):
             kernel = kernel * (scale * jax.lax.rsqrt(power))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.kernel_size == 1:
-            # A flat matrix product: for the gradient of anything else XLA on a CPU transposes whole activations.
-            y = (x.reshape(-1, x.shape[-1]) @ kernel[0]).reshape(*x.shape[:2], self.features)
+            y = product(x, kernel[0])
         else:
             reach = self.dilation * (self.kernel_size - 1) // 2
             x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))  # first, or the delay would push the last frames out

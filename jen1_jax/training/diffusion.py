@@ -48,11 +48,11 @@ def train_diffusion(
         )
     frames = data.description["length"] if latents else -(-data.description["length"] // codec.hop)
     window = round(config.data.seconds * codec.frame_rate)
-    if frames < window - 1:  # sampling would run on lengths that training never saw
+    if frames < window - 1 or (frames > window + 1 and not latents):  # sampling would run on lengths that training never saw
         raise Refusal(
             f"The examples in {data.description['dir']} are {frames / codec.frame_rate:.2f} s long, but data.seconds is "
             f"{config.data.seconds}; set --config.data.seconds={frames / codec.frame_rate:.2f}, or prepare the data with "
-            f"--seconds {config.data.seconds}."
+            f"--seconds {config.data.seconds}. Random windows are cut of longer latents only (`jen1 data encode`)."
         )
     if config.unet.timing and not data.description["timing"]:
         raise Refusal(
@@ -186,20 +186,20 @@ def abstract_params(unet: UNet, text: TextEncoder) -> PyTree:
 
 
 def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int, window: int) -> Batch:
-    """All randomness of a step: windows of `window` frames, tasks with their masks and modes, times, noise, and which examples go
-    without their text.
+    """All randomness of a step: windows of `window` frames of longer latents, tasks with their masks and modes, times, noise, and
+    which examples go without their text.
     """
-    kind, unit = ("latents", 1) if "latents" in batch else ("audio", hop)  # `unit` values a frame
-    valid_frames = batch["valid_frames"] if kind == "latents" else -(-batch["valid_samples"] // hop)
-    size, length = batch[kind].shape[:2]
-    if length > window * unit:
-        first = jax.random.randint(stream(key, "window"), (size,), 0, jnp.maximum(valid_frames - window, 0) + 1)
-        whole = jnp.pad(batch[kind], ((0, 0), (0, -length % unit), (0, 0)))
-        cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window * unit))
-        batch = batch | {kind: cut(whole, first * unit)}
-        valid_frames = jnp.minimum(valid_frames, window)
-        if "start" in batch:
-            batch |= {"start": batch["start"] + first * (hop / config.audio.sample_rate)}
+    if "latents" in batch:
+        latents, valid_frames = batch["latents"], batch["valid_frames"]
+        size, frames, _ = latents.shape
+        if frames > window:
+            first = jax.random.randint(stream(key, "window"), (size,), 0, jnp.maximum(valid_frames - window, 0) + 1)
+            cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
+            batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
+            if "start" in batch:
+                batch |= {"start": batch["start"] + first * (hop / config.audio.sample_rate)}
+    else:
+        size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {
         "valid_frames": valid_frames,

@@ -77,16 +77,6 @@ def test_longer_examples_give_windows_of_their_valid_part_that_know_where_they_b
     assert len(set(firsts[:, 0])) > 1
 
 
-def test_windows_of_waveforms_are_those_of_their_latents():
-    samples = 96 * HOP - 5  # so that the last frame has no whole hop
-    audio = np.broadcast_to(np.arange(1.0, samples + 1, dtype=np.float32)[:, None], (48, samples, 2))
-    latents = {"latents": np.broadcast_to(np.arange(96.0)[:, None], (48, 96, K)), "valid_frames": np.full(48, 96)}
-    ours = windows({"audio": audio, "valid_samples": np.full(48, samples)}, window=32)
-    theirs = windows(latents, window=32)
-    np.testing.assert_array_equal(ours["audio"][:, 0, 0], theirs["latents"][:, 0, 0] * HOP + 1)
-    assert ours["audio"].shape == (48, 32 * HOP, 2) and not np.asarray(ours["audio"][:, :-5] == 0).any()
-
-
 @pytest.mark.slow
 def test_text_is_left_out_at_the_configured_rate_only():
     assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
@@ -233,22 +223,51 @@ def test_resampling_down_to_one_frame_is_refused(tiny_run, tmp_path):
         diffusion.train_diffusion(config, run, data)
 
 
-def test_examples_shorter_than_sampling_uses_are_refused(tiny_run, tmp_path):
+@pytest.mark.parametrize("times", [2, 0.5])
+def test_waveforms_of_another_length_than_sampling_uses_are_refused(tiny_run, tmp_path, times):
     run, config = Run.open(tiny_run), tiny.config()
-    config.data.seconds = 2 * tiny.SECONDS
+    config.data.seconds = times * tiny.SECONDS
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
     with pytest.raises(Refusal, match=r"are 0\.13 s long.*--config\.data\.seconds=0\.13"):
         diffusion.train_diffusion(config, run, data)
 
 
-@pytest.mark.parametrize(("share", "window"), [(1.0, 96), (0.5, 48)])
-def test_training_draws_windows_as_long_as_sampling_uses(tiny_run, tmp_path, monkeypatch, share, window):
-    config, trained = Run.open(tiny_run).config, []
-    config.data.seconds = share * tiny.SECONDS
+def write_latents(path, run, frames):
+    np.savez(
+        path,
+        latents=np.zeros((2, frames, K), np.float16),
+        valid_frames=np.full(2, frames, np.int32),
+        caption=np.array(["a", "b"]),
+        start=np.zeros(2),
+        total=np.ones(2),
+        test=np.zeros(2, bool),
+        fingerprint=run.record["fingerprints"]["autoencoder"],
+    )
+    return NpzData(str(path), 2, seed=0)
+
+
+@pytest.mark.parametrize(("frames", "window"), [(96, 96), (95, 95), (97, 97), (98, 96), (192, 96), (94, None)])
+def test_training_draws_windows_of_latents_as_long_as_sampling_uses(tiny_run, tmp_path, monkeypatch, frames, window):
+    """A frame more or less is how lengths are rounded."""
+    run, trained = Run.open(tiny_run), []
+    data = write_latents(tmp_path / "latents.npz", run, frames)
     monkeypatch.setattr(diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"]))
-    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0)
-    diffusion.train_diffusion(config, Run(tmp_path / "run"), data, Run.open(tiny_run))
-    assert trained == [window]
+    train = lambda: diffusion.train_diffusion(run.config, Run(tmp_path / "run"), data, run)
+    if window is None:
+        with pytest.raises(Refusal, match=r"are 0\.13 s long"):
+            train()
+    else:
+        train()
+        assert trained == [window]
+
+
+def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
+    run = Run.open(tiny_run)
+    config, record = run.config, run.record
+    config.data.seconds = 2 * tiny.SECONDS
+    with pytest.raises(Refusal, match=r"was trained with another `data\.seconds`"):
+        diffusion.train_diffusion(config, run, write_latents(tmp_path / "latents.npz", run, 192))
+    assert run.record == record
 
 
 @pytest.mark.parametrize(
