@@ -1,6 +1,6 @@
 """Does a model trained on N seconds make 4N without fading, swelling or seams? (Zero-shot reach, by overlapping windows.)
 
-Every caption that the run learnt gets a piece of 4N seconds, from nothing and as the continuation of the first N of its own clip.
+Every caption that the run learnt gets pieces of 4N seconds, from nothing and as continuations of the first N of its own clip.
 A seam lies where a window took over. Two things are looked at: the level, whose slope over the piece would be drift, and the
 spectral flux, which a click or a jump in colour raises; at seams both should be spread as they are everywhere else in the same
 piece. Clips that last 4N themselves are judged at the same places, for comparison.
@@ -29,6 +29,7 @@ import jen1_jax
 from jen1_jax.generation.audio import read_audio
 
 TIMES = 4
+SEEDS = 4
 STEP = 0.05  # seconds between two values of level and flux
 
 
@@ -61,15 +62,17 @@ if __name__ == "__main__":
     records = []
     for clip in sorted((run / "learnt").glob("?.wav")):
         caption, original = clip.with_suffix(".txt").read_text().strip(), read_audio(clip, model.sample_rate)
+        beginning, long = original[: round(window * model.sample_rate)], TIMES * window
         pieces = {
-            "from nothing": model.generate(caption, seconds=TIMES * window),
-            "continued": model.extend(original[: round(window * model.sample_rate)], (TIMES - 1) * window, prompt=caption),
-            "the clip itself": original[: round(TIMES * window * model.sample_rate)],
+            "from nothing": model.generate(caption, seconds=long, seed=range(SEEDS)),
+            "continued": [model.extend(beginning, long - window, prompt=caption, seed=seed) for seed in range(SEEDS)],
+            "the clip itself": [original[: round(long * model.sample_rate)]],
         }
-        for kind, piece in pieces.items():
-            if len(piece) >= 0.99 * TIMES * window * model.sample_rate:
-                records.append({"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams))
-                print("{clip} {kind:15} drift {drift:+5.1f} dB".format(**records[-1]), flush=True)
+        for kind, made in pieces.items():
+            for piece in made:
+                if len(piece) >= 0.99 * long * model.sample_rate:
+                    records.append({"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams))
+                    print("{clip} {kind:15} drift {drift:+5.1f} dB".format(**records[-1]), flush=True)
     print(f"{window:.2f} s trained, {TIMES * window:.2f} s made; by chance 5 % of the seams are high (95th percentile)")
     for kind in ("from nothing", "continued", "the clip itself"):
         if chosen := [record for record in records if record["kind"] == kind]:
