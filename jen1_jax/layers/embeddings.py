@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jen1_jax.layers.dense import Dense
+
 LOG_SNR_LIMIT = 20.0
 SECONDS_LIMIT = 3600.0
 
@@ -38,8 +40,8 @@ class LogSNREmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, log_snr: Float[Array, " batch"]) -> Float[Array, "batch features"]:
-        x = nn.Dense(self.features, name="hidden")(fourier_features(log_snr, min(self.features, 256), LOG_SNR_LIMIT))
-        return nn.Dense(self.features, name="output")(nn.silu(x))
+        x = Dense(self.features, name="hidden")(fourier_features(log_snr, min(self.features, 256), LOG_SNR_LIMIT))
+        return Dense(self.features, name="output")(nn.silu(x))
 
 
 def rotary(x: Float[Array, "batch frames heads channels"], base: float = 10_000.0) -> Float[Array, "batch frames heads channels"]:

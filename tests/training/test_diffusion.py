@@ -181,20 +181,25 @@ def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_aske
         assert changed.all() if timing else not changed.any()
 
 
-def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
-    path = tmp_path / "latents.npz"
+def write_latents(path, fingerprint, frames=96):
     np.savez(
         path,
-        latents=np.zeros((2, 96, 6), np.float16),
-        valid_frames=np.full(2, 96, np.int32),
+        latents=np.zeros((2, frames, K), np.float16),
+        valid_frames=np.full(2, frames, np.int32),
         caption=np.array(["a", "b"]),
+        start=np.zeros(2),
+        total=np.ones(2),
         test=np.zeros(2, bool),
-        fingerprint="0123456789abcdef",
+        fingerprint=fingerprint,
     )
+    return NpzData(str(path), 2, seed=0)
+
+
+def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
     run = Run.open(tiny_run)
     own = run.record["fingerprints"]["autoencoder"]
     with pytest.raises(Refusal, match=f"0123456789ab.*{own[:12]}.*encode the data again"):
-        diffusion.train_diffusion(run.config, run, NpzData(str(path), 2, seed=0))
+        diffusion.train_diffusion(run.config, run, write_latents(tmp_path / "latents.npz", "0123456789abcdef"))
 
 
 @pytest.mark.parametrize("missing", ["start", "total"])
@@ -232,25 +237,11 @@ def test_waveforms_of_another_length_than_sampling_uses_are_refused(tiny_run, tm
         diffusion.train_diffusion(config, run, data)
 
 
-def write_latents(path, run, frames):
-    np.savez(
-        path,
-        latents=np.zeros((2, frames, K), np.float16),
-        valid_frames=np.full(2, frames, np.int32),
-        caption=np.array(["a", "b"]),
-        start=np.zeros(2),
-        total=np.ones(2),
-        test=np.zeros(2, bool),
-        fingerprint=run.record["fingerprints"]["autoencoder"],
-    )
-    return NpzData(str(path), 2, seed=0)
-
-
 @pytest.mark.parametrize(("frames", "window"), [(96, 96), (95, 95), (97, 97), (98, 96), (192, 96), (94, None)])
 def test_training_draws_windows_of_latents_as_long_as_sampling_uses(tiny_run, tmp_path, monkeypatch, frames, window):
     """A frame more or less is how lengths are rounded."""
     run, trained = Run.open(tiny_run), []
-    data = write_latents(tmp_path / "latents.npz", run, frames)
+    data = write_latents(tmp_path / "latents.npz", run.record["fingerprints"]["autoencoder"], frames)
     monkeypatch.setattr(diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"]))
     train = lambda: diffusion.train_diffusion(run.config, Run(tmp_path / "run"), data, run)
     if window is None:
@@ -266,7 +257,9 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
     config, record = run.config, run.record
     config.data.seconds = 2 * tiny.SECONDS
     with pytest.raises(Refusal, match=r"was trained with another `data\.seconds`"):
-        diffusion.train_diffusion(config, run, write_latents(tmp_path / "latents.npz", run, 192))
+        diffusion.train_diffusion(
+            config, run, write_latents(tmp_path / "latents.npz", record["fingerprints"]["autoencoder"], 192)
+        )
     assert run.record == record
 
 
