@@ -25,12 +25,13 @@ import torch
 
 from configs import jen1
 from jen1_jax.training.flops import flops
+from jen1_jax.training.step import adamw
 from jen1_jax.unet import UNet
 
 BATCH, FRAMES, CHANNELS, TOKENS, TEXT = 2, 1024, 64, 64, 512
 LATENTS, PROMPT = (FRAMES, CHANNELS), (TOKENS, TEXT)
 WIDTHS, FACTORS, ATTENTIONS, HEAD, MODULATION = (256, 512, 512, 512), (2, 2, 2), (0, 1, 1), 64, 512
-CLIP = 1.0
+TRAINING = jen1.get_config().train_diffusion
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -60,7 +61,7 @@ def ours():
         jax.random.key(0), shape(8, CHANNELS), shape(8, CHANNELS), shape(8, 1), jnp.zeros(1), shape(1, TEXT), jnp.ones(1, int),
         shape(8, 1), jnp.ones(1, bool),
     )["params"]  # fmt: skip
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(1e-4))
+    optimizer, _ = adamw(TRAINING)
     run = jax.jit(predict)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -92,7 +93,7 @@ def theirs():
         dim=1, in_channels=2 * CHANNELS + 1, out_channels=CHANNELS, blocks=levels, skip_t=SkipCat, resnet_groups=8,
         modulation_features=MODULATION, attention_features=HEAD, attention_multiplier=2, embedding_features=TEXT,
     ).to(DEVICE)  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), TRAINING.learning_rate)
     features = torch.zeros(BATCH, MODULATION, device=DEVICE)
     tensor = lambda x: torch.from_numpy(x).to(DEVICE)
     wait = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
@@ -110,7 +111,7 @@ def theirs():
     def train(latents, target, text):
         optimizer.zero_grad()
         ((predict(latents, text) - tensor(target)) ** 2).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAINING.clip)
         optimizer.step()
         wait()
 

@@ -6,7 +6,6 @@ both modes share one pass and one set of weights (JEN-1, section 3.3).
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jen1_jax.layers.convolve import convolve
 from jen1_jax.layers.dense import product
 
 Causal = Bool[Array, " batch"] | bool
@@ -25,39 +25,6 @@ def delay(x: Float[Array, "batch frames channels"], frames: int, causal: Causal)
         return x
     delayed = jnp.pad(x, ((0, 0), (frames, 0), (0, 0)))[:, : x.shape[1]]
     return delayed if causal is True else jnp.where(causal[:, None, None], delayed, x)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(
-    x: Float[Array, "batch frames channels"], kernel: Float[Array, "taps channels features"], dilation: int
-) -> Float[Array, "batch shorter features"]:
-    """Frame f of the result is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, where all of these exist."""
-    dimensions = ("NWC", "WIO", "NWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions)
-
-
-def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Of a convolution. For its own, XLA on a CPU transposes the kernel number by number, which costs much where the kernel is
-    larger than the activations, as deep in a U-Net, and inside a loop it is slower yet; products take both as they lie.
-    """
-
-    def products(x, kernel, g):
-        (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
-        places = [(i * dilation, (taps - 1 - i) * dilation) for i in range(taps)]  # frames before and after, of each tap
-        place = lambda part, sides: jnp.pad(part, ((0, 0), sides, (0, 0)))
-        spread = jnp.dot(g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
-        spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
-        dx = sum(map(place, spread, places))
-        placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
-        dkernel = x.reshape(-1, channels).T @ placed.reshape(-1, taps * features)
-        return dx.astype(x.dtype), dkernel.reshape(channels, taps, features).swapaxes(0, 1)
-
-    own = lambda x, kernel, g: jax.vjp(lambda *inputs: convolve.fun(*inputs, dilation), x, kernel)[1](g)
-    x, kernel = saved
-    return own(x, kernel, g) if kernel.size < x.size else jax.lax.platform_dependent(x, kernel, g, cpu=products, default=own)
-
-
-convolve.defvjp(lambda x, kernel, dilation: (convolve(x, kernel, dilation), (x, kernel)), _gradients)
 
 
 class Conv1d(nn.Module):

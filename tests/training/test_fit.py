@@ -1,7 +1,10 @@
 """The loop: a stopped run goes on as if it had never stopped, on the same mesh and on another."""
 
+import ctypes
 import json
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -98,3 +101,24 @@ def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
         train_autoencoder(tiny.config(), Run(tmp_path / "run"), data, progress=said.append)
     first = ", ".join(map(str, next(data.batches(0))["index"]))
     assert said[0] == f"autoencoder: the loss of step 0 was not finite; skipped its batch, records {first}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_is_used_again_without_fetching_its_pages_anew():
+    code = """if True:
+        import resource
+        from jen1_jax.training.loop import keep_freed_memory
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            bytearray(b"x") * 2**26  # freed at once
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        faults(), print(faults())
+        keep_freed_memory()
+        faults(), print(faults())
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fetched, kept = map(int, result.stdout.split())
+    assert kept < 10 < fetched  # of 2^14 pages, or fewer where they are huge

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jen1_jax.training.step import Player, init_state, make_step, stream
+from configs import quickstart
+from jen1_jax.training.step import Player, adamw, init_state, make_step, stream
 
 
 def linear(weights=None, optimizer=None) -> Player:
@@ -140,3 +141,18 @@ def test_streams_of_a_key_differ_and_repeat():
     draws = {name: float(jax.random.uniform(stream(key, name))) for name in ("noise", "times", "tasks")}
     assert len(set(draws.values())) == 3
     assert draws["noise"] == float(jax.random.uniform(stream(key, "noise")))
+
+
+@pytest.mark.parametrize("size", [0.1, 30.0])
+def test_gradients_are_clipped_by_their_global_norm(size):
+    config = quickstart.get_config().train_diffusion
+    gradient = {"w": size * batch()["x"], "b": size * batch(seed=1)["y"]}
+    clipped, _ = optax.clip_by_global_norm(config.clip).update(gradient, optax.EmptyState())
+    optimizer, _ = adamw(config)
+    moments = [optimizer.update(slopes, optimizer.init(gradient), gradient)[1] for slopes in (gradient, clipped)]
+    mine, same = (optax.tree.get(state, "mu") for state in moments)
+    assert (optax.global_norm(gradient) > config.clip) == (size == 30.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, same)
+    np.testing.assert_allclose(
+        optax.global_norm(mine) / (1 - config.betas[0]), min(config.clip, optax.global_norm(gradient)), rtol=1e-5
+    )

@@ -1,0 +1,80 @@
+"""The convolution under `conv`, trained on a CPU by matrix products.
+
+XLA's own is right for a GPU, for a TPU, and without gradients. On a CPU its gradient transposes a kernel number by number, which
+costs much where the kernel is larger than the activations, as deep in a U-Net, and inside a loop it is slower yet.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jen1_jax.layers.dense import product
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(
+    x: Float[Array, "batch frames channels"], kernel: Float[Array, "taps channels features"], dilation: int
+) -> Float[Array, "batch shorter features"]:
+    """Frame f of the result is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, where all of these exist."""
+    dimensions = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions)
+
+
+def winograd(x: Array, kernel: Array, dilation: int) -> Array:
+    """`convolve` of three taps with four products for two frames instead of six: F(2, 3) of Lavin & Gray 2016, arXiv 1509.09308.
+
+    Of these minimal algorithms it is the one in which a frame's result meets no other frame than those it reads, not even to
+    cancel it, so that causality and padding stay exact.
+    """
+    batch, frames, channels = x.shape
+    frames -= 2 * dilation
+    surplus = -frames % (2 * dilation)
+    pairs = jnp.pad(x, ((0, 0), (0, surplus), (0, 0))).reshape(batch, -1, 2, dilation, channels)
+    a, b, c, d = pairs[:, :-1, 0], pairs[:, :-1, 1], pairs[:, 1:, 0], pairs[:, 1:, 1]
+    outer, inner = (kernel[0] + kernel[2]) / 2, kernel[1] / 2
+    sums, differences = product(b + c, outer + inner), product(c - b, outer - inner)
+    first = product(a - c, kernel[0]) + sums + differences
+    second = sums - differences - product(b - d, kernel[2])
+    return jnp.stack([first, second], axis=2).reshape(batch, frames + surplus, -1)[:, :frames]
+
+
+def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
+    """The gradients as two products of all taps, which take both as they lie."""
+    (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
+    places = [(i * dilation, (taps - 1 - i) * dilation) for i in range(taps)]  # frames before and after, of each tap
+    place = lambda part, sides: jnp.pad(part, ((0, 0), sides, (0, 0)))
+    spread = jnp.dot(g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
+    spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
+    dx = sum(map(place, spread, places))
+    placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
+    dkernel = x.reshape(-1, channels).T @ placed.reshape(-1, taps * features)
+    return dx.astype(x.dtype), dkernel.reshape(channels, taps, features).swapaxes(0, 1)
+
+
+def _winograd_pays(x: Array, kernel: Array) -> bool:
+    """Whether the saved third of the products is dearer than reading and writing what is added up for the others."""
+    (taps, channels, features), rows = kernel.shape, x.shape[0] * x.shape[1]
+    return taps == 3 and x.dtype == jnp.float32 and 1 / channels + 1 / features + 2 / rows < 1 / 96
+
+
+def _forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
+    own, fast = (partial(method, dilation=dilation) for method in (convolve.fun, winograd))
+    y = jax.lax.platform_dependent(x, kernel, cpu=fast, default=own) if _winograd_pays(x, kernel) else own(x, kernel)
+    return y, (x, kernel)
+
+
+def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    def of(method):
+        return lambda x, kernel, g: jax.vjp(partial(method, dilation=dilation), x, kernel)[1](g)
+
+    x, kernel = saved
+    if _winograd_pays(x, kernel):
+        return jax.lax.platform_dependent(x, kernel, g, cpu=of(winograd), default=of(convolve.fun))
+    if kernel.size < x.size:
+        return of(convolve.fun)(x, kernel, g)
+    return jax.lax.platform_dependent(x, kernel, g, cpu=partial(_products, dilation=dilation), default=of(convolve.fun))
+
+
+convolve.defvjp(_forward, _gradients)

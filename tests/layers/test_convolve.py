@@ -1,0 +1,43 @@
+"""The convolution trained by products is the convolution, and no frame meets one that it does not read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jen1_jax.layers.convolve import convolve, winograd
+from tests.layers.testing import normal
+
+# (taps, channels, features, frames of a result): which way is taken depends on the shapes
+SHAPES = {"winograd": (3, 256, 256, 401), "products": (5, 3, 9, 8), "xla": (3, 4, 8, 99)}
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+@pytest.mark.parametrize("way", SHAPES)
+def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
+    taps, channels, features, frames = SHAPES[way]
+    shapes = (2, frames + dilation * (taps - 1), channels), (taps, channels, features), (2, frames, features)
+    x, kernel, g = (jnp.asarray(normal(seed, *shape)) for seed, shape in enumerate(shapes))
+    kernel = kernel / np.sqrt(taps * channels)
+
+    def train(function, x, kernel, g):
+        y, gradients = jax.vjp(lambda *inputs: function(*inputs, dilation), x, kernel)
+        return y, *gradients(g)
+
+    compiled = jax.jit(train, static_argnums=0).lower(convolve, x, kernel, g).compile()
+    assert ("convolution(" in compiled.as_text()) == (way != "winograd")  # of products, the forward pass
+    for own, xla in zip(compiled(x, kernel, g), train(convolve.fun, x, kernel, g), strict=True):
+        np.testing.assert_allclose(own, xla, rtol=1e-5, atol=1e-5 * np.abs(xla).max())
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_frame_of_winograd_meets_those_it_reads_and_no_other(dilation):
+    x, kernel = normal(0, 1, 11, 4), normal(1, 3, 4, 5)
+    before = np.asarray(winograd(jnp.asarray(x), jnp.asarray(kernel), dilation))
+    for frame in range(x.shape[1]):
+        poisoned = x.copy()
+        poisoned[:, frame] = np.inf
+        after = np.asarray(winograd(jnp.asarray(poisoned), jnp.asarray(kernel), dilation))
+        reads = [result in (frame, frame - dilation, frame - 2 * dilation) for result in range(before.shape[1])]
+        np.testing.assert_array_equal(np.isfinite(after).all(axis=(0, 2)), np.logical_not(reads))
+        np.testing.assert_array_equal(after[:, np.logical_not(reads)], before[:, np.logical_not(reads)])
