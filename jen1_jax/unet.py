@@ -32,7 +32,7 @@ from jen1_jax.registry import Registry
 # What the backward pass computes again: nothing; all but the products of activations and weights; or the inside of every block.
 _products = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    lambda primitive, *_, **__: primitive is jax.lax.conv_general_dilated_p,
+    jax.checkpoint_policies.save_only_these_names("convolution"),
 )
 REMAT = Registry(
     "unet.remat",

@@ -132,8 +132,9 @@ def fit(
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for what is allocated next. On a CPU the arrays and temporaries of every step are
-    allocated anew; fetched from the system each time, which clears page after page, they cost up to a seventh of a step.
+    """Has the C library keep what is freed for what is allocated next, in this process from now on. On a CPU the arrays of every
+    step are allocated anew; fetched from the system each time, which clears page after page, they cost up to a seventh of a step.
+    (Blocks over 64 MiB of other threads than the main one are fetched all the same.)
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     if mallopt is not None:

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from jen1_jax.layers.convolve import convolve, winograd
+from jen1_jax.unet import REMAT
 from tests.layers.testing import normal
 
-# (taps, channels, features, frames of a result): which way is taken depends on the shapes
-SHAPES = {"winograd": (3, 256, 256, 401), "products": (5, 3, 9, 8), "xla": (3, 4, 8, 99)}
+# (taps, channels, features, frames of a result), which decide the way, and how many convolutions of XLA are left on it
+SHAPES = {"winograd": ((3, 256, 256, 501), 0), "products": ((5, 3, 9, 8), 1), "xla": ((3, 4, 8, 99), 3)}
 
 
 @pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize("way", SHAPES)
 def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
-    taps, channels, features, frames = SHAPES[way]
+    (taps, channels, features, frames), convolutions = SHAPES[way]
     shapes = (2, frames + dilation * (taps - 1), channels), (taps, channels, features), (2, frames, features)
     x, kernel, g = (jnp.asarray(normal(seed, *shape)) for seed, shape in enumerate(shapes))
     kernel = kernel / np.sqrt(taps * channels)
@@ -25,7 +26,7 @@ def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
         return y, *gradients(g)
 
     compiled = jax.jit(train, static_argnums=0).lower(convolve, x, kernel, g).compile()
-    assert ("convolution(" in compiled.as_text()) == (way != "winograd")  # of products, the forward pass
+    assert compiled.as_text().count(" convolution(") == convolutions
     for own, xla in zip(compiled(x, kernel, g), train(convolve.fun, x, kernel, g), strict=True):
         np.testing.assert_allclose(own, xla, rtol=1e-5, atol=1e-5 * np.abs(xla).max())
 
@@ -41,3 +42,13 @@ def test_a_frame_of_winograd_meets_those_it_reads_and_no_other(dilation):
         reads = [result in (frame, frame - dilation, frame - 2 * dilation) for result in range(before.shape[1])]
         np.testing.assert_array_equal(np.isfinite(after).all(axis=(0, 2)), np.logical_not(reads))
         np.testing.assert_array_equal(after[:, np.logical_not(reads)], before[:, np.logical_not(reads)])
+
+
+@pytest.mark.parametrize("way", SHAPES)
+def test_remat_of_products_keeps_the_result_and_nothing_else(way):
+    (taps, channels, features, frames), _ = SHAPES[way]
+    x, kernel = jnp.zeros((2, frames + taps - 1, channels)), jnp.zeros((taps, channels, features))
+    policy = REMAT["products"].keywords["policy"]
+    block = jax.checkpoint(lambda x, kernel: jnp.sin(convolve(jnp.sin(x), kernel, 1)), policy=policy)
+    saved = jax.tree.leaves(jax.eval_shape(lambda *inputs: jax.vjp(block, *inputs)[1], x, kernel))
+    assert sorted(leaf.shape for leaf in saved) == sorted([x.shape, kernel.shape, (2, frames, features)])
