@@ -19,6 +19,11 @@ def convolve(
     x: Float[Array, "batch frames channels"], kernel: Float[Array, "taps channels features"], dilation: int
 ) -> Float[Array, "batch shorter features"]:
     """Frame f of the result is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, where all of these exist."""
+    return direct(x, kernel, dilation)
+
+
+def direct(x: Array, kernel: Array, dilation: int) -> Array:
+    """`convolve` by XLA, with its own gradients."""
     dimensions = ("NWC", "WIO", "NWC")
     return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions)
 
@@ -65,7 +70,7 @@ def _winograd_pays(x: Array, kernel: Array) -> bool:
 # Of its own, as remat would else look inside, and save what both of the branches compute.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _in_training(x: Array, kernel: Array, dilation: int) -> Array:
-    own, fast = (partial(method, dilation=dilation) for method in (convolve.fun, winograd))
+    own, fast = (partial(method, dilation=dilation) for method in (direct, winograd))
     return jax.lax.platform_dependent(x, kernel, cpu=fast, default=own) if _winograd_pays(x, kernel) else own(x, kernel)
 
 
@@ -79,10 +84,12 @@ def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Arr
 
     x, kernel = saved
     if _winograd_pays(x, kernel):
-        return jax.lax.platform_dependent(x, kernel, g, cpu=of(winograd), default=of(convolve.fun))
-    if kernel.size < x.size:
-        return of(convolve.fun)(x, kernel, g)
-    return jax.lax.platform_dependent(x, kernel, g, cpu=partial(_products, dilation=dilation), default=of(convolve.fun))
+        fast = of(winograd)
+    elif kernel.size >= x.size:
+        fast = partial(_products, dilation=dilation)
+    else:
+        return of(direct)(x, kernel, g)
+    return jax.lax.platform_dependent(x, kernel, g, cpu=fast, default=of(direct))
 
 
 convolve.defvjp(_forward, _gradients)
