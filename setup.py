@@ -48,7 +48,17 @@ setup(
         "torch": TORCH,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "dev": [*TRAIN, *TORCH, "transformers>=5.0", "pytest>=8", "beartype>=0.20", "ruff>=0.12", "build", "setuptools>=77"],
+        "dev": [
+            *TRAIN,
+            *TORCH,
+            "transformers>=5.0",
+            "pytest>=8",
+            "pytest-xdist>=3.8",
+            "beartype>=0.20",
+            "ruff>=0.12",
+            "build",
+            "setuptools>=77",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",
