@@ -4,7 +4,8 @@ Every other configuration starts from this one and changes fields; this file lis
 
 Cost: the paper trained 200,000 steps of 512 on 8 A100. Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
 Result to expect: the paper reports FAD 2.0, KL 1.29, CLAP .33 on MusicCaps. Not measured with this code.
-Values marked (inferred) are not in the paper; shared choices are explained in docs/model.md.
+Values marked (inferred) are not in the paper as numbers; options that are off (0, False, "") bear no mark, nor do those of
+the machine (logs, checkpoints, mesh). Choices where the paper is silent or contradicts itself are explained in docs/model.md.
 """
 
 from ml_collections import ConfigDict
@@ -18,21 +19,21 @@ def get_config() -> ConfigDict:
         strides=(1, 2, 4, 5, 8),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
         channels=(32, 64, 128, 256, 512),  # (inferred) width after each stride
         dilations=(1, 3, 9),  # (inferred) one residual unit each, at every level
-        compress=1,  # a residual unit is so many times narrower inside
-        kernel_size=7,  # of the stem and the head
+        compress=1,  # (inferred) a residual unit is so many times narrower inside
+        kernel_size=7,  # (inferred) of the stem and the head
         latent_channels=128,
-        activation="snake",  # or "elu"
-        weight_norm=True,
+        activation="snake",  # (inferred) or "elu"
+        weight_norm=True,  # (inferred)
         mask_rate=0.05,  # of latent frames, set to zero before the decoder in training
-        mask_unit="frame",  # or "element"
+        mask_unit="frame",  # (inferred) or "element"
         causal=False,
         dtype="float32",  # of the arithmetic, the discriminators' too; or "bfloat16". Parameters and losses are float32
     )
-    config.whitening = dict(keep=0.9, floor=1e-5)  # floor: smallest variance of a direction, relative to the largest
+    config.whitening = dict(keep=0.9, floor=1e-5)  # floor: (inferred) smallest variance of a direction, relative to the largest
     config.text = dict(
-        encoder="google/flan-t5-large",  # folder or hub name, used frozen; "" trains a small one with the model
-        max_length=128,
-        dtype="bfloat16",  # of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
+        encoder="google/flan-t5-large",  # (inferred: large) folder or hub name, used frozen; "" trains a small one with the model
+        max_length=128,  # (inferred) tokens
+        dtype="bfloat16",  # (inferred) of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
         # the small one's layout; with `encoder` set, its own config.json rules
         vocab_size=512,
         d_model=128,
@@ -81,16 +82,16 @@ def get_config() -> ConfigDict:
         ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
         min_generated=0.2,  # inpainting and continuation generate this much of the length at least, and
         max_generated=0.8,
-        max_spans=3,
-        loss_on="all",  # or "generated"
+        max_spans=3,  # (inferred)
+        loss_on="all",  # (inferred) or "generated"
     )
     config.data = dict(
         dir="",  # prepared shards; "" means RUN/data for the autoencoder and RUN/latents for diffusion
-        seconds=10.24,  # of a window: what generation samples at once; of longer latents training takes random windows
+        seconds=10.24,  # (inferred) of a window: what generation samples at once; of longer latents training takes random windows
         limit=0,  # train diffusion on this many clips only; 0: all. What cannot learn 8 clips by heart has a fault
         prefetch=2,  # batches
     )
-    config.train_autoencoder = dict(
+    config.train_autoencoder = dict(  # (inferred), all of it: the paper has the kinds of losses and an EMA, no numbers
         steps=400_000,
         batch_size=64,
         seconds=0.68,  # length of the random crop
@@ -103,7 +104,7 @@ def get_config() -> ConfigDict:
         microbatches=1,
         losses=dict(waveform=1.0, stft=1.0, mel=1.0, kl=0.0, adversarial=0.1, feature_matching=5.0),  # 0 leaves a term out
         stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel
-        adversary=dict(  # (inferred) as the loss weights, from public codecs
+        adversary=dict(  # as the loss weights, from public codecs
             loss="hinge",  # or "least_squares"
             windows=(2048, 1024, 512),
             channels=32,
@@ -122,7 +123,7 @@ def get_config() -> ConfigDict:
         betas=(0.9, 0.95),
         weight_decay=0.1,
         clip=1.0,
-        ema_decay=0.9999,
+        ema_decay=0.9999,  # (inferred)
         microbatches=1,
         log_every=100,
         checkpoint_every=2000,

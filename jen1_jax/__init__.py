@@ -2,7 +2,7 @@
 
 import os
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     __version__ = version("jen1-jax")
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from jen1_jax.generation.model import Model
 
 
-def load(run: str | os.PathLike) -> "Model":
-    """The trained model of a run folder, ready to generate; raises `Refusal` where something it needs is missing or disagrees."""
+def load(run: str | os.PathLike, **settings: Any) -> "Model":
+    """The trained model of a run folder, ready to generate; raises `Refusal` where something it needs is missing or disagrees.
+
+    `settings` are those of the section `diffusion` that shall differ from the run's in sampling, like `sampler="heun"`.
+    """
     from jen1_jax.generation.model import Model  # JAX and Flax load on the first use, so that importing the package stays quick
 
-    return Model.load(run)
+    return Model.load(run, **settings)
 
 
 __all__ = ["__version__", "load"]

@@ -227,7 +227,9 @@ def _out(options) -> Path:
 def _model(options):
     from jen1_jax.generation.model import Model
 
-    return Model.load(options.checkpoint, _Progress())
+    return Model.load(
+        options.checkpoint, _Progress(), **{key.removeprefix("diffusion."): value for key, value in options.overrides.items()}
+    )
 
 
 def _sampling(options) -> dict:
@@ -237,6 +239,7 @@ def _sampling(options) -> dict:
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
     """The WAV, and beside it in JSON how it was made."""
     from jen1_jax.generation.audio import write_wav
+    from jen1_jax.generation.sampling import SETTINGS
     from jen1_jax.run import write_text
 
     write_wav(out, audio, model.sample_rate)
@@ -244,6 +247,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "strength") if name in options}
     made["steps"] = defaults.sample_steps if options.steps is None else options.steps
     made["guidance_scale"] = defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    made |= {name: defaults[name] for name in SETTINGS if name not in ("sample_steps", "guidance_scale")}
     if "audio" in options:
         made["audio"] = str(Path(options.audio).resolve())
     made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
@@ -315,7 +319,13 @@ def _parser() -> argparse.ArgumentParser:
         ("vary", vary, "a variation of a file"),
     ):
         sub = _command(commands, name, function, says)
-        sub.add_argument("--checkpoint", required=True, metavar="RUN")
+        sub.add_argument(
+            "--checkpoint",
+            required=True,
+            metavar="RUN",
+            help="sample otherwise than it says with --config.diffusion.sampler=heun etc.",
+        )
+        sub.set_defaults(overrides={})
         if name != "generate":
             sub.add_argument("--audio", required=True)
         if name == "inpaint":

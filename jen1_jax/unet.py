@@ -162,7 +162,7 @@ class UNet(nn.Module):
                 return module(x, texts[widths[level]], text_lengths, valids[level], causal), None
 
             make = partial(TransformerBlock, self.head_dim, self.ff_multiplier, replace_text, dtype=dtype)
-            return self._run(block, make, name, count)(x, None)[0] if count else x
+            return self._run(block, make, name, count)(x, None)[0]
 
         x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)
         x = stem = Conv1d(widths[0], 3, dtype=dtype, name="stem")(x * valids[0], causal)
@@ -190,7 +190,7 @@ class UNet(nn.Module):
     def _run(self, block: Callable, make: Callable, name: str, count: int) -> Callable:
         """Maps `x` and `count` items, or None, through `block(module, x, item) -> (x, output)` to the last x and all outputs."""
         block = REMAT[self.remat](block, prevent_cse=not self.scan)  # without a loop the compiler would undo it
-        if self.scan:
+        if self.scan and count:  # of no blocks there are no parameters to stack
             scan = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=count)
             return partial(scan, make(name=name))
 

@@ -40,6 +40,7 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
     assert main(["inpaint", *common, "--audio", str(song), "--span", "0.05:0.1", "--out", str(tmp_path / "i.wav")]) == 0
     assert main(["extend", *common, "--audio", str(song), "--seconds", "0.1", "--out", str(tmp_path / "e.wav")]) == 0
     vary = ["vary", *common, "--audio", str(song), "--strength", "0.3", "--steps", "3", "--guidance-scale", "2"]
+    vary.append("--config.diffusion.sampler=heun")
     assert main([*vary, "--out", str(tmp_path / "v.wav")]) == 0
     assert "written to" in capsys.readouterr().out
     for name, seconds in (("new/g", 0.1), ("i", 0.2), ("e", 0.3), ("v", 0.2)):
@@ -53,7 +54,11 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
         defaults = tiny.config().diffusion
         used = (3, 2) if name == "v" else (defaults.sample_steps, defaults.guidance_scale)
         assert (made["steps"], made["guidance_scale"]) == used
+        assert made["sampler"] == ("heun" if name == "v" else defaults.sampler)
     assert not list(tmp_path.rglob("*.partial"))
+    generate = ["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "no.wav")]
+    assert "'unet.channels' is no setting of sampling" in refused(capsys, *generate, "--config.unet.channels=8")
+    assert not (tmp_path / "no.wav").exists()
 
 
 def test_page_draws_the_run(tiny_run, tmp_path, song):

@@ -197,6 +197,13 @@ def test_neither_remat_nor_scanned_blocks_change_the_gradient(gradients, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients["none"], gradients[other])
 
 
+def test_a_level_may_have_no_blocks_of_its_own():
+    for scan in (False, True):
+        module = SMALL.clone(num_blocks=(0,), attentions=(0, 0), scan=scan)
+        params = jax.eval_shape(module.init, jax.random.key(0), **arrays(batch()))["params"]
+        assert all(leaf.size for leaf in jax.tree.leaves(params)) and "down_1_residual" not in params
+
+
 def test_each_remat_policy_keeps_what_it_says():
     """Saved between the passes: a policy's products of weights, and neither norms nor attention weights."""
     inputs = arrays(batch())

@@ -70,7 +70,7 @@ def heun(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -> Late
 def dpm_solver(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -> Latents:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), second order: one evaluation a step, the one before it is used again.
 
-    First order in the first step, and in one that begins or ends at an infinite level.
+    First order in the first step, in one that begins or ends at an infinite level, and after one that led nowhere.
     """
 
     def step(carry, levels):
@@ -79,7 +79,7 @@ def dpm_solver(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -
         clean = denoise(noisy, jnp.full(noisy.shape[:1], here))
         (_, sigma_here), (alpha, sigma) = scales(here), scales(there)
         ahead, behind = (there - here) / 2, (here - before) / 2
-        weight = jnp.where(jnp.isfinite(ahead) & jnp.isfinite(behind), ahead / (2 * behind), 0.0)
+        weight = jnp.where(jnp.isfinite(ahead) & jnp.isfinite(behind) & (behind > 0), ahead / (2 * behind), 0.0)
         slope = clean + weight * (clean - clean_before)
         return (sigma / sigma_here * noisy - alpha * jnp.expm1(-ahead) * slope, clean, here), None
 

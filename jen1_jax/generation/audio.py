@@ -8,12 +8,16 @@ import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float32
+from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from jen1_jax.errors import Refusal
 
 log = logging.getLogger(__name__)
 
 Audio = Float32[np.ndarray, "samples 2"]
+
+LOWEST = 20.0  # Hz, of what is heard
+MAX_OFFSET = 0.005  # of full scale, of the mean of generated audio
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
@@ -79,3 +83,28 @@ def crossfade(before: Audio, after: Audio) -> Audio:
     """From `before` to `after` over their common length, amplitudes adding up to one (raised cosine)."""
     ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(len(before)) + 0.5) / len(before)))[:, None].astype(np.float32)
     return before * (1 - ramp) + after * ramp
+
+
+def master(audio: Audio, sample_rate: int) -> Audio:
+    """A generated stretch without an offset and within full scale; what was done is said.
+
+    Peaks are turned down with what is around them, and no more: elsewhere the level stays that of the audio it goes on from.
+    """
+    if not np.isfinite(audio).all():
+        raise Refusal(
+            "The generated audio holds NaN or infinite samples; look at the run's losses for where training went wrong, "
+            "or give a lower guidance scale."
+        )
+    offset = audio.mean(axis=0)
+    half_a_period = np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))  # of the lowest tone: that is no offset
+    if np.abs(offset).max() > max(MAX_OFFSET, half_a_period):
+        log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))
+        audio = audio - offset
+    peaks = np.abs(audio).max(axis=1)
+    if peaks.max() > 1:
+        log.warning("The generated audio peaked at %.2f: turned down to 1 there.", float(peaks.max()))
+        width = round(sample_rate / LOWEST) | 1  # slower than any tone, so that a loud one keeps its form; odd, so centred
+        lowest = minimum_filter1d(1 / np.maximum(peaks, 1), width, mode="nearest")
+        gain = uniform_filter1d(lowest, width, mode="nearest")
+        audio = np.clip(audio * gain[:, None], -1, 1)  # against rounding
+    return audio

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.config import override
 from jen1_jax.errors import Refusal
-from jen1_jax.generation.audio import Audio, as_stereo, crossfade
-from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.generation.audio import Audio, as_stereo, crossfade, master
+from jen1_jax.generation.sampling import SETTINGS, Plan, Prompts, Sampler
 from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
@@ -27,7 +29,6 @@ from jen1_jax.training.mesh import local_layout
 log = logging.getLogger(__name__)
 
 MAX_SECONDS = 3600
-MAX_OFFSET = 0.005  # of full scale, of the mean of generated audio
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
 
@@ -47,10 +48,18 @@ class Model:
     progress: Progress = field(default=lambda doing, done, total: None)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, progress: Progress = lambda doing, done, total: None) -> "Model":
-        """The EMA weights of a run folder; raises `Refusal` where a part is missing or belongs to another run."""
+    def load(cls, path: str | os.PathLike, progress: Progress = lambda doing, done, total: None, **settings: Any) -> "Model":
+        """The EMA weights of a run folder, sampled with the run's settings but for those given, which `SETTINGS` names.
+
+        Raises `Refusal` where a part is missing or belongs to another run, and for a setting that is none.
+        """
         run = Run.open(path)
         config = run.config
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise Refusal(f"{name!r} is no setting of sampling; those are {', '.join(SETTINGS)}.")
+            override(config, f"diffusion.{name}", value if isinstance(value, str) else repr(value))
+        diffusion.check_settings(config)
         codec = load_codec(run)
         checkpoints = Checkpoints.existing(
             run.checkpoints("diffusion"),
@@ -102,7 +111,7 @@ class Model:
         samples = [self._samples(length) for length in lengths]
         plans = [self._nothing(number) for number in samples]
         latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
-        pieces = [self._master(self._decode(made)[:number]) for made, number in zip(latents, samples, strict=True)]
+        pieces = [master(self._decode(made)[:number], self.sample_rate) for made, number in zip(latents, samples, strict=True)]
         return pieces if any(value is not None for value in given) else pieces[0]
 
     def vary(
@@ -121,13 +130,13 @@ class Model:
 
         Near 0 it is the audio's round trip through the autoencoder, and at 1 nothing of it is left (SDEdit, Meng et al. 2022).
         """
-        if not 0 < strength <= 1:
+        if not (isinstance(strength, Real) and 0 < strength <= 1):
             raise Refusal(f"A strength of {strength} makes no variation; give more than 0 and at most 1.")
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         given = self.codec.encode(audio, partial(self.progress, "encoding"))
         plan = replace(self._nothing(len(audio)), given=given)
         made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, start=strength)[0]
-        return self._master(self._decode(made)[: len(audio)])
+        return master(self._decode(made)[: len(audio)], self.sample_rate)
 
     def inpaint(
         self,
@@ -171,7 +180,7 @@ class Model:
         for start, end in holes:
             first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
             made = self._decode(latents[first : -(-end // hop) + margin])
-            made = self._master(made[start - first * hop : end - first * hop])
+            made = master(made[start - first * hop : end - first * hop], self.sample_rate)
             fade = min(int(INPAINT_FADE * self.sample_rate), len(made) // 2)
             if start > 0:
                 made[:fade] = crossfade(audio[start : start + fade], made[:fade])
@@ -221,7 +230,7 @@ class Model:
         )
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
-        made = self._master(self._decode(latents)[len(tail) - fade : len(tail) + added])
+        made = master(self._decode(latents)[len(tail) - fade : len(tail) + added], self.sample_rate)
         kept = len(audio) - fade
         return np.concatenate([audio[:kept], crossfade(audio[kept:], made[:fade]), made[fade:]])
 
@@ -247,12 +256,14 @@ class Model:
         for text in (*prompts, negative_prompt):
             if not isinstance(text, str):
                 raise Refusal(f"{text!r} is no prompt; give text, and one negative prompt for all pieces.")
+        if not (isinstance(steps, Integral) and steps >= 1):
+            raise Refusal(f"{steps!r} steps cannot be taken; give a whole number, at least 1.")
         for seed in seeds:
-            if steps < 1 or not (isinstance(seed, Integral) and 0 <= seed < 2**32):
-                raise Refusal(f"{steps} steps and the seed {seed}: give at least 1 step, and a whole seed from 0 to {2**32 - 1}.")
+            if not (isinstance(seed, Integral) and 0 <= seed < 2**32):
+                raise Refusal(f"{seed!r} is no seed; give a whole number from 0 to {2**32 - 1}.")
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        if not math.isfinite(scale):
-            raise Refusal(f"A guidance scale of {scale} leads nowhere; give a number, 1 for the model as trained.")
+        if not (isinstance(scale, Real) and math.isfinite(scale)):
+            raise Refusal(f"A guidance scale of {scale!r} leads nowhere; give a number, 1 for the model as trained.")
         if negative_prompt.strip() and scale == 1:
             log.warning("Without guidance (scale 1) the negative prompt has no effect.")
         if any(not prompt.strip() for prompt in prompts):
@@ -281,23 +292,6 @@ class Model:
         apply = lambda *row: self.text.module.apply({"params": self.text_params}, *map(jnp.asarray, row))[0]
         rows = [apply(tokens[row, None], lengths[row, None]) for row in range(len(prompts))]  # no piece depends on its mates
         return jnp.stack(rows), lengths
-
-    def _master(self, audio: Audio) -> Audio:
-        """A generated stretch without an offset and within full scale; what was done is said."""
-        if not np.isfinite(audio).all():
-            raise Refusal(
-                "The generated audio holds NaN or infinite samples; look at the run's losses for where training went wrong, "
-                "or give a lower guidance scale."
-            )
-        offset = audio.mean(axis=0)
-        if np.abs(offset).max() > MAX_OFFSET:
-            log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))
-            audio = audio - offset
-        peak = float(np.abs(audio).max())
-        if peak > 1:
-            log.warning("The generated audio peaked at %.2f: scaled to 1.", peak)
-            audio = audio / peak
-        return audio
 
     def _samples(self, seconds: float) -> int:
         if not (isinstance(seconds, Real) and 0 < seconds <= MAX_SECONDS):  # a NaN fails too

@@ -19,6 +19,17 @@ from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 BATCH = 16  # windows that are sampled at once, at most
+# Of the section `diffusion`, what a trained model can be sampled with in another way than its run says.
+SETTINGS = (
+    "sampler",
+    "eta",
+    "sample_steps",
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_rescale",
+    "guidance_parallel",
+    "guidance_limit",
+)
 
 
 @dataclass(frozen=True)

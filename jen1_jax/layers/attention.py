@@ -33,7 +33,7 @@ def attention(
     Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
     """
     frames, keys = query.shape[1], key.shape[1]
-    mask = None if valid is None else valid[:, None, None]
+    mask = None if valid is None else jnp.broadcast_to(valid[:, None, None], (len(valid), 1, frames, keys))
     if causal is not False:
         past = jnp.tri(frames, keys, keys - frames, dtype=bool) | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
         mask = past if mask is None else mask & past

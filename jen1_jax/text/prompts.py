@@ -96,9 +96,9 @@ class TextEncoder:
     ) -> "TextEncoder":
         """What `config` (the section `text`) asks for, recorded in `folder` (RUN/text); opened where it is recorded already.
 
-        `captions` are read only to train a vocabulary, where `config.encoder` is "".
+        `captions` are read only where `config.encoder` is "": for its vocabulary, and to say how many are cut.
         """
-        folder = Path(folder)
+        folder, captions = Path(folder), () if config.encoder else list(captions)
         ours = t5.T5Config(**{name: config[name] for name in config if name not in ("encoder", "max_length", "dtype")})
         if (folder / "source.json").is_file():
             text = cls.open(folder, layout)
@@ -108,17 +108,16 @@ class TextEncoder:
                 raise Refusal(
                     f"{folder} holds another text encoder, {held}, than the configuration asks for, {asked}: use another run."
                 )
+            text._tell_cut(captions)
             return text
         folder.mkdir(parents=True, exist_ok=True)
         if config.encoder:
             text = cls.frozen(config.encoder, config.max_length, config.dtype, layout)
         else:
-            captions = list(captions)
             train(captions, folder / "spiece.model", ours.vocab_size)
             write_text(folder / "config.json", json.dumps(ours.to_json(), indent=1))
             text = cls._without_params("", ours, folder, config.max_length, config.dtype)
-            if cut := sum(map(text.tokenizer.truncated, captions)):
-                log.warning("%d of %d captions are longer than %d tokens: cut there.", cut, len(captions), text.max_length)
+            text._tell_cut(captions)
         source = {"encoder": text.encoder, "max_length": text.max_length, "dtype": text.dtype, "sha256": text.fingerprint}
         write_text(folder / "source.json", json.dumps(source, indent=1))
         return text
@@ -140,6 +139,10 @@ class TextEncoder:
                 f" {folder / 'source.json'} records {source['sha256']}: put back the one that the run was trained with."
             )
         return text
+
+    def _tell_cut(self, captions: Sequence[str]) -> None:
+        if cut := sum(map(self.tokenizer.truncated, captions)):
+            log.warning("%d of %d captions are longer than %d tokens: cut there.", cut, len(captions), self.max_length)
 
     @property
     def trainable(self) -> bool:

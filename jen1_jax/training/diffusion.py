@@ -1,9 +1,10 @@
 """Trains the omnidirectional U-Net, and the small text encoder where it is not frozen, on whitened latents or on waveforms."""
 
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -25,7 +26,9 @@ from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import local_layout, make_mesh
 from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
-from jen1_jax.unet import UNet
+from jen1_jax.unet import NULL_TEXT, REMAT, UNet
+
+log = logging.getLogger(__name__)
 
 
 def train_diffusion(
@@ -35,7 +38,7 @@ def train_diffusion(
 
     Refuses a run without a trained autoencoder, and latents that another autoencoder made.
     """
-    _check_settings(config)
+    check_settings(config)
     if autoencoder is not None:
         _adopt(autoencoder, run)
     codec = load_codec(run)
@@ -79,6 +82,7 @@ def train_diffusion(
     unet = make_unet(config, codec.k, text)
     optimizer, schedule = adamw(config.train_diffusion)
     record = run.record | {"data": dict(data.description)}
+    tell_cut = cache(partial(log.warning, "Some captions are longer than %d tokens: cut there."))  # once
 
     def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
@@ -90,7 +94,11 @@ def train_diffusion(
         elif "text_embedding" in batch:
             arrays |= {name: batch[name] for name in ("text_embedding", "text_lengths")}
         else:
-            arrays["text_embedding"], arrays["text_lengths"] = text.embed(captions)
+            arrays["text_embedding"], lengths = text.embed(captions)
+            arrays["text_lengths"] = lengths
+            full = [captions[row] for row in np.flatnonzero(lengths == text.max_length)]
+            if any(map(text.tokenizer.truncated, full)):
+                tell_cut(text.max_length)
         return arrays
 
     fit(
@@ -111,12 +119,15 @@ def train_diffusion(
     )
 
 
-def _check_settings(config: ConfigDict) -> None:
+def check_settings(config: ConfigDict) -> None:
     """Refuses what would otherwise be found out by the first step, or by the first sample of a trained model."""
     section, unet = config.diffusion, config.unet
     make_sampler(section)
     make_schedule(section)
-    OBJECTIVES[section.objective]
+    OBJECTIVES[section.objective], NULL_TEXT[unet.null_text], REMAT[unet.remat]
+    some, few = jnp.ones((1, 1, 1)), {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
+    jax.eval_shape(partial(draw, config=config, hop=1, k=1, window=8), jax.random.key(0), jnp.int32(0), few)
+    tasks.loss_mask(some, some, config.tasks.loss_on)
     if len(section.guidance_interval) != 2 or not 0 <= section.guidance_interval[0] < section.guidance_interval[1] <= 1:
         raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {section.guidance_interval} is not.")
     for name, most in (("null_text_rate", 1), ("guidance_rescale", 1), ("guidance_limit", math.inf), ("min_snr_gamma", math.inf)):

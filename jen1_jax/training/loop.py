@@ -174,7 +174,8 @@ class _Log:
                 f"The loss of {self._name} has not been finite for {self._skipped} steps; the last checkpoint is whole: "
                 "lower the learning rate, or look for bad data with `jen1 data validate`."
             )
-        means = {key: float(np.mean([value[key] for value in good])) for key in values[0]} if good else {}
+        found = {key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]}
+        means = {key: float(np.mean(some)) for key, some in found.items() if some}  # a batch without a task says nothing of it
         now = time.monotonic()
         speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
         self._clock, self._timed_from, self._last = now, step, step

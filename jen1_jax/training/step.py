@@ -100,8 +100,8 @@ def make_step(
     microbatches: int = 1,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
-    """The step function, to be jitted. Metrics are scalars: every term as `loss/TERM`, the first player's weighted sum of them as
-    `loss`, `grad_norm` over all players, and `skipped`.
+    """The step function, to be jitted. Metrics are scalars: every term as `loss/TERM`, NaN where no element of the batch has it,
+    the first player's weighted sum of those that some have as `loss`, `grad_norm` over all players, and `skipped`.
 
     A step with a non-finite loss or gradient changes nothing but the step counter: no player's parameters, EMA or optimiser.
     """
@@ -122,7 +122,8 @@ def make_step(
             return sum(player.weights[key] * mean for key, mean in means.items()), means
 
         gradients = lambda part: jax.value_and_grad(loss, has_aux=True)(params[name], part)
-        return add_up(gradients, batch, microbatches)
+        (value, means), slope = add_up(gradients, batch, microbatches)
+        return (value, {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}), slope
 
     def move(player: Player, gradient: PyTree, params: PyTree, ema: PyTree, optimizer: PyTree, updates: Int[Array, ""]):
         changes, optimizer = player.optimizer.update(gradient, optimizer, params)

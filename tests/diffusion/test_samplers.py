@@ -122,6 +122,12 @@ def test_ode_samplers_converge_to_the_flow_at_their_order(name, sampler, order, 
     assert (np.log2(errors[:-1] / errors[1:]) > order - 0.15).all(), errors
 
 
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_step_that_leads_nowhere_does_no_harm(sampler, noise):
+    samples = sample(noise, jnp.array([-3.0, -2.0, -2.0, -2.0, -1.0, jnp.inf]), sampler=sampler)
+    assert np.isfinite(samples).all()
+
+
 @pytest.mark.parametrize("steps, sampler", [(1, "ddim"), (7, "ddpm"), (5, "heun"), (6, "dpm_solver")])
 def test_a_single_possible_answer_is_reached_in_any_number_of_steps(steps, sampler, noise, schedules):
     samples = sample(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler)

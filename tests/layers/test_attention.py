@@ -36,6 +36,16 @@ def test_self_attention_equals_its_definition(query_key_value, causal):
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True, CAUSAL], ids=["bidirectional", "causal", "mixed"])
+def test_on_a_gpu_cudnn_gets_a_mask_of_all_queries_and_keys(query_key_value, causal, monkeypatch):
+    given = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda query, key, value, **options: given.append(options) or query)
+    wide = [jnp.tile(x, 2).astype(jnp.bfloat16) for x in query_key_value]
+    attention(*wide, valid=jnp.ones((BATCH, FRAMES), bool), causal=causal if isinstance(causal, bool) else jnp.asarray(causal))
+    assert given[0]["implementation"] == "cudnn" and given[0]["mask"].shape == (BATCH, 1, FRAMES, FRAMES)
+
+
 def test_cross_attention_equals_its_definition():
     shapes = (FRAMES, TOKENS, TOKENS)
     query, key, value = (jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS)) for seed, length in enumerate(shapes))

@@ -275,6 +275,12 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("unet", dict(dtype="int8"), "float32 or bfloat16"),
         ("unet", dict(head_dim=3), "head_dim must be even"),
         ("unet", dict(factors=(0, 2)), "at least 1"),
+        ("unet", dict(null_text="nothing"), "'nothing'"),
+        ("unet", dict(remat="some"), "'some'"),
+        ("diffusion", dict(times="often"), "'often'"),
+        ("tasks", dict(loss_on="some"), "'some'"),
+        ("tasks", dict(max_spans=0), "max_spans >= 1"),
+        ("tasks", dict(ratios=dict(text_to_music=-1.0)), "must not be negative"),
     ],
 )
 def test_settings_that_no_sample_would_survive_are_refused_before_training(tmp_path, section, setting, refused):

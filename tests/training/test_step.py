@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from configs import quickstart
+from jen1_jax.training.loop import _Log
+from jen1_jax.training.metrics import read_metrics
 from jen1_jax.training.step import Player, adamw, init_state, make_step, stream
 
 
@@ -56,6 +58,22 @@ def test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements():
     means = [(error * count)[n::2].sum() / count[n::2].sum() for n in (0, 1)]
     np.testing.assert_allclose([metrics["loss/even"], metrics["loss/odd"]], means, rtol=1e-5)
     assert metrics["loss"] == pytest.approx(sum(means), rel=1e-5)
+
+
+def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
+    players = {"model": linear()}
+    state = init_state(players, jax.random.key(0))
+    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
+    both, even = (step(state, {name: rows[:size] for name, rows in batch().items()})[1] for size in (8, 1))
+    assert np.isnan(even["loss/odd"]) and float(even["loss"]) == float(even["loss/even"])
+    log = _Log("model", tmp_path, 0, 2, schedule=lambda step: 0.0, progress=lambda text: None)
+    for metrics in (both, even):
+        log.add(metrics, np.arange(8))
+    log.write(2)
+    log.close()
+    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert record["loss/odd"] == float(both["loss/odd"]) and record["skipped"] == 0
+    assert record["loss/even"] == pytest.approx((float(both["loss/even"]) + float(even["loss/even"])) / 2)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])

@@ -1,0 +1,52 @@
+"""What is done to a generated stretch before anyone hears it."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from jen1_jax.generation.audio import master
+
+RATE = 48_000
+
+
+def tone(frequency, seconds, amplitude):
+    t = np.arange(round(seconds * RATE)) / RATE
+    return (amplitude * np.sin(2 * np.pi * frequency * t))[:, None].repeat(2, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 5.0])
+def test_an_offset_is_taken_out_and_said(seconds, caplog):
+    audio = tone(440, seconds, 0.2)
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        mastered = master(audio + np.float32([0.03, 0.0]), RATE)
+    np.testing.assert_allclose(mastered, audio, atol=1e-4)
+    assert "offset of 0.030" in caplog.text
+
+
+@pytest.mark.parametrize("frequency", [20, 45, 110])
+@pytest.mark.parametrize("periods", [0.5, 1.5, 2.25])
+def test_part_of_a_low_tone_is_no_offset(frequency, periods, caplog):
+    audio = tone(frequency, periods / frequency, 0.8)
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        assert master(audio, RATE) is audio
+    assert not caplog.text
+
+
+def test_peaks_are_turned_down_and_what_is_far_from_them_is_not(caplog):
+    audio = tone(440, 1.0, 0.5)
+    audio[20_000:20_100, 0] *= 4
+    audio[-10:] *= 3
+    with caplog.at_level(logging.INFO, "jen1_jax"):
+        mastered = master(audio, RATE)
+    assert "peaked at 2.00" in caplog.text
+    assert np.abs(mastered).max() <= 1 and np.abs(mastered[20_000:20_100, 0]).max() > 0.999
+    far = np.r_[0:17_500, 22_600:45_500]
+    np.testing.assert_allclose(mastered[far], audio[far], rtol=1e-5)
+    loud = master(tone(440, 1.0, 2.0), RATE)  # loud throughout: as if scaled
+    np.testing.assert_allclose(loud, tone(440, 1.0, 1.0), atol=0.01)
+
+
+def test_silence_and_a_single_sample_pass():
+    for audio in (np.zeros((1000, 2), np.float32), np.float32([[0.5, -0.2]])):
+        np.testing.assert_array_equal(master(audio, RATE), audio)
