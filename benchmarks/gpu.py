@@ -1,0 +1,148 @@
+"""What an accelerator makes of a preset: training's model FLOPs utilisation and memory, and the seconds that a clip takes.
+
+A training step is that of `jen1 train diffusion`, optimiser and EMA included, on latents and text embeddings of random numbers,
+for growing batches until memory ends. Utilisation is the operations of three forward passes (jen1_jax.training.flops; what remat
+computes again does not count) over the time and the device's dense bfloat16 peak by its data sheet. A clip is 10 seconds by
+the preset's own sampler and by 25 steps of DPM-Solver++, guided, then decoded; text is embedded before. Weights are random: speed
+does not depend on them. On a CPU, where there is no peak to compare with, `--preset quickstart` shows that the script runs.
+
+    python -m benchmarks.gpu [--preset jen1] [--batches 8,16,32,64]
+
+The last line is a record of everything in JSON; on an accelerator it is kept in benchmarks/results/ under the device's name.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.config import load_config
+from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.training.autoencoder import make_autoencoder
+from jen1_jax.training.diffusion import draw, init_params, make_unet, player
+from jen1_jax.training.flops import flops
+from jen1_jax.training.step import adamw, init_state, make_step
+
+# Dense bfloat16 operations a second, by NVIDIA's data sheets (SXM; half of what those of H100 and H200 give with sparsity).
+PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
+SECONDS, STEPS = 10.0, 5
+
+
+def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
+    rng, seconds = np.random.default_rng(0), np.full(size, config.data.seconds, np.float32)
+    return {
+        "latents": rng.standard_normal((size, frames, k)).astype(np.float16),
+        "valid_frames": np.full(size, frames, np.int32),
+        "start": 0 * seconds,
+        "total": seconds,
+        "text_embedding": rng.standard_normal((size, config.text.max_length, config.unet.text_features)).astype(np.float16),
+        "text_lengths": np.full(size, 32, np.int32),
+    }
+
+
+def training(config, unet, codec, text, frames: int, sizes: list[int], peak: float | None) -> list[dict]:
+    players = {"diffusion": player(config, unet, codec, text, adamw(config.train_diffusion)[0])}
+    drawn = partial(draw, config=config, hop=codec.hop, k=codec.k, window=frames)
+    step = jax.jit(make_step(players, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0)
+    records = []
+    for size in sizes:
+        batch = batch_of(size, frames, config, codec.k)
+        state = jax.jit(partial(init_state, players))(jax.random.key(0))
+        examples = jax.eval_shape(drawn, jax.random.key(0), jnp.int32(0), batch)
+        work = 3 * flops(players["diffusion"].terms, state.params, examples, None)
+        times = []
+        try:
+            for _ in range(STEPS + 2):  # the first two compile and warm up
+                start = time.perf_counter()
+                state, metrics = step(state, batch)
+                jax.block_until_ready(metrics)
+                times.append(time.perf_counter() - start)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"training, batch {size}: out of memory")
+            break
+        seconds = statistics.median(times[2:])
+        memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        records.append(
+            {
+                "batch": size,
+                "seconds": seconds,
+                "compile_seconds": times[0] - seconds,
+                "tflops": work / seconds / 1e12,
+                "mfu": peak and work / seconds / peak,
+                "peak_gib": memory and memory / 2**30,
+            }
+        )
+        print("training, " + described(records[-1]), flush=True)
+        del state
+    return records
+
+
+def clip(config, unet, codec, text, window: int) -> list[dict]:
+    params = jax.jit(partial(init_params, unet=unet, text=text))(jax.random.key(0))["unet"]
+    frames = -(-round(SECONDS * codec.sample_rate) // codec.hop)
+    nothing = np.zeros(frames, bool)
+    plan = Plan(np.zeros((frames, codec.k), np.float32), nothing, nothing, start=0.0, total=SECONDS)
+    embedding, lengths = jnp.ones((1, config.text.max_length, config.unet.text_features)), np.array([32])
+    prompts = Prompts(embedding, lengths, embedding, 0 * lengths)
+    records = []
+    for sampler, steps in ((config.diffusion.sampler, config.diffusion.sample_steps), ("dpm_solver", 25)):
+        settings = config.diffusion.copy_and_resolve_references()
+        settings.sampler = sampler
+        fill = partial(Sampler(unet, params, settings, window, codec.frame_rate).fill, steps=steps, guidance_scale=2.0)
+        times = []
+        for seed in range(4):  # the first compiles
+            start = time.perf_counter()
+            latents = fill([plan], prompts, seeds=[seed])[0]
+            sampled = time.perf_counter()
+            codec.decode(latents)
+            times.append((sampled - start, time.perf_counter() - sampled))
+        sampling, decoding = map(statistics.median, zip(*times[1:], strict=True))
+        records.append({"sampler": sampler, "steps": steps, "sampling_seconds": sampling, "decoding_seconds": decoding})
+        print(f"{SECONDS:.0f} s clip, " + described(records[-1]), flush=True)
+    return records
+
+
+def described(record: dict) -> str:
+    return ", ".join(f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in record.items())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="jen1")
+    parser.add_argument("--batches", default="8,16,32,64")
+    options = parser.parse_args()
+    config = load_config(options.preset)
+    device = jax.devices()[0]
+    peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
+    denominator = f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "not known for this device"
+    print(f"{device.device_kind}; jax {jax.__version__}; {options.preset}; denominator of utilisation: {denominator}")
+
+    autoencoder = make_autoencoder(config)
+    audio = jnp.zeros((1, autoencoder.hop * 8, 2))
+    moments = Moments.of(np.random.default_rng(0).standard_normal((4096, config.autoencoder.latent_channels)))
+    whitening = fit(moments, config.whitening.keep, config.whitening.floor)
+    codec = Codec(autoencoder, jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"], whitening, config.audio.sample_rate)
+    text = SimpleNamespace(trainable=False, features=config.unet.text_features)  # embeddings come with the batch
+    unet = make_unet(config, codec.k, text)
+    window = round(config.data.seconds * codec.frame_rate)
+    window -= window % unet.frames_multiple
+
+    record = {"device": device.device_kind, "jax": jax.__version__, "preset": options.preset, "peak": peak}
+    record["clip"] = clip(config, unet, codec, text, window)
+    record["training"] = training(config, unet, codec, text, window, [int(size) for size in options.batches.split(",")], peak)
+    print(json.dumps(record))
+    if device.platform != "cpu":
+        path = Path(__file__).parent / "results" / f"gpu-{options.preset}-{device.device_kind.replace(' ', '-')}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
