@@ -33,7 +33,7 @@ from jen1_jax.training.flops import flops
 from jen1_jax.training.step import adamw, init_state, make_step
 
 # Dense bfloat16 operations a second, by NVIDIA's data sheets (SXM; half of what those of H100 and H200 give with sparsity).
-PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
+PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100-SXM4": 312e12}
 SECONDS, STEPS = 10.0, 5
 
 
@@ -56,11 +56,12 @@ def training(config, unet, codec, text, frames: int, sizes: list[int], peak: flo
     records = []
     for size in sizes:
         batch = batch_of(size, frames, config, codec.k)
-        state = jax.jit(partial(init_state, players))(jax.random.key(0))
+        abstract = jax.eval_shape(partial(init_state, players), jax.random.key(0))
         examples = jax.eval_shape(drawn, jax.random.key(0), jnp.int32(0), batch)
-        work = 3 * flops(players["diffusion"].terms, state.params, examples, None)
+        work = 3 * flops(players["diffusion"].terms, abstract.params, examples, None)
         times = []
         try:
+            state = jax.jit(partial(init_state, players))(jax.random.key(0))
             for _ in range(STEPS + 2):  # the first two compile and warm up
                 start = time.perf_counter()
                 state, metrics = step(state, batch)
@@ -99,7 +100,9 @@ def clip(config, unet, codec, text, window: int) -> list[dict]:
     for sampler, steps in ((config.diffusion.sampler, config.diffusion.sample_steps), ("dpm_solver", 25)):
         settings = config.diffusion.copy_and_resolve_references()
         settings.sampler = sampler
-        fill = partial(Sampler(unet, params, settings, window, codec.frame_rate).fill, steps=steps, guidance_scale=2.0)
+        fill = partial(
+            Sampler(unet, params, settings, window, codec.frame_rate).fill, steps=steps, guidance_scale=settings.guidance_scale
+        )
         times = []
         for seed in range(4):  # the first compiles
             start = time.perf_counter()
@@ -139,10 +142,10 @@ if __name__ == "__main__":
     window -= window % unet.frames_multiple
 
     record = {"device": device.device_kind, "jax": jax.__version__, "preset": options.preset, "peak": peak}
-    record["clip"] = clip(config, unet, codec, text, window)
     record["training"] = training(config, unet, codec, text, window, [int(size) for size in options.batches.split(",")], peak)
+    record["clip"] = clip(config, unet, codec, text, window)
     print(json.dumps(record))
     if device.platform != "cpu":
-        path = Path(__file__).parent / "results" / f"gpu-{options.preset}-{device.device_kind.replace(' ', '-')}.json"
+        path = Path(__file__).parent / "results" / f"gpu-{Path(options.preset).stem}-{device.device_kind.replace(' ', '-')}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")

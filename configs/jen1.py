@@ -4,8 +4,8 @@ Every other configuration starts from this one and changes fields; this file lis
 
 Cost: the paper trained 200,000 steps of 512 on 8 A100. Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
 Result to expect: the paper reports FAD 2.0, KL 1.29, CLAP .33 on MusicCaps. Not measured with this code.
-Values marked (inferred) are not in the paper as numbers; options that are off (0, False, "") bear no mark, nor do those of
-the machine (logs, checkpoints, mesh). Choices where the paper is silent or contradicts itself are explained in docs/model.md.
+Values marked (inferred) are not in the paper as numbers. What is off bears no mark, nor does what is the machine's: precision,
+remat, scan, prefetch, logs, checkpoints, mesh. Choices where the paper is silent or contradicts itself: docs/model.md.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.text = dict(
         encoder="google/flan-t5-large",  # (inferred: large) folder or hub name, used frozen; "" trains a small one with the model
         max_length=128,  # (inferred) tokens
-        dtype="bfloat16",  # (inferred) of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
+        dtype="bfloat16",  # of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
         # the small one's layout; with `encoder` set, its own config.json rules
         vocab_size=512,
         d_model=128,

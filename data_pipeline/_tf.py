@@ -1,9 +1,13 @@
 """The one place TensorFlow comes from: quiet, and with its hands off the accelerator, which belongs to JAX."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no use in a data pipeline, and it announces itself on stderr
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401  (PyTorch's, for CUDA: imported after TensorFlow, whose LLVM it then meets, it crashes Python)
 
 import tensorflow as tf
 import tensorflow_datasets as tfds

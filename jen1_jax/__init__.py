@@ -20,7 +20,7 @@ def load(run: str | os.PathLike, **settings: Any) -> "Model":
     """
     from jen1_jax.generation.model import Model  # JAX and Flax load on the first use, so that importing the package stays quick
 
-    return Model.load(run, **settings)
+    return Model.load(run, settings={f"diffusion.{name}": value for name, value in settings.items()})
 
 
 __all__ = ["__version__", "load"]

@@ -227,9 +227,7 @@ def _out(options) -> Path:
 def _model(options):
     from jen1_jax.generation.model import Model
 
-    return Model.load(
-        options.checkpoint, _Progress(), **{key.removeprefix("diffusion."): value for key, value in options.overrides.items()}
-    )
+    return Model.load(options.checkpoint, _Progress(), options.overrides)
 
 
 def _sampling(options) -> dict:
@@ -247,7 +245,8 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "strength") if name in options}
     made["steps"] = defaults.sample_steps if options.steps is None else options.steps
     made["guidance_scale"] = defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
-    made |= {name: defaults[name] for name in SETTINGS if name not in ("sample_steps", "guidance_scale")}
+    names = [key.removeprefix("diffusion.") for key in SETTINGS]
+    made |= {name: defaults[name] for name in names if name not in ("sample_steps", "guidance_scale")}
     if "audio" in options:
         made["audio"] = str(Path(options.audio).resolve())
     made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}

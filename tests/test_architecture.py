@@ -1,6 +1,7 @@
 """The house rules on who may import whom, read off the source files."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 import time
@@ -130,6 +131,12 @@ def test_importing_jen1_jax_is_quick_and_light():
         seconds.append(time.perf_counter() - start)
         assert heavy == []
     assert min(seconds) < 3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="this PyTorch comes without Triton")
+def test_triton_survives_tensorflow():
+    """tensorflow/tensorflow#124205: a process that has both would crash."""
+    subprocess.run([sys.executable, "-c", "import data_pipeline._tf, triton"], cwd=ROOT, check=True)
 
 
 def test_the_reader_of_imports_sees_every_form():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jen1_jax.training.step import matrices
 from jen1_jax.unet import REMAT, ResidualBlock, UNet
 from tests.layers.testing import normal, perturbed, randomised
 
@@ -195,6 +196,14 @@ def test_every_parameter_gets_a_gradient(gradients):
 @pytest.mark.parametrize("other", ["products", "full", *(f"scan, {remat}" for remat in REMAT)])
 def test_neither_remat_nor_scanned_blocks_change_the_gradient(gradients, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients["none"], gradients[other])
+
+
+def test_weights_decay_and_biases_and_scales_do_not_whether_stacked_or_not():
+    for scan in (False, True):
+        module = SMALL.clone(num_blocks=(2,), attentions=(0, 2), scan=scan)
+        decayed = matrices(jax.eval_shape(module.init, jax.random.key(0), **arrays(batch()))["params"])
+        names = {(path[-1].key, decays) for path, decays in jax.tree.leaves_with_path(decayed)}
+        assert names == {("kernel", True), ("bias", False), ("scale", False), ("null_text", False)}
 
 
 def test_a_level_may_have_no_blocks_of_its_own():

@@ -95,7 +95,7 @@ def master(audio: Audio, sample_rate: int) -> Audio:
             "The generated audio holds NaN or infinite samples; look at the run's losses for where training went wrong, "
             "or give a lower guidance scale."
         )
-    offset = audio.mean(axis=0)
+    offset = audio.mean(axis=0, dtype=np.float64).astype(np.float32)
     half_a_period = np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))  # of the lowest tone: that is no offset
     if np.abs(offset).max() > max(MAX_OFFSET, half_a_period):
         log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))

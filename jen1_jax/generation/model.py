@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
@@ -48,18 +48,24 @@ class Model:
     progress: Progress = field(default=lambda doing, done, total: None)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, progress: Progress = lambda doing, done, total: None, **settings: Any) -> "Model":
-        """The EMA weights of a run folder, sampled with the run's settings but for those given, which `SETTINGS` names.
+    def load(
+        cls,
+        path: str | os.PathLike,
+        progress: Progress = lambda doing, done, total: None,
+        settings: Mapping[str, Any] = {},
+    ) -> "Model":
+        """The EMA weights of a run folder, sampled as its configuration says but for `settings`, by dotted key, of `SETTINGS`.
 
         Raises `Refusal` where a part is missing or belongs to another run, and for a setting that is none.
         """
         run = Run.open(path)
         config = run.config
-        for name, value in settings.items():
-            if name not in SETTINGS:
-                raise Refusal(f"{name!r} is no setting of sampling; those are {', '.join(SETTINGS)}.")
-            override(config, f"diffusion.{name}", value if isinstance(value, str) else repr(value))
-        diffusion.check_settings(config)
+        for key, value in settings.items():
+            if key not in SETTINGS:
+                raise Refusal(f"{key!r} is no setting of sampling; those are {', '.join(SETTINGS)}.")
+            value = value.item() if isinstance(value, np.generic) else value
+            override(config, key, value if isinstance(value, str) else repr(value))
+        diffusion.check_sampling(config.diffusion)
         codec = load_codec(run)
         checkpoints = Checkpoints.existing(
             run.checkpoints("diffusion"),

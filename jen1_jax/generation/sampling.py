@@ -19,16 +19,16 @@ from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 BATCH = 16  # windows that are sampled at once, at most
-# Of the section `diffusion`, what a trained model can be sampled with in another way than its run says.
+# Of the configuration, what a trained model can be sampled with in another way than its run says.
 SETTINGS = (
-    "sampler",
-    "eta",
-    "sample_steps",
-    "guidance_scale",
-    "guidance_interval",
-    "guidance_rescale",
-    "guidance_parallel",
-    "guidance_limit",
+    "diffusion.sampler",
+    "diffusion.eta",
+    "diffusion.sample_steps",
+    "diffusion.guidance_scale",
+    "diffusion.guidance_interval",
+    "diffusion.guidance_rescale",
+    "diffusion.guidance_parallel",
+    "diffusion.guidance_limit",
 )
 
 

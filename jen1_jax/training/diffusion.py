@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def train_diffusion(
 
     Refuses a run without a trained autoencoder, and latents that another autoencoder made.
     """
-    check_settings(config)
+    _check_settings(config)
     if autoencoder is not None:
         _adopt(autoencoder, run)
     codec = load_codec(run)
@@ -119,26 +120,45 @@ def train_diffusion(
     )
 
 
-def check_settings(config: ConfigDict) -> None:
+def _check_settings(config: ConfigDict) -> None:
     """Refuses what would otherwise be found out by the first step, or by the first sample of a trained model."""
     section, unet = config.diffusion, config.unet
-    make_sampler(section)
-    make_schedule(section)
-    OBJECTIVES[section.objective], NULL_TEXT[unet.null_text], REMAT[unet.remat]
-    some, few = jnp.ones((1, 1, 1)), {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
-    jax.eval_shape(partial(draw, config=config, hop=1, k=1, window=8), jax.random.key(0), jnp.int32(0), few)
-    tasks.loss_mask(some, some, config.tasks.loss_on)
-    if len(section.guidance_interval) != 2 or not 0 <= section.guidance_interval[0] < section.guidance_interval[1] <= 1:
-        raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {section.guidance_interval} is not.")
-    for name, most in (("null_text_rate", 1), ("guidance_rescale", 1), ("guidance_limit", math.inf), ("min_snr_gamma", math.inf)):
-        if not 0 <= section[name] <= most:
-            raise Refusal(f"diffusion.{name} must lie between 0 and {most}; {section[name]} does not.")
+    check_sampling(section)
+    for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
+        _check_range(section, name, most)
+
+    def counted(key, step, batch):
+        mask = draw(key, step, batch, config=config, hop=1, k=1, window=8)["mask"]
+        return tasks.loss_mask(mask, jnp.ones_like(mask), config.tasks.loss_on)
+
+    few = {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
+    jax.eval_shape(counted, jax.random.key(0), jnp.int32(0), few)
+    NULL_TEXT[unet.null_text], REMAT[unet.remat]
     if unet.dtype not in ("float32", "bfloat16"):
         raise Refusal(f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16.")
     if unet.head_dim < 2 or unet.head_dim % 2:
         raise Refusal(f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not.")
     if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier) < 1:
         raise Refusal("unet.factors, multipliers, channels and ff_multiplier must be at least 1.")
+
+
+def check_sampling(section: ConfigDict) -> None:
+    """Refuses a section `diffusion` that no sample can be made by."""
+    make_sampler(section)
+    make_schedule(section)
+    OBJECTIVES[section.objective]
+    times = section.guidance_interval
+    if len(times) != 2 or not all(isinstance(time, Real) for time in times) or not 0 <= times[0] < times[1] <= 1:
+        raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not.")
+    if section.sample_steps < 1:
+        raise Refusal(f"diffusion.sample_steps must be at least 1; {section.sample_steps} is not.")
+    for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):
+        _check_range(section, name, most)
+
+
+def _check_range(section: ConfigDict, name: str, most: float) -> None:
+    if not 0 <= section[name] <= most:
+        raise Refusal(f"diffusion.{name} must lie between 0 and {most}; {section[name]} does not.")
 
 
 def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None:

@@ -51,7 +51,7 @@ class Player:
 
 
 def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW with a global-norm clip, linear warm-up from step `start` and linear decay to 0 at `steps`; only matrices decay."""
+    """AdamW with a global-norm clip, linear warm-up from step `start` and linear decay to 0 at `steps`; only `matrices` decay."""
     schedule = optax.join_schedules(
         [
             optax.constant_schedule(0.0),
@@ -60,13 +60,18 @@ def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformat
         ],
         [start, start + config.warmup_steps],
     )
-    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     b1, b2 = config.betas
     optimizer = optax.chain(
         _clip(config.clip),
         optax.adamw(schedule, b1=b1, b2=b2, weight_decay=config.weight_decay, mask=matrices),
     )
     return optimizer, schedule
+
+
+def matrices(params: PyTree) -> PyTree:
+    """Which parameters multiply activations; biases and scales do not, stacked by `unet.scan` or not."""
+    vectors = ("bias", "scale")
+    return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key not in vectors, params)
 
 
 def _clip(limit: float) -> optax.GradientTransformation:

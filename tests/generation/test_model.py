@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jen1_jax
+from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
@@ -206,18 +207,25 @@ def test_a_new_duration_compiles_nothing(tiny_model, caplog):
 
 def test_a_run_can_be_sampled_otherwise_than_it_says(tiny_run, tiny_model):
     plain = tiny_model.generate("two tones", 0.1)
-    other = jen1_jax.load(tiny_run, sampler="heun", sample_steps=3, guidance_interval=(0.0, 0.5))
+    other = jen1_jax.load(tiny_run, sampler="heun", sample_steps=np.int64(3), guidance_interval=(0.0, 0.5))
     assert other.config.diffusion.sampler == "heun" and other.config.diffusion.guidance_interval == (0.0, 0.5)
     assert not np.array_equal(other.generate("two tones", 0.1), plain)
     for settings, says in (
-        ({"objective": "v"}, "no setting of sampling; those are sampler"),
+        ({"objective": "v"}, "no setting of sampling; those are diffusion.sampler"),
         ({"sampler": "plms"}, "'plms'.*ddim"),
         ({"sampler": "heun", "eta": 0.5}, "for the sampler ddim"),
         ({"sample_steps": 2.5}, "holds a int"),
         ({"guidance_interval": (0.5, 0.2)}, "two rising times"),
+        ({"guidance_interval": (0, "a")}, "two rising times"),
+        ({"sample_steps": 0}, "at least 1"),
     ):
         with pytest.raises(Refusal, match=says):
             jen1_jax.load(tiny_run, **settings)
+
+
+def test_a_run_with_a_task_of_its_own_is_sampled_without_it(tiny_run, monkeypatch):
+    monkeypatch.delitem(tasks.TASKS, "continuation")  # known only where it was trained
+    assert jen1_jax.load(tiny_run).generate("two tones", 0.1).shape == (4800, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Operations are those of the formula, through every kind of nesting, and those of the presets are known."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jen1_jax.layers.attention import attention
 from jen1_jax.layers.conv import Conv1d
 from jen1_jax.training.flops import flops
 
@@ -31,6 +33,15 @@ def test_products_and_convolutions_are_counted_by_their_formula():
 )  # fmt: skip
 def test_nested_programs_are_counted_as_often_as_they_run(function, times):
     assert flops(function, A, B) == pytest.approx(times * PRODUCT)
+
+
+def test_cudnn_s_attention_counts_as_that_of_xla(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)  # there is no GPU to ask
+    for dtype in (jnp.bfloat16, jnp.float32):  # cuDNN, XLA
+        query, keys = (jax.ShapeDtypeStruct((2, frames, 3, 16), dtype) for frames in (8, 6))
+        assert ("attention_fwd" in str(jax.make_jaxpr(attention)(query, keys, keys))) == (dtype == jnp.bfloat16)
+        assert flops(attention, query, keys, keys) == 2 * 2 * (2 * 3 * 8 * 6 * 16)
 
 
 def test_a_loop_of_unknown_length_is_refused():
