@@ -5,6 +5,7 @@
 The autoencoder's round trip of the same clip is the most that a perfect diffusion model could reach.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,19 +18,20 @@ model = jen1_jax.load(run)
 rate = model.sample_rate
 
 
-def row(name: str, made: Path, clip: Path, start: float, end: float | None) -> None:
-    truth, audio = read_audio(clip, rate), read_audio(made, rate)
-    part = slice(round(start * rate), min(len(truth), len(audio), round(end * rate) if end else len(truth)))
+def row(what: str, name: str, number: int) -> None:
+    truth, audio = (read_audio(run / file, rate) for file in (f"learnt/{number}.wav", f"{name}.wav"))
     ceiling = model.codec.decode(model.codec.encode(truth), len(truth))
+    spans = json.loads((run / f"{name}.wav.json").read_text())["spans"]  # what was made, where not all of it
+    ((start, end),) = spans or [(0, len(truth) / rate)]
+    part = slice(round(start * rate), min(len(truth), len(audio), round(end * rate)))
     print(
-        f"{name:24} {si_sdr(audio[part], truth[part]):6.1f} dB   round trip {si_sdr(ceiling[part], truth[part]):6.1f} dB",
+        f"{what + f', clip {number}':24} {si_sdr(audio[part], truth[part]):6.1f} dB   "
+        f"round trip {si_sdr(ceiling[part], truth[part]):6.1f} dB",
         flush=True,
     )
 
 
 for number in (1, 2, 3):
-    row(f"text alone, clip {number}", run / f"text-{number}.wav", run / f"learnt/{number}.wav", 0, None)
-start, end = map(float, (run / "learnt/1.span").read_text().split(":"))
-row("inpainted hole, clip 1", run / "inpainted.wav", run / "learnt/1.wav", start, end)
-beginning = len(read_audio(run / "learnt/4-beginning.wav", rate)) / rate
-row("continuation, clip 4", run / "extended.wav", run / "learnt/4.wav", beginning, None)
+    row("text alone", f"text-{number}", number)
+row("inpainted hole", "inpainted", 1)
+row("continuation", "extended", 4)

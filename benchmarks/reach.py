@@ -1,21 +1,12 @@
 """Does a model trained on N seconds make 4N without fading, swelling or seams? (Zero-shot reach, by overlapping windows.)
 
-Every caption that the run learnt gets pieces of 4N seconds, from nothing and as continuations of the first N of its own clip.
-A seam lies where a window took over. Two things are looked at: the level, whose slope over the piece would be drift, and the
-spectral flux, which a click or a jump in colour raises; at seams both should be spread as they are everywhere else in the same
-piece. Clips that last 4N themselves are judged at the same places, for comparison.
+    bash launch/quickstart.sh && python -m benchmarks.reach [RUN] [TIMES]
 
-The quickstart's own model has never seen what follows the end of a clip:
-
-    bash launch/quickstart.sh && python -m benchmarks.reach runs/quickstart
-
-The same network, trained on random windows of three longer pieces, and told where in them a window lies:
-
-    jen1 data prepare --source synthetic --out runs/reach/data --seconds 20.48 --clips 20
-    jen1 data encode --data runs/reach/data --autoencoder runs/quickstart --out runs/reach/latents
-    jen1 train diffusion --config quickstart --workdir runs/reach --autoencoder runs/quickstart \
-        --config.unet.timing=True --config.data.limit=3 --config.train_diffusion.steps=3600
-    python launch/clips.py runs/reach/data runs/reach/learnt 3 && python -m benchmarks.reach runs/reach
+Every caption that the run learnt gets pieces of TIMES (4) windows, from nothing and as continuations of the first window of
+its own clip. A seam lies where a window took over. Two things are looked at: the level, whose slope over the piece would be
+drift, and the spectral flux, which a click or a jump in colour raises; at seams both should be spread as they are everywhere
+else in the same piece. Clips that last as long themselves, as the quickstart's do, are judged at the same places, for
+comparison; more TIMES than they last lead to where the model has never been.
 """
 
 import json
@@ -28,7 +19,6 @@ import numpy as np
 import jen1_jax
 from jen1_jax.generation.audio import read_audio
 
-TIMES = 4
 SEEDS = 4
 STEP = 0.05  # seconds between two values of level and flux
 
@@ -43,10 +33,10 @@ def course(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judge(audio: np.ndarray, rate: int, seams: list[float]) -> dict[str, float]:
-    """`drift` in dB from the first quarter to the last; the seams' ranks (0 to 1) among all places by flux and by level step."""
+    """`drift` in dB from first quarter to last; the seams' ranks (0 to 1) among all places by flux and by level step."""
     level, flux = course(audio, rate)
     step = np.abs(np.diff(level, prepend=level[0]))
-    quarters = [np.median(part) for part in np.array_split(level, TIMES)]
+    quarters = [np.median(part) for part in np.array_split(level, 4)]
     # the largest value within 0.1 s of a seam, ranked among the largest values of all stretches as long
     width = round(0.2 / STEP) + 1
     around = lambda values: np.lib.stride_tricks.sliding_window_view(values, width).max(axis=1)
@@ -56,13 +46,14 @@ def judge(audio: np.ndarray, rate: int, seams: list[float]) -> dict[str, float]:
 
 if __name__ == "__main__":
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    times = int(sys.argv[2]) if len(sys.argv) > 2 else 4
     model = jen1_jax.load(run)
     window = model.sampler.window / model.codec.frame_rate
-    seams = [window * (1 + n / 2) for n in range(2 * (TIMES - 1))]
+    seams = [window * (1 + n / 2) for n in range(2 * (times - 1))]
     records = []
     for clip in sorted((run / "learnt").glob("?.wav")):
         caption, original = clip.with_suffix(".txt").read_text().strip(), read_audio(clip, model.sample_rate)
-        beginning, long = original[: round(window * model.sample_rate)], TIMES * window
+        beginning, long = original[: round(window * model.sample_rate)], times * window
         pieces = {
             "from nothing": model.generate(caption, seconds=long, seed=range(SEEDS)),
             "continued": [model.extend(beginning, long - window, prompt=caption, seed=seed) for seed in range(SEEDS)],
@@ -73,7 +64,7 @@ if __name__ == "__main__":
                 if len(piece) >= 0.99 * long * model.sample_rate:
                     records.append({"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams))
                     print("{clip} {kind:15} drift {drift:+5.1f} dB".format(**records[-1]), flush=True)
-    print(f"{window:.2f} s trained, {TIMES * window:.2f} s made; by chance 5 % of the seams are high (95th percentile)")
+    print(f"{window:.2f} s trained, {times * window:.2f} s made; by chance 5 % of the seams are high (95th percentile)")
     for kind in ("from nothing", "continued", "the clip itself"):
         if chosen := [record for record in records if record["kind"] == kind]:
             drift = np.array([record["drift"] for record in chosen])

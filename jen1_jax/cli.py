@@ -231,7 +231,7 @@ def _model(options):
 
 
 def _sampling(options) -> dict:
-    return {name: getattr(options, name) for name in ("negative_prompt", "steps", "guidance_scale")}
+    return {name: getattr(options, name) for name in ("negative_prompt", "steps", "guidance_scale", "start", "total")}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -242,7 +242,8 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
 
     write_wav(out, audio, model.sample_rate)
     defaults = model.config.diffusion
-    made = {name: getattr(options, name) for name in ("prompt", "negative_prompt", "seed", "strength") if name in options}
+    asked = ("prompt", "negative_prompt", "seed", "strength", "start", "total")
+    made = {name: getattr(options, name) for name in asked if name in options}
     made["steps"] = defaults.sample_steps if options.steps is None else options.steps
     made["guidance_scale"] = defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
     names = [key.removeprefix("diffusion.") for key in SETTINGS]
@@ -338,6 +339,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--steps", type=int, help="of sampling (default: the run's)")
         sub.add_argument("--guidance-scale", type=float, help="how closely to follow the prompt (default: the run's)")
+        what = "what is made" if name == "generate" else "the file"
+        sub.add_argument("--start", type=float, default=0.0, help=f"seconds into its piece at which {what} begins (unet.timing)")
+        sub.add_argument("--total", type=float, help="seconds that the whole piece lasts (default: to the end of what is made)")
         sub.add_argument("--out", required=True, help="a .wav file")
 
     evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(required=True)

@@ -37,9 +37,9 @@ echo "$music" >"$run/source"
 
 if [ ! -e "$run/data" ]; then
   if [ -n "$music" ]; then
-    jen1 data prepare --source "$music" --out "$run/data" --seconds 5.12 --limit-hours 2
+    jen1 data prepare --source "$music" --out "$run/data" --seconds 10.24 --limit-hours 2
   else
-    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 300
+    jen1 data prepare --source synthetic --out "$run/data" --seconds 10.24 --clips 150
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
@@ -49,22 +49,23 @@ fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
 jen1 train diffusion --config quickstart --workdir "$run"
 
-# Clips that the diffusion model has learnt, and their captions.
-python launch/clips.py "$run/data" "$run/learnt" 8
+# Clips that the diffusion model has learnt, their captions, and the options that ask for them.
+python launch/clips.py "$run/data" "$run/learnt" 4
 count=$(ls "$run"/learnt/*.txt | wc -l)
 caption() { cat "$run/learnt/$1.txt"; }
+options() { cat "$run/learnt/$1"; }
 make() { # NAME COMMAND...: makes NAME.wav unless it is there
   [ -e "$run/$1.wav" ] || jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }
 pages=()
 for number in 1 2 3; do
   learnt=$((number < count ? number : count))
-  make text-$number generate --seconds 5 --seed $number --prompt "$(caption $learnt)"
+  make text-$number generate --seed $number --prompt "$(caption $learnt)" $(options $learnt.generate)
   pages+=("$run/learnt/$learnt.wav" "$run/text-$number.wav")
 done
 last=$((count < 4 ? count : 4))
-make inpainted inpaint --audio "$run/learnt/1.wav" --span "$(cat "$run/learnt/1.span")" --prompt "$(caption 1)" --seed 4
-make extended extend --audio "$run/learnt/$last-beginning.wav" --seconds 2.5 --prompt "$(caption $last)" --seed 5
+make inpainted inpaint --seed 4 --audio "$run/learnt/1.wav" --prompt "$(caption 1)" $(options 1.inpaint)
+make extended extend --seed 5 --audio "$run/learnt/$last-beginning.wav" --prompt "$(caption $last)" $(options $last.extend)
 jen1 page --checkpoint "$run" --out "$run/page.png" "${pages[@]}" "$run"/inpainted.wav "$run"/extended.wav
 
 echo

@@ -40,7 +40,7 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
     assert main(["inpaint", *common, "--audio", str(song), "--span", "0.05:0.1", "--out", str(tmp_path / "i.wav")]) == 0
     assert main(["extend", *common, "--audio", str(song), "--seconds", "0.1", "--out", str(tmp_path / "e.wav")]) == 0
     vary = ["vary", *common, "--audio", str(song), "--strength", "0.3", "--steps", "3", "--guidance-scale", "2"]
-    vary.append("--config.diffusion.sampler=heun")
+    vary += ["--config.diffusion.sampler=heun", "--start", "30", "--total", "60"]
     assert main([*vary, "--out", str(tmp_path / "v.wav")]) == 0
     assert "written to" in capsys.readouterr().out
     for name, seconds in (("new/g", 0.1), ("i", 0.2), ("e", 0.3), ("v", 0.2)):
@@ -54,6 +54,7 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
         defaults = tiny.config().diffusion
         used = (3, 2) if name == "v" else (defaults.sample_steps, defaults.guidance_scale)
         assert (made["steps"], made["guidance_scale"]) == used
+        assert (made["start"], made["total"]) == ((30, 60) if name == "v" else (0, None))
         assert made["sampler"] == ("heun" if name == "v" else defaults.sampler)
     assert not list(tmp_path.rglob("*.partial"))
     generate = ["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "no.wav")]

@@ -96,11 +96,16 @@ class Model:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
+        start: float = 0.0,
+        total: float | None = None,
     ) -> Audio | list[Audio]:
         """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest.
 
         Where prompt, seconds or seed are sequences or arrays, a list of pieces is made at once; what is single counts for all of
         them, and each piece is what it would be alone.
+
+        A model with `unet.timing` makes a whole piece, unless it is asked for what lies `start` seconds into a piece of `total`
+        seconds (default: to the end of what is made). Audio that the other methods are given has such a place too.
         """
         prompt, seconds, seed = (value.tolist() if isinstance(value, np.ndarray) else value for value in (prompt, seconds, seed))
         given = [
@@ -116,7 +121,7 @@ class Model:
         )
         samples = [self._samples(length) for length in lengths]
         plans = [self._nothing(number) for number in samples]
-        latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
+        latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale, (start, total))
         pieces = [master(self._decode(made)[:number], self.sample_rate) for made, number in zip(latents, samples, strict=True)]
         return pieces if any(value is not None for value in given) else pieces[0]
 
@@ -131,6 +136,8 @@ class Model:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
+        start: float = 0.0,
+        total: float | None = None,
     ) -> Audio:
         """A variation of `audio`, as long: its latents under the noise of time `strength`, denoised for `prompt`.
 
@@ -141,7 +148,7 @@ class Model:
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         given = self.codec.encode(audio, partial(self.progress, "encoding"))
         plan = replace(self._nothing(len(audio)), given=given)
-        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, start=strength)[0]
+        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), time=strength)[0]
         return master(self._decode(made)[: len(audio)], self.sample_rate)
 
     def inpaint(
@@ -155,6 +162,8 @@ class Model:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
+        start: float = 0.0,
+        total: float | None = None,
     ) -> Audio:
         """`audio` with the `spans` (start, end in seconds) made anew; outside them it is the original, sample for sample.
 
@@ -164,8 +173,8 @@ class Model:
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         holes = self._spans(spans, len(audio))
         inside = np.zeros(len(audio), bool)
-        for start, end in holes:
-            inside[start:end] = True
+        for left, right in holes:
+            inside[left:right] = True
         # The encoder looks across a hole's border: silence it first, or its content would leak into the context.
         result = np.where(inside[:, None], np.float32(0), audio)
         given = self.codec.encode(result, partial(self.progress, "encoding"))
@@ -182,17 +191,17 @@ class Model:
                 f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
             )
         plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
-        for start, end in holes:
-            first = max(start // hop - margin, 0)  # only what the hole's samples depend on is decoded
-            made = self._decode(latents[first : -(-end // hop) + margin])
-            made = master(made[start - first * hop : end - first * hop], self.sample_rate)
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=False)[0]
+        for left, right in holes:
+            first = max(left // hop - margin, 0)  # only what the hole's samples depend on is decoded
+            made = self._decode(latents[first : -(-right // hop) + margin])
+            made = master(made[left - first * hop : right - first * hop], self.sample_rate)
             fade = min(int(INPAINT_FADE * self.sample_rate), len(made) // 2)
-            if start > 0:
-                made[:fade] = crossfade(audio[start : start + fade], made[:fade])
-            if end < len(audio):
-                made[len(made) - fade :] = crossfade(made[len(made) - fade :], audio[end - fade : end])
-            result[start:end] = made
+            if left > 0:
+                made[:fade] = crossfade(audio[left : left + fade], made[:fade])
+            if right < len(audio):
+                made[len(made) - fade :] = crossfade(made[len(made) - fade :], audio[right - fade : right])
+            result[left:right] = made
         return result
 
     def _decode(self, latents: Float[np.ndarray, "frames k"]) -> Audio:
@@ -209,6 +218,8 @@ class Model:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
+        start: float = 0.0,
+        total: float | None = None,
     ) -> Audio:
         """`audio` and `seconds` more of it; all but the last 50 ms of the original stay as they are, sample for sample."""
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
@@ -234,7 +245,7 @@ class Model:
             start=(len(audio) - len(tail)) / self.sample_rate,
             total=(len(audio) + added) / self.sample_rate,
         )
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=True)[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         made = master(self._decode(latents)[len(tail) - fade : len(tail) + added], self.sample_rate)
         kept = len(audio) - fade
@@ -254,8 +265,9 @@ class Model:
         negative_prompt: str,
         steps: int | None,
         guidance_scale: float | None,
+        place: tuple[float, float | None] = (0.0, None),
         causal: bool | None = None,
-        start: float = 1.0,
+        time: float = 1.0,
     ) -> list[Float[np.ndarray, "frames k"]]:
         defaults = self.config.diffusion
         steps = defaults.sample_steps if steps is None else steps
@@ -275,15 +287,30 @@ class Model:
         if any(not prompt.strip() for prompt in prompts):
             log.warning("The prompt is empty: the music is unconditional.")
         return self.sampler.fill(
-            plans,
+            [self._placed(plan, *place) for plan in plans],
             Prompts(*self._embed(prompts), *self._embed([negative_prompt] * len(prompts))),
             seeds=seeds,
             steps=steps,
             guidance_scale=scale,
             causal=causal,
-            start=start,
+            start=time,
             progress=partial(self.progress, "sampling"),
         )
+
+    def _placed(self, plan: Plan, start: float, total: float | None) -> Plan:
+        """The plan of what lies `start` seconds into a piece of `total` seconds."""
+        if (start, total) == (0, None):
+            return plan
+        if not self.sampler.unet.timing:
+            raise Refusal("This model was trained without unet.timing and knows no place in a piece; leave start and total out.")
+        if not (isinstance(start, Real) and 0 <= start < math.inf):
+            raise Refusal(f"Nothing starts {start!r} seconds into a piece; give a number, at least 0.")
+        end = start + plan.total
+        if total is None:
+            total = end
+        elif not (isinstance(total, Real) and end - 1 / self.codec.frame_rate <= total < math.inf):
+            raise Refusal(f"A piece of {total!r} seconds in total ends before what is made, at {end:.2f} s; give at least that.")
+        return replace(plan, start=plan.start + start, total=total)
 
     def _embed(self, prompts: list[str]) -> tuple[Float[Array, "prompts tokens features"], Int[np.ndarray, " prompts"]]:
         """Embeddings of prompts and their numbers of tokens."""

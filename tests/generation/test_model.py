@@ -347,10 +347,38 @@ def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
     model.inpaint(song, [(0.06, 0.11)])
     model.extend(song, 0.1)
     model.extend(np.concatenate([song] * 5), 0.1)
+    model.extend(song, 0.1, start=30.0)
+    model.vary(song, start=30.0, total=60.0)
+    model.generate("two tones", 0.05, total=60.0)
     seconds = (sampler.window + 2 * model.codec.margin) * 64 / RATE  # that an encoder reads of a long file
     expected = [(0, 0.05), (0, 0.3), (0, 0.2), (0, 0.2), (0.2 - min(seconds, 0.2), 0.3), (1 - seconds, 1.1)]
+    expected += [(30.2 - min(seconds, 0.2), 30.3), (30, 60), (0, 60)]
     np.testing.assert_allclose(asked, expected, atol=1e-6)
-    assert modes == [None, None, False, True, True]  # inpaint looks ahead, extend does not
+    assert modes == [None, None, False, True, True, True, None, None]  # inpaint looks ahead, extend does not
+
+
+@pytest.mark.parametrize(
+    "place, says",
+    [
+        ({"start": -1}, "Nothing starts -1 seconds"),
+        ({"start": "1"}, "Nothing starts '1' seconds"),
+        ({"start": float("inf")}, "Nothing starts inf seconds"),
+        ({"start": 5, "total": 4}, "4 seconds in total ends before what is made, at 5.10 s"),
+        ({"total": float("nan")}, "nan seconds in total"),
+        ({"total": "60"}, "'60' seconds in total"),
+    ],
+)
+def test_places_that_are_in_no_piece_are_refused(tiny_model, place, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests, nothing checks annotations
+    with pytest.raises(Refusal, match=says):
+        tiny_model.generate("two tones", 0.1, **place)
+
+
+def test_a_model_without_timing_is_asked_for_no_place(tiny_model):
+    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(timing=False))
+    for place in ({"start": 1.0}, {"total": 60.0}):
+        with pytest.raises(Refusal, match=r"without unet\.timing"):
+            replace(tiny_model, sampler=untimed).generate("two tones", 0.1, **place)
 
 
 def test_the_trained_network_hears_where_it_is(tiny_model):
