@@ -24,11 +24,8 @@ def row(what: str, name: str, number: int) -> None:
     spans = json.loads((run / f"{name}.wav.json").read_text())["spans"]  # what was made, where not all of it
     ((start, end),) = spans or [(0, len(truth) / rate)]
     part = slice(round(start * rate), min(len(truth), len(audio), round(end * rate)))
-    print(
-        f"{what + f', clip {number}':24} {si_sdr(audio[part], truth[part]):6.1f} dB   "
-        f"round trip {si_sdr(ceiling[part], truth[part]):6.1f} dB",
-        flush=True,
-    )
+    reached, most = si_sdr(audio[part], truth[part]), si_sdr(ceiling[part], truth[part])
+    print(f"clip {number}, {what:16} {reached:6.1f} dB   round trip {most:6.1f} dB", flush=True)
 
 
 for number in (1, 2, 3):

@@ -1,7 +1,7 @@
 """How many network evaluations a sampler needs: on data whose exact denoiser is known, and with a trained run.
 
 Without a run: every sampler's distance from the exact probability flow of a Gaussian mixture (root mean square over samples; the
-flow itself is integrated by DDIM in 20,000 steps), for 4 to 256 evaluations. With a run: latents of learnt captions by its own
+flow itself is integrated by DDIM in 20,000 steps), for 4 to 256 evaluations. With a run: windows of learnt captions by its own
 network, compared with DDIM in 1,000 steps from the same noise, and the wall time of a whole sampling call, compiled and repeated.
 
     python -m benchmarks.samplers [RUN] [--picture docs/images/samplers.png]
@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import soundfile
 from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
@@ -69,13 +70,15 @@ def trained(path: str) -> list[dict]:
     from jen1_jax.generation.model import Model
 
     model = Model.load(path)
+    total = soundfile.info(Path(path, "learnt/1.wav")).duration  # of the pieces that these windows begin
     captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][:PROMPTS]
 
     def sample(sampler: str, steps: int):
         settings = model.sampler.config.copy_and_resolve_references()
         settings.sampler = sampler
         other = replace(model, sampler=replace(model.sampler, config=settings))
-        plans = [other._nothing(other.sampler.window * other.codec.hop) for _ in captions]
+        plan = replace(other._nothing(other.sampler.window * other.codec.hop), total=total)
+        plans = [plan] * len(captions)
         call = lambda: other._fill(plans, captions, [0] * len(captions), "", steps, None)
         latents, times = np.stack(call()), []
         for _ in range(3):

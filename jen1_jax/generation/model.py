@@ -182,13 +182,14 @@ class Model:
         hole = np.pad(inside, (0, frames * hop - len(inside))).reshape(frames, hop).any(axis=1)
         margin = self.codec.margin
         near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
-        edges = np.flatnonzero(np.diff(hole, prepend=False, append=False))
-        longest = int((edges[1::2] - edges[::2]).max())  # of latent frames in a row: a sliver between two spans gives no context
+        edges = np.flatnonzero(np.diff(near, prepend=False, append=False))
+        longest = int((edges[1::2] - edges[::2]).max())  # of frames without context: a sliver between two spans gives none
         limit = int(self.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
+            seconds = lambda frames: f"{max(frames - 2 * margin, 0) / self.codec.frame_rate:.1f} s"
             raise Refusal(
-                f"A span of {longest / self.codec.frame_rate:.1f} s is longer than this model inpaints at once "
-                f"({limit / self.codec.frame_rate:.1f} s); give shorter spans, one after the other."
+                f"A span of {seconds(longest)} is longer than this model inpaints at once ({seconds(limit)}); "
+                "give shorter spans, one after the other."
             )
         plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=False)[0]
@@ -299,7 +300,7 @@ class Model:
 
     def _placed(self, plan: Plan, start: float, total: float | None) -> Plan:
         """The plan of what lies `start` seconds into a piece of `total` seconds."""
-        if (start, total) == (0, None):
+        if total is None and isinstance(start, Real) and start == 0:
             return plan
         if not self.sampler.unet.timing:
             raise Refusal("This model was trained without unet.timing and knows no place in a piece; leave start and total out.")

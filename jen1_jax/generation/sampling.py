@@ -61,9 +61,9 @@ class Prompts(NamedTuple):
 class _Piece:
     """A piece on its way: what of it is done, and which window is next."""
 
-    def __init__(self, plan: Plan, size: int, frame_rate: float):
+    def __init__(self, plan: Plan, size: int, grid: int, frame_rate: float):
         self.latents, self.trusted, self.known = plan.given.astype(np.float32), plan.trusted.copy(), plan.known.copy()
-        self.number, self._size = 0, size  # of windows done; frames of a window
+        self.number, self._size, self._grid = 0, size, grid  # of windows done; frames of a window, and between two beginnings
         self._plan, self._frame_rate = plan, frame_rate
 
     @property
@@ -74,11 +74,15 @@ class _Piece:
         """The frames to sample next, from the left, and whether in causal mode."""
         first, size = int(np.argmin(self.known)), self._size
         run = int(np.argmax(np.append(self.known[first:], True)))
-        # A hole sits in the middle of its window; what is longer than a window goes on from half a window of context.
-        lead = (size - run) // 2 if run < size else size // 2
-        if not self.known[first:].any():
-            lead = size // 2
-        start = int(np.clip(first - lead, 0, max(len(self.known) - size, 0)))
+        # A hole sits in the middle of its window; what is longer, or never ends, goes on from half a window of context.
+        hole = run < size and self.known[first:].any()
+        lead = (size - run) // 2 if hole else size // 2
+        # As in training, windows begin on the U-Net's grid, counted from the piece's beginning.
+        before = round(self._plan.start * self._frame_rate)
+        start = round((before + first - lead) / self._grid) * self._grid - before
+        if hole:  # which its window must hold all the same
+            start = np.clip(start, first + run - size, first)
+        start = int(np.clip(start, 0, max(len(self.known) - size, 0)))
         return slice(start, start + size), bool(self.trusted[start:first].any() if causal is None else causal)
 
     def inputs(self, window: slice) -> tuple[np.ndarray, ...]:
@@ -124,7 +128,7 @@ class Sampler:
         1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
         batches are filled up to powers of two, so that few sizes are compiled.
         """
-        pieces = [_Piece(plan, self.window, self.frame_rate) for plan in plans]
+        pieces = [_Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate) for plan in plans]
         total = sum(piece.missing for piece in pieces)
         while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
             progress(total - sum(piece.missing for piece in pieces), total)

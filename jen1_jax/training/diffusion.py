@@ -224,11 +224,13 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         latents, valid_frames = batch["latents"], batch["valid_frames"]
         size, frames, _ = latents.shape
         if frames > window:
-            # Drawn from half a window before the example to half a window after it, and moved inside: its beginning, where every
-            # piece that is generated begins, and its end would else be in one window of hundreds, and never be learnt.
+            # Drawn from half a window before the clip to half a window after it, and moved inside: a clip's first frames, with
+            # which a piece begins when it is generated, and its last would else be in one window of hundreds, and not be learnt.
             last = jnp.maximum(valid_frames - window, 0)
             first = jax.random.randint(stream(key, "window"), (size,), -(window // 2), last + window // 2 + 1)
             first = jnp.clip(first, 0, last)
+            # On the U-Net's grid, as sampling's windows are: what resamples by 8 takes a clip shifted by 1 for another one.
+            first = jnp.where(first < last, first - first % math.prod(config.unet.factors), last)
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
             batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
             if "start" in batch:

@@ -159,6 +159,7 @@ def test_absurd_lengths_are_refused(tiny_model, song, seconds):
         ([(0.01, 0.19)], "longer than this model inpaints at once"),
         ([(0.01, 0.1), (0.1, 0.19)], "longer than this model inpaints at once"),
         ([(0.01, 0.1003), (0.1005, 0.19)], "longer than this model inpaints at once"),  # apart by less than a latent frame
+        ([(0.05, 0.148)], r"0\.1 s is longer"),  # with the frames beside it that are no context
     ],
 )
 def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):

@@ -9,14 +9,21 @@ from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
-from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.generation.sampling import Plan, Prompts, Sampler, _Piece
 from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 WINDOW, K = 8, 2
+GRID = 4  # on which windows begin
 FRAME_RATE = 4.0
 UNLIKE = 10.0  # what the negative prompt asks for
 SAYS = 42.0  # what the text asks for; far outside [-1, 1], as latents are
+
+
+def configuration():
+    config = get_config()
+    config.unet.factors = (2, 2)
+    return config
 
 
 class Oracle(UNet):
@@ -34,7 +41,7 @@ class Oracle(UNet):
 @pytest.fixture(scope="module", params=zip(OBJECTIVES, SCHEDULES, SAMPLERS, strict=False), ids="-".join)
 def sampler(request):
     objective, schedule, method = request.param
-    config = get_config()
+    config = configuration()
     config.diffusion.update(objective=objective, schedule=schedule, sampler=method)
     unet = Oracle(K, **config.unet, objective=objective)
     return Sampler(unet, {}, config.diffusion, WINDOW, FRAME_RATE)
@@ -111,7 +118,7 @@ class LouderWhereGiven(Oracle):
 
 
 def test_the_limit_of_guidance_measures_the_generated_frames_alone():
-    config = get_config()
+    config = configuration()
     config.diffusion.update(objective="x0", schedule="cosine", guidance_limit=1.0)
     sampler = Sampler(LouderWhereGiven(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
     plan = given(np.zeros((5, K), np.float32), 2, 2)
@@ -141,7 +148,7 @@ class Keeps(UNet):
 
 
 def test_a_variation_begins_with_the_given_latents_under_noise():
-    config = get_config()
+    config = configuration()
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = Sampler(Keeps(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
     plan = given(np.full((WINDOW, K), 5, np.float32), 0, 0)
@@ -174,7 +181,7 @@ def summed_up(features):
 
 def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
     """Under guidance too, where the unguided half is told the same: there is no difference to follow."""
-    config = get_config()
+    config = configuration()
     config.unet.timing = True
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = Sampler(Clock(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
@@ -186,3 +193,23 @@ def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
     starts, totals = jnp.float32([0, 1, 2, 32, 33, 34]), jnp.float32([4, 4, 4, 100, 100, 100])
     for frames, told in zip(found, summed_up(timing_features(starts, totals)), strict=True):
         np.testing.assert_allclose(frames, np.tile(told, (len(frames), 1)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", [0.0, 30.0, 30.25, 31.75])
+def test_windows_begin_on_the_grid_and_hold_their_hole(start):
+    """Of pieces that begin anywhere in a longer one; a window that the piece's end, or a hole, keeps from the grid is near it."""
+    frames, before = 5 * WINDOW, round(start * FRAME_RATE)
+    for first in range(1, frames):
+        for run in range(1, frames - first + 1):
+            known = np.ones(frames, bool)
+            known[first : first + run] = False
+            piece = _Piece(Plan(np.zeros((frames, K)), known, known, start, 100.0), WINDOW, GRID, FRAME_RATE)
+            missing = piece.missing
+            window, _ = piece.window(None)
+            assert 0 <= window.start <= first < window.stop <= frames and window.stop - window.start == WINDOW
+            hole = run < WINDOW and first + run < frames
+            assert not hole or first + run <= window.stop
+            inside = 0 < window.start < frames - WINDOW
+            assert not inside or (before + window.start) % GRID == 0 or (hole and run > WINDOW - GRID)
+            piece.fill(window, np.zeros((WINDOW, K)))
+            assert piece.missing <= missing - min(run, WINDOW // 4)
