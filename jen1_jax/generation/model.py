@@ -186,10 +186,10 @@ class Model:
         longest = int((edges[1::2] - edges[::2]).max())  # of frames without context: a sliver between two spans gives none
         limit = int(self.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
-            seconds = lambda frames: f"{max(frames - 2 * margin, 0) / self.codec.frame_rate:.1f} s"
+            seconds = lambda frames: f"{frames / self.codec.frame_rate:.2f} s"
             raise Refusal(
-                f"A span of {seconds(longest)} is longer than this model inpaints at once ({seconds(limit)}); "
-                "give shorter spans, one after the other."
+                f"With the {seconds(margin)} beside it that give no context, a span comes to {seconds(longest)}, but this model "
+                f"inpaints {seconds(limit)} at once; give shorter spans, one after the other."
             )
         plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=False)[0]

@@ -1,5 +1,6 @@
 """Sampling latents with a trained U-Net: guidance, given frames, and windows for pieces longer than those of training."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,7 +80,8 @@ class _Piece:
         lead = (size - run) // 2 if hole else size // 2
         # As in training, windows begin on the U-Net's grid, counted from the piece's beginning.
         before = round(self._plan.start * self._frame_rate)
-        start = round((before + first - lead) / self._grid) * self._grid - before
+        place = (before + first - lead) / self._grid
+        start = (round(place) if hole else math.floor(place)) * self._grid - before
         if hole:  # which its window must hold all the same
             start = np.clip(start, first + run - size, first)
         start = int(np.clip(start, 0, max(len(self.known) - size, 0)))

@@ -230,7 +230,9 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
             first = jax.random.randint(stream(key, "window"), (size,), -(window // 2), last + window // 2 + 1)
             first = jnp.clip(first, 0, last)
             # On the U-Net's grid, as sampling's windows are: what resamples by 8 takes a clip shifted by 1 for another one.
-            first = jnp.where(first < last, first - first % math.prod(config.unet.factors), last)
+            before = jnp.round(batch["start"] * config.audio.sample_rate / hop).astype(jnp.int32) if "start" in batch else 0
+            beyond = (before + first) % math.prod(config.unet.factors)
+            first = jnp.where(first < last, jnp.maximum(first - beyond, 0), last)
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
             batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
             if "start" in batch:

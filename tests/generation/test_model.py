@@ -156,10 +156,10 @@ def test_absurd_lengths_are_refused(tiny_model, song, seconds):
         ([], "at least one span"),
         ([(0.0, 0.2)], "whole audio"),
         ([(0.0, 0.1), (0.05, 0.2)], "whole audio"),
-        ([(0.01, 0.19)], "longer than this model inpaints at once"),
-        ([(0.01, 0.1), (0.1, 0.19)], "longer than this model inpaints at once"),
-        ([(0.01, 0.1003), (0.1005, 0.19)], "longer than this model inpaints at once"),  # apart by less than a latent frame
-        ([(0.05, 0.148)], r"0\.1 s is longer"),  # with the frames beside it that are no context
+        ([(0.01, 0.19)], r"inpaints 0\.10 s at once"),
+        ([(0.01, 0.1), (0.1, 0.19)], r"inpaints 0\.10 s at once"),
+        ([(0.01, 0.1003), (0.1005, 0.19)], r"inpaints 0\.10 s at once"),  # apart by less than a latent frame
+        ([(0.05, 0.148)], r"comes to 0\.11 s, but this model inpaints 0\.10 s at once"),  # 74 frames, 80 without context, of 76
     ],
 )
 def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
