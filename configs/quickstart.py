@@ -5,7 +5,7 @@ text encoder of its own on windows of four clips of 10.24 s, to learn by heart. 
 which within minutes gives the right colour and no notes.
 Cost: about 5 minutes for the autoencoder and 7 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: unseen clips without drums come through the autoencoder at 9 dB SI-SDR; the clips come back by their captions,
+Result to expect: unseen clips without drums come through the autoencoder at 10 dB SI-SDR; the clips come back by their captions,
 window after window, four times as long as what the U-Net has ever seen at once.
 """
 

@@ -10,19 +10,18 @@ import sys
 from pathlib import Path
 
 from data_pipeline.shard_data import ShardData
+from data_pipeline.shards import SAMPLE_RATE
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.run import write_text
-
-RATE = 48_000
 
 data, out, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)
 batch = next(ShardData(data, count, seed=0, limit=count).sweep("train"))
 for row in range(len(batch["audio"])):
     number, valid = row + 1, int(batch["valid_samples"][row])
-    audio, seconds = batch["audio"][row, :valid], valid / RATE
-    write_wav(out / f"{number}.wav", audio, RATE)
-    write_wav(out / f"{number}-beginning.wav", audio[: valid // 2], RATE)
+    audio, seconds = batch["audio"][row, :valid], valid / SAMPLE_RATE
+    write_wav(out / f"{number}.wav", audio, SAMPLE_RATE)
+    write_wav(out / f"{number}-beginning.wav", audio[: valid // 2], SAMPLE_RATE)
     write_text(out / f"{number}.txt", " ".join(batch["caption"][row].split()))
     place = f"--start {batch['start'][row]:.3f} --total {batch['total'][row]:.3f}"
     write_text(out / f"{number}.generate", f"--seconds {seconds:.3f} {place}")

@@ -224,19 +224,13 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         latents, valid_frames = batch["latents"], batch["valid_frames"]
         size, frames, _ = latents.shape
         if frames > window:
-            # Drawn from half a window before the clip to half a window after it, and moved inside: a clip's first frames, with
-            # which a piece begins when it is generated, and its last would else be in one window of hundreds, and not be learnt.
-            last = jnp.maximum(valid_frames - window, 0)
-            first = jax.random.randint(stream(key, "window"), (size,), -(window // 2), last + window // 2 + 1)
-            first = jnp.clip(first, 0, last)
-            # On the U-Net's grid, as sampling's windows are: what resamples by 8 takes a clip shifted by 1 for another one.
-            before = jnp.round(batch["start"] * config.audio.sample_rate / hop).astype(jnp.int32) if "start" in batch else 0
-            beyond = (before + first) % math.prod(config.unet.factors)
-            first = jnp.where(first < last, jnp.maximum(first - beyond, 0), last)
+            rate = config.audio.sample_rate / hop
+            before = jnp.round(batch.get("start", jnp.zeros(size)) * rate).astype(jnp.int32)
+            first = _draw_first(stream(key, "window"), valid_frames, before, window, math.prod(config.unet.factors))
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
             batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
             if "start" in batch:
-                batch |= {"start": batch["start"] + first * (hop / config.audio.sample_rate)}
+                batch |= {"start": batch["start"] + first / rate}
     else:
         size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
@@ -249,6 +243,20 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         "noise": jax.random.normal(stream(key, "noise"), (size, window, k)),
         "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
     }
+
+
+def _draw_first(
+    key: Key[Array, ""], valid_frames: Int[Array, " batch"], before: Int[Array, " batch"], window: int, grid: int
+) -> Int[Array, " batch"]:
+    """Each clip's frame at which its window begins; `before` counts the frames of its piece that come before the clip.
+
+    Drawn from half a window before the clip to half a window after it, and moved inside: a clip's first frames, with which a
+    piece begins when it is generated, and its last would else be in one window of hundreds, and not be learnt. Moved back to
+    the U-Net's grid, as sampling's windows are: what resamples by 8 takes a clip shifted by 1 for another one.
+    """
+    last = jnp.maximum(valid_frames - window, 0)
+    first = jnp.clip(jax.random.randint(key, last.shape, -(window // 2), last + window // 2 + 1), 0, last)
+    return jnp.where(first < last, jnp.maximum(first - (before + first) % grid, 0), last)
 
 
 def terms(
