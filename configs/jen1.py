@@ -27,6 +27,10 @@ def get_config() -> ConfigDict:
         mask_rate=0.05,  # of latent frames, set to zero before the decoder in training
         mask_unit="frame",  # (inferred) or "element"
         causal=False,
+        # Above 0, the encoder reads STFT levels of windows so many samples long instead of samples, and the decoder writes them:
+        # latents without phase. strides[0] is then a quarter of it.
+        window=0,
+        phase_iterations=0,  # with a window: steps of the search for the phases of what is decoded
         dtype="float32",  # of the arithmetic, the discriminators' too; or "bfloat16". Parameters and losses are float32
     )
     config.whitening = dict(keep=0.9, floor=1e-5)  # floor: (inferred) smallest variance of a direction, relative to the largest
@@ -102,7 +106,9 @@ def get_config() -> ConfigDict:
         clip=1.0,
         ema_decay=0.999,
         microbatches=1,
-        losses=dict(waveform=1.0, stft=1.0, mel=1.0, kl=0.0, adversarial=0.1, feature_matching=5.0),  # 0 leaves a term out
+        losses=dict(
+            waveform=1.0, stft=1.0, mel=1.0, levels=0.0, kl=0.0, adversarial=0.1, feature_matching=5.0
+        ),  # 0 leaves a term out
         stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel
         adversary=dict(  # as the loss weights, from public codecs
             loss="hinge",  # or "least_squares"

@@ -12,8 +12,9 @@ from functools import cached_property
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
+from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.errors import Refusal
@@ -55,6 +56,11 @@ class Codec:
         """Latent frames on each side of a border that know what is on the other side."""
         return self.model.margin
 
+    @property
+    def decoder_margin(self) -> int:
+        """Latent frames on each side of a sample's own that it depends on."""
+        return self.model.decoder_margin
+
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.params, self.whitening, sample_rate=self.sample_rate, hop=self.hop)
@@ -72,38 +78,51 @@ class Codec:
             part = np.pad(part, ((0, 0), (0, (stop - start) * hop - part.shape[1]), (0, 0)))
             return part.reshape(len(part), stop - start, hop * 2)
 
-        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, progress)
+        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, self.margin, progress)
 
     def decode(
-        self, latents: Float[np.ndarray, "*batch frames k"], samples: int | None = None, progress: Progress = quietly
+        self,
+        latents: Float[np.ndarray, "*batch frames k"],
+        samples: int | None = None,
+        progress: Progress = quietly,
+        around: tuple[Float[np.ndarray, "*batch samples 2"], Bool[np.ndarray, " samples"]] | None = None,
     ) -> Float[np.ndarray, "*batch samples 2"]:
-        """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1]."""
+        """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1].
+
+        `around`: audio and which of its samples are known, whose phases the decoded audio goes on from where its own are free.
+        """
         if latents.ndim == 2:
-            return self.decode(latents[None], samples, progress)[0]
+            around = (around[0][None], around[1]) if around else None
+            return self.decode(latents[None], samples, progress, around)[0]
         if latents.shape[-1] != self.k:
             raise Refusal(
                 f"These latents have {latents.shape[-1]} channels and this autoencoder's have {self.k}: "
                 "another one made them, so encode the audio again with this one."
             )
+        if around and self.model.window:  # travels with the latents, folded
+            audio, known = around
+            known = np.broadcast_to(known[:, None], (*audio.shape[:2], 1))
+            rest = np.pad(np.concatenate([audio, known], -1), ((0, 0), (0, latents.shape[1] * self.hop - audio.shape[1]), (0, 0)))
+            latents = np.concatenate([latents, rest.reshape(*latents.shape[:2], -1)], -1, dtype=np.float32)
         read = lambda start, stop: latents[:, start:stop]
-        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, progress)
+        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, self.decoder_margin, progress)
         return audio.reshape(len(latents), -1, 2)[:, :samples]
 
     def _chunked(
-        self, read: Callable, batch: int, frames: int, function: Callable, width: int, progress: Progress
+        self, read: Callable, batch: int, frames: int, function: Callable, width: int, margin: int, progress: Progress
     ) -> Float[np.ndarray, "batch frames {width}"]:
         """`function` over what `read(start, stop)` gives of [batch, frames, _], chunk by chunk."""
         keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
-        size = keep + 2 * self.margin
+        size = keep + 2 * margin
         result = np.empty((batch, frames, width), np.float32)
         for start in range(0, frames, keep):
             progress(start, frames)
-            first, last = max(start - self.margin, 0), min(start - self.margin + size, frames)
-            before = first - (start - self.margin)
+            first, last = max(start - margin, 0), min(start - margin + size, frames)
+            before = first - (start - margin)
             within = ((0, 0), (before, size - before - (last - first)), (0, 0))
             part = np.pad(read(first, last), within)
             valid = np.pad(np.ones((batch, last - first, 1), np.float32), within)
-            done = np.asarray(function(part, valid))[:, self.margin : self.margin + keep]
+            done = np.asarray(function(part, valid))[:, margin : margin + keep]
             result[:, start : start + keep] = done[:, : frames - start]
         progress(frames, frames)
         return result
@@ -118,8 +137,11 @@ class Codec:
 
     @cached_property
     def _decode(self):
-        def decode(whitened, valid):
-            audio = self.model.apply({"params": self.params}, self.whitening.invert(whitened), valid, method="decode")
+        def decode(part, valid):
+            whitened, rest = part[..., : self.k], part[..., self.k :]
+            rest = rest.reshape(len(part), -1, 3)
+            around = spectrum.Around(rest[..., :2], rest[..., 2:]) if rest.size else None
+            audio = self.model.apply({"params": self.params}, self.whitening.invert(whitened), valid, around, method="decode")
             return audio.reshape(*whitened.shape[:2], -1)
 
         return jax.jit(decode)

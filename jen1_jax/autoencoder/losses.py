@@ -49,8 +49,12 @@ def stft(audio: Float[Array, "batch samples channels"], window: int) -> Complex[
     x = x.reshape(*x.shape[:2], frames + 3, hop)
     # four shifted views instead of a gather: its gradient is four additions
     x = jnp.concatenate([x[:, :, i : i + frames] for i in range(4)], axis=-1)
-    hann = 0.5 - 0.5 * jnp.cos(2 * jnp.pi * jnp.arange(window) / window)
-    return jnp.fft.rfft(x * (hann / hann.sum()))
+    return jnp.fft.rfft(x * (hann(window) / hann(window).sum()))
+
+
+def hann(window: int) -> Float[Array, " {window}"]:
+    """The periodic Hann window."""
+    return 0.5 - 0.5 * jnp.cos(2 * jnp.pi * jnp.arange(window) / window)
 
 
 def magnitudes(audio: Float[Array, "batch samples 2"], window: int) -> Float[Array, "batch views frames bins"]:

@@ -3,6 +3,10 @@
     audio -> stem (stride, k) -> [units -> stride] per level -> units -> head (k) -> latents
     latents -> mask (training) -> head (k) -> units -> [stride -> units] per level -> stem (k, stride) -> audio
 
+With a `window` the stem reads the levels of an STFT instead of samples, and the decoder's stem (k = 1) writes them; then latents
+hold no phase, which a generator could not learn, and decoding finds one (spectrum.py). A linear map of a latent frame's levels is
+added to the encoder's output, and one to the decoder's: training begins at their principal directions (training/principal.py).
+
 Convolutional after SoundStream and EnCodec, without a quantiser; a share of the latents is masked before the decoder in training,
 which teaches the decoder to live with imperfect latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels,
 so that a first stride above 1 leaves no work at the full rate.
@@ -12,6 +16,7 @@ latency is one hop.
 """
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,13 +24,17 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jen1_jax.autoencoder import spectrum
 from jen1_jax.layers.conv import Conv1d, Upsample
+from jen1_jax.layers.dense import Dense
 from jen1_jax.registry import Registry
 
 Valid = Float[Array, "batch low 1"] | None
 # Of the last convolution of a residual branch: the network starts out nearly linear, finds the principal directions of the audio
 # within a few hundred steps, and then bends. With branches at full strength it needs thousands, and can diverge.
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+# Of what is added to a linear map that is good already.
+TINY = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 ACTIVATIONS = Registry("autoencoder.activation", {"snake": True, "elu": False})  # whether it has an alpha per channel
 # Name -> the shape of the mask for latents of a shape.
@@ -35,6 +44,11 @@ MASK_UNITS = Registry("autoencoder.mask_unit", {"frame": lambda shape: (*shape[:
 def keep_valid(x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
     """`x` with its padding set to zero; `valid` may run at a lower rate. Biases refill padding, so this precedes all mixing."""
     return x if valid is None else x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
+
+
+def fold(x: Float[Array, "batch frames channels"], factor: int) -> Float[Array, "batch low folded"]:
+    """`factor` frames as one, their channels side by side."""
+    return x.reshape(x.shape[0], x.shape[1] // factor, factor * x.shape[2])
 
 
 class Activation(nn.Module):
@@ -62,6 +76,8 @@ class Stack(nn.Module):
     activation: str
     weight_norm: bool
     causal: bool
+    window: int
+    phase_iterations: int
     dtype: DTypeLike
 
     def conv(
@@ -81,27 +97,39 @@ class Stack(nn.Module):
 class Encoder(Stack):
     @nn.compact
     def __call__(self, x: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
-        x = keep_valid(x.astype(self.dtype), valid)
+        x, direct = keep_valid(x, valid), 0
+        if self.window:
+            x = keep_valid(spectrum.analyse(x, self.window), valid)  # windows in the padding see what is real
+            direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(fold(x, math.prod(self.strides[1:])))
+        x = x.astype(self.dtype)
         for level, (stride, features) in enumerate(zip(self.strides, self.channels, strict=True)):
             if level > 0:
                 x = Activation(self.activation)(x)
-            # folded without the delay of layers.conv.Downsample: a frame may read to the end of its own hop (see above)
-            x = x.reshape(x.shape[0], x.shape[1] // stride, stride * x.shape[2])
+            if level > 0 or not self.window:  # levels are at the stem's rate already
+                # folded without the delay of layers.conv.Downsample: a frame may read to the end of its own hop (see above)
+                x = fold(x, stride)
             x = keep_valid(self.conv(x, features, 1 if level else self.kernel_size), valid)
             x = self.units(x, valid)
-        x = self.conv(Activation(self.activation)(x), self.latent_channels, self.kernel_size)
+        init = {"kernel_init": TINY} if self.window else {}
+        x = direct + self.conv(Activation(self.activation)(x), self.latent_channels, self.kernel_size, **init)
         return keep_valid(x, valid).astype(jnp.float32)
 
 
 class Decoder(Stack):
     @nn.compact
-    def __call__(self, x: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch samples 2"]:
-        x = keep_valid(x.astype(self.dtype), valid)
+    def __call__(self, x: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch frames features"]:
+        """Audio, or with a `window` the levels of which `spectrum.synthesise` makes audio."""
+        latents = x = keep_valid(x.astype(self.dtype), valid)
         x = keep_valid(self.conv(x, self.channels[-1], self.kernel_size), valid)
         for level in reversed(range(len(self.strides))):
             x = Activation(self.activation)(self.units(x, valid))
             features, kernel_size = (self.channels[level - 1], 1) if level else (2, self.kernel_size)
-            x = Upsample(features, self.strides[level], kernel_size, self.weight_norm, self.dtype)(x, self.causal)
+            if level == 0 and self.window:
+                bands, frames = spectrum.bands(self.window), math.prod(self.strides[1:])
+                direct = Dense(bands * frames, dtype=self.dtype, name="direct")(latents)
+                x = direct.reshape(len(x), -1, bands) + self.conv(x, bands, 1, kernel_init=TINY)
+            else:
+                x = Upsample(features, self.strides[level], kernel_size, self.weight_norm, self.dtype)(x, self.causal)
             x = keep_valid(x, valid)
         return x.astype(jnp.float32)
 
@@ -124,6 +152,8 @@ class Autoencoder(nn.Module):
     mask_rate: float = 0.05
     mask_unit: str = "frame"
     causal: bool = False
+    window: int = 0
+    phase_iterations: int = 0
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
@@ -141,7 +171,7 @@ class Autoencoder(nn.Module):
         """Samples that one centred pass of the encoder, or of the decoder, looks to each side of the current frame."""
         rates = [math.prod(self.strides[: level + 1]) for level in range(len(self.strides))]  # samples per frame of a level
         ends = (self.kernel_size - 1) // 2 * (rates[0] + rates[-1])
-        return ends + sum(self.dilations) * sum(rates)
+        return ends + sum(self.dilations) * sum(rates) + self.window * 3 // 8
 
     @property
     def receptive_field(self) -> int:
@@ -150,8 +180,14 @@ class Autoencoder(nn.Module):
 
     @property
     def margin(self) -> int:
-        """Latent frames at a border that depend on the other side of it; the decoder, a mirror, reads as many around a sample."""
+        """Latent frames at a border that depend on the other side of it."""
         return math.ceil(self._reach * (2 if self.causal else 1) / self.hop)
+
+    @property
+    def decoder_margin(self) -> int:
+        """Latent frames that the decoder reads to each side of a sample's own: as the encoder, and for the search for phases."""
+        search = spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
+        return math.ceil((self._reach * (2 if self.causal else 1) + search) / self.hop)
 
     def encode(self, audio: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
         """Latents of `audio`; `samples` must be a multiple of `hop`."""
@@ -159,17 +195,33 @@ class Autoencoder(nn.Module):
             raise ValueError(f"{audio.shape[1]} samples are not a multiple of the hop {self.hop}")
         return self.encoder(audio, valid)
 
-    def decode(self, latents: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch samples 2"]:
-        """Audio of `latents`, `hop` samples per frame."""
-        return self.decoder(latents, valid)
+    def decode(
+        self, latents: Float[Array, "batch low latent"], valid: Valid = None, around: spectrum.Around | None = None
+    ) -> Float[Array, "batch samples 2"]:
+        """Audio of `latents`, `hop` samples per frame; where its phases are free they go on from what is `around` it."""
+        return self._audio(self.decoder(latents, valid), valid, around)
+
+    def _audio(self, made: Float[Array, "batch frames features"], valid: Valid = None, around: spectrum.Around | None = None):
+        """What the decoder has made as audio, which it is already without a `window`."""
+        if not self.window:
+            return made
+        real = keep_valid(jnp.ones((*made.shape[:2], 1)), valid)
+        return spectrum.synthesise(made, real, self.window, self.phase_iterations, around)
 
     def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
         """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""
         return latents * jax.random.bernoulli(rng, 1 - self.mask_rate, MASK_UNITS[self.mask_unit](latents.shape))
 
-    def __call__(
-        self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None
-    ) -> tuple[Float[Array, "batch samples 2"], Float[Array, "batch low latent"]]:
-        """(reconstruction, latents); with a key the reconstruction is made from masked latents, as in training."""
+    def __call__(self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None) -> "Pass":
+        """The whole way; with a key the reconstruction is made from masked latents, as in training."""
         latents = self.encode(audio)
-        return self.decode(latents if mask_rng is None else self.mask(latents, mask_rng)), latents
+        made = self.decoder(latents if mask_rng is None else self.mask(latents, mask_rng))
+        return Pass(self._audio(made), latents, made if self.window else None)
+
+
+class Pass(NamedTuple):
+    """What one pass of an autoencoder gives: a reconstruction, its latents, and with a `window` the levels it was made of."""
+
+    audio: Float[Array, "batch samples 2"]
+    latents: Float[Array, "batch low latent"]
+    levels: Float[Array, "batch frames bands"] | None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.autoencoder import discriminator, losses
+from jen1_jax.autoencoder import discriminator, losses, spectrum
 from jen1_jax.autoencoder.discriminator import Discriminator
 from jen1_jax.autoencoder.model import Autoencoder
 
@@ -39,12 +39,13 @@ def autoencoder_terms(
     up to 1, scales what the discriminator says, and without one it is not even asked.
     """
     windows = tuple(config.stft_windows)
-    made, latents = model.apply({"params": params["autoencoder"]}, audio, rng)
+    made, latents, levels = model.apply({"params": params["autoencoder"]}, audio, rng)
     made = losses.keep_valid(made, valid_samples)
     terms = {
         "waveform": lambda: losses.waveform(made, audio, valid_samples),
         "stft": lambda: losses.multi_resolution_stft(made, audio, valid_samples, windows),
         "mel": lambda: losses.mel(made, audio, valid_samples, windows, sample_rate),
+        "levels": lambda: spectrum.distance(levels, audio, valid_samples, model.window),
         "kl": lambda: losses.kl(latents, -(-valid_samples // model.hop)),
     }
     terms = {name: term() for name, term in terms.items() if config.losses[name] > 0}
@@ -73,7 +74,7 @@ def discriminator_terms(
     config: ConfigDict,
 ) -> dict[str, losses.Term]:
     """The discriminator's one term, on the same reconstruction as `autoencoder_terms` has."""
-    made, _ = model.apply({"params": params["autoencoder"]}, audio, rng)
+    made = model.apply({"params": params["autoencoder"]}, audio, rng).audio
     made = losses.keep_valid(made, valid_samples)
 
     def ask():

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
@@ -194,8 +194,10 @@ class Model:
         plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=False)[0]
         for left, right in holes:
-            first = max(left // hop - margin, 0)  # only what the hole's samples depend on is decoded
-            made = self._decode(latents[first : -(-right // hop) + margin])
+            # Only what the hole's samples depend on is decoded.
+            part = slice(max(left // hop - self.codec.decoder_margin, 0), -(-right // hop) + self.codec.decoder_margin)
+            first, nearby = part.start, slice(part.start * hop, part.stop * hop)
+            made = self._decode(latents[part], (result[nearby], ~inside[nearby]))
             made = master(made[left - first * hop : right - first * hop], self.sample_rate)
             fade = min(int(INPAINT_FADE * self.sample_rate), len(made) // 2)
             if left > 0:
@@ -205,8 +207,10 @@ class Model:
             result[left:right] = made
         return result
 
-    def _decode(self, latents: Float[np.ndarray, "frames k"]) -> Audio:
-        return self.codec.decode(latents, progress=partial(self.progress, "decoding"))
+    def _decode(
+        self, latents: Float[np.ndarray, "frames k"], around: tuple[Audio, Bool[np.ndarray, " samples"]] | None = None
+    ) -> Audio:
+        return self.codec.decode(latents, progress=partial(self.progress, "decoding"), around=around)
 
     def extend(
         self,
@@ -248,7 +252,8 @@ class Model:
         )
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=True)[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
-        made = master(self._decode(latents)[len(tail) - fade : len(tail) + added], self.sample_rate)
+        made = self._decode(latents, (tail, np.ones(len(tail), bool)))
+        made = master(made[len(tail) - fade : len(tail) + added], self.sample_rate)
         kept = len(audio) - fade
         return np.concatenate([audio[:kept], crossfade(audio[kept:], made[:fade]), made[fade:]])
 

@@ -24,6 +24,7 @@ from jen1_jax.autoencoder.whitening import fit as fit_whitening
 from jen1_jax.config import from_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
+from jen1_jax.training import principal
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
@@ -70,11 +71,18 @@ def train_autoencoder(
                 f"{asked or 'off'}: leave train_autoencoder.adversary and its losses as they were, or choose another --workdir."
             )
 
+    if kept:
+        start_from = {"autoencoder": kept.params}
+    elif config.autoencoder.window and trained < 0:
+        fresh = jax.jit(partial(init_params, model=model))(jax.random.key(config.seed))
+        start_from = {"autoencoder": principal.begin(model, fresh, data.sweep("train"))}
+    else:
+        start_from = {}
     state = fit(
         "autoencoder",
         directory=run.path / "autoencoder",
         players=players(config, model, freeze_encoder=kept is not None),
-        start_from={"autoencoder": kept.params} if kept else {},
+        start_from=start_from,
         check=check,
         draw=draw,
         batches=lambda start: (
@@ -147,6 +155,13 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
         raise Refusal(
             "autoencoder's strides, widths, dilations and compress are at least 1, and compress is no more than a width."
         )
+    if fields.window and (fields.window % 8 or fields.window != 4 * fields.strides[0] or fields.causal):
+        raise Refusal(
+            f"autoencoder.window is a multiple of 8 samples and four times strides[0], without autoencoder.causal; "
+            f"got {fields.window} with strides {tuple(fields.strides)} and causal={fields.causal}."
+        )
+    if fields.phase_iterations < 0:
+        raise Refusal(f"autoencoder.phase_iterations is at least 0, got {fields.phase_iterations}.")
     if not 0 <= fields.mask_rate < 1:
         raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
     if fields.dtype not in ("float32", "bfloat16"):
@@ -163,6 +178,8 @@ def check_training(config: ConfigDict) -> None:
         raise Refusal(
             f"train_autoencoder.losses are weights of at least 0, one of them above 0; got {training.losses.to_dict()}."
         )
+    if training.losses.levels > 0 and not config.autoencoder.window:
+        raise Refusal("train_autoencoder.losses.levels compares STFT levels, which autoencoder.window of 0 does not have.")
     if adversarial(training):
         _ = ADVERSARIAL[training.adversary.loss]  # refuses an unknown name
         if training.adversary.channels < 1 or training.adversary.start < 0:

@@ -1,0 +1,129 @@
+"""Audio as STFT levels and back: what an autoencoder without phase in its latents reads and writes.
+
+The levels of four views (left, right, mid, side) hold the stereo image without any phase. On the way back the phases are found by
+fast Griffin-Lim (Perraudin et al. 2013), here for stereo: projections in turn onto the spectra that have these levels and onto
+the spectra that some audio has.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+from jen1_jax.autoencoder.losses import FLOOR, Term, hann, keep_valid, stft, views
+
+VIEWS = 4
+NATS = 4.0  # of magnitude in one unit of a level
+LOUDEST = 2.5  # units: what a decoder says beyond is taken as that; a full-scale sine has 2.13
+WIDTH = 0.02  # of a band, relative to its frequency; a third of a semitone, but no less than a bin
+QUIET = 0.3  # units: how much silence counts in `distance` beside what sounds
+MOMENTUM = 0.99  # Perraudin et al.'s alpha
+REACH = 3  # frames to each side that share samples with a frame
+
+Levels = Float[Array, "batch frames bands"]
+Valid = Float[Array, "batch frames 1"]
+Spectra = Complex[Array, "batch 2 frames bins"]
+
+
+class Around(NamedTuple):
+    """Audio that is given, and 1 where it is `known`."""
+
+    audio: Float[Array, "batch samples 2"]
+    known: Float[Array, "batch samples 1"]
+
+
+@cache
+def filters(window: int) -> Float[np.ndarray, "bands bins"]:
+    """Triangles that add up to 1 in every bin: one a bin where bands are narrower, then each wider than the one before."""
+    centres, bins = [0.0], window // 2 + 1
+    while centres[-1] < bins - 1:
+        centres.append(centres[-1] + max(1.0, WIDTH * centres[-1]))
+    centres[-1] = bins - 1
+    return np.stack([np.interp(np.arange(bins), centres, one) for one in np.eye(len(centres))]).astype(np.float32)
+
+
+def bands(window: int) -> int:
+    """Levels of a frame: every view's bands."""
+    return VIEWS * len(filters(window))
+
+
+def analyse(audio: Float[Array, "batch samples 2"], window: int) -> Levels:
+    """Levels of `audio`, a frame for each `window / 4` samples, centred on them: log-magnitude above -80 dB, so silence is 0.
+
+    Order of the bands: view, then frequency.
+    """
+    left, right = jnp.moveaxis(_spectra(audio, window), 1, 0)
+    share = (filters(window) / filters(window).sum(1, keepdims=True)).T
+    product = lambda x, y: (x.real * y.real + x.imag * y.imag) @ share
+    power, both = [product(left, left), product(right, right)], product(left, right)
+    mean = sum(power) / 2  # mid and side share it out by what left and right have in common
+    power = jnp.concatenate([*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1)
+    return jnp.log1p(power / FLOOR**2) / (2 * NATS)
+
+
+def distance(prediction: Levels, target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"], window: int) -> Term:
+    """Mean absolute difference of levels in nats over an example's real frames; what is louder counts more."""
+    t = analyse(keep_valid(target, valid), window)
+    real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
+    weight = real * (QUIET + t)
+    total = NATS * jnp.sum(weight * jnp.abs(prediction - t), (1, 2))
+    some = (valid > 0).astype(jnp.float32)
+    return total / jnp.maximum(weight.sum((1, 2)), 1) * some, some
+
+
+def synthesise(
+    levels: Levels, valid: Valid, window: int, iterations: int, around: Around | None = None
+) -> Float[Array, "batch samples 2"]:
+    """Audio that has about these levels, `window / 4` samples a frame; it is silent where a frame is not `valid`.
+
+    A sample depends on the frames within `REACH * (iterations + 1)` of its own. With audio that is known `around` it, the phases
+    are sought that go on from there.
+    """
+    levels = jnp.moveaxis(jnp.clip(levels, 0, LOUDEST).reshape(*levels.shape[:2], VIEWS, -1), 2, 1) @ filters(window)
+    sizes = FLOOR * jnp.sqrt(jnp.expm1(2 * NATS * levels)) * valid[:, None]
+    heard = jnp.repeat(valid, window // 4, axis=1)
+
+    def audio(spectra):
+        made = _overlap(spectra, valid[..., 0], window) * heard
+        return made if around is None else jnp.where(around.known, around.audio, made)
+
+    def step(carry, _):
+        spectra, before = carry
+        now = _spectra(audio(_resize(spectra, sizes)), window) * valid[:, None]
+        return (now + MOMENTUM * (now - before), now), None
+
+    # Begin with each frame's energy in its middle: as good as random phases, and a shifted piece stays the same piece.
+    start = sizes[:, :2] * jnp.where(jnp.arange(sizes.shape[-1]) % 2, -1, 1).astype(jnp.complex64)
+    (spectra, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=iterations)
+    return audio(_resize(spectra, sizes))
+
+
+def _spectra(audio: Float[Array, "batch samples 2"], window: int) -> Spectra:
+    """Spectra of whole quarters of a window, each in the middle of its own."""
+    frames = audio.shape[1] // (window // 4)
+    return stft(jnp.pad(audio, ((0, 0), (window * 3 // 8, 0), (0, 0))), window)[:, :, :frames]
+
+
+def _overlap(spectra: Spectra, valid: Float[Array, "batch frames"], window: int) -> Float[Array, "batch samples 2"]:
+    """The audio whose spectra are nearest to these (Griffin & Lim 1984, equation 6)."""
+    frames = spectra.shape[2]
+    parts = jnp.fft.irfft(spectra, window) * (hann(window) * hann(window).sum())
+    weights = hann(window) ** 2 * valid[..., None]
+
+    def add(x):  # the four quarters of a frame go to four places
+        quarters = x.reshape(*x.shape[:-1], 4, window // 4)
+        pad = lambda i: [(0, 0)] * (x.ndim - 2) + [(i, REACH - i), (0, 0)]
+        total = sum(jnp.pad(quarters[..., i, :], pad(i)) for i in range(4))
+        return total.reshape(*x.shape[:-2], -1)[..., window * 3 // 8 :][..., : frames * window // 4]
+
+    return (add(parts) / jnp.maximum(add(weights)[:, None], 1e-3)).swapaxes(1, 2)
+
+
+def _resize(spectra: Spectra, sizes: Float[Array, "batch 4 frames bins"]) -> Spectra:
+    """The spectra with the sizes of mid and side, then with those of left and right."""
+    of = lambda x, size: x * (size * jax.lax.rsqrt(x.real**2 + x.imag**2 + 1e-18))
+    swap = lambda x: views(x, axis=1)[:, 2:]  # left and right to mid and side, and back
+    return of(swap(of(swap(spectra), sizes[:, 2:])), sizes[:, :2])

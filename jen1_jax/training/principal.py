@@ -1,0 +1,64 @@
+"""Where an autoencoder of STFT levels begins: at the principal directions of its data, which no few hundred steps would find.
+
+On the built-in music 64 directions at 18.75 Hz reach in closed form what training from random weights does not in 600 steps; and
+they are the slow and simple things of the music, which a generator learns first. Training then bends them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float, PyTree
+from scipy.linalg import eigh
+
+from jen1_jax.autoencoder import spectrum
+from jen1_jax.autoencoder.model import Autoencoder, fold
+from jen1_jax.errors import Refusal
+
+EXAMPLES, FRAMES = 128, 32  # that the directions are taken from: examples, and frames of each
+
+
+def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
+    """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the `batches`.
+
+    A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
+    """
+    found, seen = [], 0
+    levels = jax.jit(lambda audio: fold(spectrum.analyse(audio, model.window), model.hop // model.strides[0]))
+    for batch in batches:
+        whole = batch["audio"].shape[1] // model.hop * model.hop
+        counts = np.minimum(batch["valid_samples"], whole) // model.hop
+        for rows, count in zip(np.asarray(levels(batch["audio"][:, :whole])), counts, strict=True):
+            found.append(rows[np.unique(np.linspace(0, count - 1, FRAMES).astype(int))] if count else rows[:0])
+        seen += len(counts)
+        if seen >= EXAMPLES:
+            break
+    data = np.concatenate(found)
+    data = data[np.isfinite(data).all(axis=1)]
+    if len(data) < 2:
+        raise Refusal("There is no audio to begin the autoencoder from; prepare more with `jen1 data prepare`.")
+    mean, encoder, decoder = directions(data, model.latent_channels)
+    flat = flatten_dict(jax.device_get(params))
+    flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = encoder, -mean @ encoder
+    flat["decoder", "direct", "kernel"], flat["decoder", "direct", "bias"] = decoder, mean
+    return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
+
+
+def directions(
+    data: Float[np.ndarray, "rows d"], count: int
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d count"], Float[np.ndarray, "count d"]]:
+    """Mean, and the maps into the `count` strongest directions, at unit variance, and back; zero where there are fewer."""
+    mean = data.mean(0)
+    weight = np.sqrt(spectrum.QUIET + mean)
+    centred = (data - mean) * weight
+    rows, count_found = len(data), min(count, len(data) - 1)
+    gram = (centred @ centred.T).astype(np.float64) / rows
+    variance, vectors = eigh(gram, subset_by_index=(rows - count_found, rows - 1))
+    real = variance > 1e-6 * max(variance[-1], 1e-12)
+    variance, vectors = variance[real][::-1], vectors[:, real][:, ::-1]
+    basis = centred.T @ (vectors / np.sqrt(rows * variance))  # orthonormal
+    into, back = (basis / np.sqrt(variance)) * weight[:, None], (basis * np.sqrt(variance)).T / weight
+    missing = count - len(variance)
+    return mean, np.pad(into, ((0, 0), (0, missing))), np.pad(back, ((0, missing), (0, 0)))

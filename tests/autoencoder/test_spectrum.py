@@ -1,0 +1,150 @@
+"""Latents without phase: what levels hold, and that audio comes back from them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.jen1 import get_config
+from jen1_jax.autoencoder import codec as codec_module
+from jen1_jax.autoencoder import spectrum
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.errors import Refusal
+from jen1_jax.evaluation.reconstruction import side_error
+from jen1_jax.training.autoencoder import check_training, make_autoencoder
+from tests.autoencoder.testing import build
+
+RATE, WINDOW = 48_000, 512
+HOP, FRAMES = WINDOW // 4, 64
+
+analyse = jax.jit(lambda audio: spectrum.analyse(audio, WINDOW))
+synthesise = jax.jit(
+    lambda levels, valid, iterations, around=None: spectrum.synthesise(levels, valid, WINDOW, iterations, around),
+    static_argnames="iterations",
+)
+ONES = jnp.ones((1, FRAMES, 1))
+
+
+@pytest.fixture(scope="module")
+def chord():
+    """Three tones, each at another place between left and right, and a little noise."""
+    t = np.arange(FRAMES * HOP) / RATE
+    gains = np.array([[0.3, 0.3], [0.25, 0.05], [0.02, 0.2]])
+    tones = sum(np.sin(2 * np.pi * f * t)[:, None] * gain for f, gain in zip((520, 1230, 4100), gains, strict=True))
+    return (tones + 0.01 * np.random.default_rng(0).standard_normal(tones.shape)).astype(np.float32)[None]
+
+
+def test_every_bin_is_shared_out_among_the_bands():
+    filters = spectrum.filters(2048)
+    np.testing.assert_allclose(filters.sum(0), 1, atol=1e-5)
+    assert (filters.sum(1) > 0.5).all() and len(filters) < 1025 / 4
+    assert spectrum.bands(2048) == spectrum.VIEWS * len(filters)
+
+
+def test_levels_hold_no_phase_and_no_polarity(chord):
+    np.testing.assert_allclose(analyse(-chord), analyse(chord), atol=1e-5)
+    assert not np.asarray(analyse(0 * chord)).any()
+    t = np.arange(FRAMES * HOP) / RATE
+    tone = lambda phase: np.repeat(0.5 * np.sin(2 * np.pi * 3000 * t + phase)[None, :, None], 2, -1).astype(np.float32)
+    inside = slice(4, -4)
+    np.testing.assert_allclose(analyse(tone(1.0))[:, inside], analyse(tone(0.0))[:, inside], atol=0.02)
+
+
+def test_a_shifted_piece_has_shifted_levels(chord):
+    shifted = np.roll(chord, 3 * HOP, axis=1)
+    np.testing.assert_allclose(analyse(shifted)[:, 6:-6], analyse(chord)[:, 3:-9], atol=1e-4)
+
+
+def test_audio_of_levels_has_these_levels_and_this_stereo_image(chord):
+    levels = analyse(chord)
+    error = lambda iterations: float(jnp.abs(analyse(synthesise(levels, ONES, iterations)) - levels).mean()) * spectrum.NATS
+    assert error(24) < 0.7 * error(0)
+    made = np.asarray(synthesise(levels, ONES, 24))
+    assert abs(side_error(made[0], chord[0])) < 1
+    assert not np.asarray(synthesise(0 * levels, ONES, 2)).any()
+
+
+def test_padding_changes_nothing(chord):
+    real = 40
+    valid = (jnp.arange(FRAMES) < real)[None, :, None].astype(jnp.float32)
+    levels = analyse(chord)
+    padded = synthesise(levels, valid, 2)
+    alone = synthesise(levels[:, :real], jnp.ones((1, real, 1)), 2)
+    np.testing.assert_allclose(padded[:, : real * HOP], alone, atol=1e-4)
+    assert not np.asarray(padded[:, real * HOP :]).any()
+
+
+def test_decoded_phases_go_on_from_the_audio_around_them(chord):
+    """A hole in sustained tones is filled in phase: without what is around, the tones meet it at other phases."""
+    known = np.ones((1, FRAMES * HOP, 1), np.float32)
+    hole = slice(24 * HOP, 40 * HOP)
+    known[:, hole] = 0
+    levels, around = analyse(chord), spectrum.Around(jnp.asarray(chord * known), jnp.asarray(known))
+    inside, free = synthesise(levels, ONES, 24, around), synthesise(levels, ONES, 24)
+    np.testing.assert_array_equal(inside[known[..., 0] > 0], chord[known[..., 0] > 0])
+    edge = slice(hole.start, hole.start + HOP)
+    error = lambda made: float(jnp.mean((made - chord)[:, edge] ** 2) / np.mean(chord[:, edge] ** 2))
+    assert error(inside) < 0.5 and error(free) > 1  # 2 is what phases at random have
+
+
+def test_distance_is_zero_for_the_truth_and_has_finite_gradients_on_silence(chord):
+    valid = jnp.array([FRAMES * HOP])
+    distance = lambda p, audio: jnp.sum(spectrum.distance(p, jnp.asarray(audio), valid, WINDOW)[0])
+    assert float(distance(analyse(chord), chord)) < 1e-5
+    assert float(distance(analyse(chord) + 0.25, chord)) == pytest.approx(0.25 * spectrum.NATS, rel=1e-3)
+    gradient = jax.grad(lambda audio: distance(analyse(audio), chord))(jnp.zeros_like(chord))
+    assert np.isfinite(gradient).all()
+
+
+@pytest.fixture(scope="module")
+def codec():
+    model, params = build(strides=(16, 2), window=64, phase_iterations=3)
+    whitening = fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=1.0, floor=1e-5)
+    return Codec(model, params, whitening, RATE)
+
+
+def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
+    monkeypatch.setattr(codec_module, "CHUNK_SECONDS", 16 * 32 / RATE)
+    audio = (0.3 * np.random.default_rng(5).standard_normal((100 * 32 - 7, 2))).astype(np.float32)
+    whole = jax.jit(lambda x, method: codec.model.apply({"params": codec.params}, x, method=method), static_argnums=1)
+    padded = np.pad(audio, ((0, 7), (0, 0)))[None]
+    latents = codec.encode(audio)
+    np.testing.assert_allclose(latents, codec.whitening.apply(whole(padded, "encode"))[0], atol=1e-3)
+    expected = np.asarray(whole(codec.whitening.invert(latents[None]), "decode"))[0, : len(audio)]
+    np.testing.assert_allclose(codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max())
+    monkeypatch.setattr(Codec, "decoder_margin", property(lambda self: 2))  # the margin's doing
+    assert np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max() > 0.05 * np.abs(expected).max()
+
+
+def test_decoding_around_known_audio_returns_it(codec):
+    audio = (0.3 * np.random.default_rng(6).standard_normal((20 * 32 - 5, 2))).astype(np.float32)
+    known = np.arange(len(audio)) < 300
+    decoded = codec.decode(codec.encode(audio), len(audio), around=(audio, known))
+    np.testing.assert_array_equal(decoded[known], audio[known])
+    assert np.abs(decoded[~known] - audio[~known]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"window": 2048}, "four times strides"),
+        ({"window": 32, "strides": (8, 2, 4, 5, 8), "causal": True}, "without autoencoder.causal"),
+        ({"phase_iterations": -1}, "phase_iterations"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    config = get_config()
+    with config.unlocked():
+        config.autoencoder.update(**changes)
+    with pytest.raises(Refusal, match=message):
+        make_autoencoder(config)
+
+
+def test_the_loss_of_levels_needs_a_window():
+    config = get_config()
+    config.train_autoencoder.losses.levels = 1.0
+    with pytest.raises(Refusal, match="levels compares STFT levels"):
+        check_training(config)
