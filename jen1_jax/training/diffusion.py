@@ -23,6 +23,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training import text_gain
 from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import local_layout, make_mesh
@@ -102,11 +103,12 @@ def train_diffusion(
                 tell_cut(text.max_length)
         return arrays
 
+    window = window if frames > window + 1 else frames
     fit(
         "diffusion",
         directory=run.path / "diffusion",
         players={"diffusion": player(config, unet, codec, text, optimizer)},
-        draw=partial(draw, config=config, hop=codec.hop, k=codec.k, window=window if frames > window + 1 else frames),
+        draw=partial(draw, config=config, hop=codec.hop, k=codec.k, window=window),
         batches=lambda start: map(prepare, data.batches(start)),
         config=config.train_diffusion,
         schedule=schedule,
@@ -115,6 +117,9 @@ def train_diffusion(
         seed=config.seed,
         record=record,
         check=lambda record: check_autoencoder(run, record, codec),
+        evaluate=text_gain.make_evaluate(
+            data, prepare, config=config, unet=unet, codec=codec, text=text, window=window, progress=progress
+        ),
         frozen=None if latents else {"autoencoder": codec.params},
         progress=progress,
     )

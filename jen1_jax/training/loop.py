@@ -2,7 +2,8 @@
 
 Invariants:
 - The batch of step s depends on s alone, and so does the step's randomness: a restart needs the state and nothing else.
-- The host never waits for the step that it has just started; what it logs is what earlier steps computed.
+- The host never waits for the step that it has just started; what it logs is what earlier steps computed. At a
+  checkpoint it waits, to copy the state and to evaluate it.
 - Metrics describe the parameters before the update of their step.
 - A checkpoint at step s holds the state after s batches.
 """
@@ -45,6 +46,9 @@ class Data(Protocol):
         """One pass over a split, in order; the last batch may be short."""
 
 
+Evaluate = Callable[[int, PyTree], Mapping[str, float]]  # (step, every player's EMA parameters) -> figures by name
+
+
 class Interrupted(Exception):
     """Training was asked to stop (SIGINT, SIGTERM); its state has been saved."""
 
@@ -65,13 +69,15 @@ def fit(
     frozen: PyTree = None,
     start_from: Mapping[str, PyTree] | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    evaluate: Evaluate = lambda step, ema: {},
     progress: Callable[[str], None] = print,
 ) -> TrainState:
     """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
 
     `config` is a `train_*` section. A batch's `index`, its examples' places in the data, stays on the host, to name what was left
     out. `start_from` holds players' parameters to begin with instead of fresh ones; `check` may refuse the record of a checkpoint
-    that training goes on from. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
+    that training goes on from. What `evaluate` finds, every `checkpoint_every` steps and at the end, goes into the next record of
+    metrics; every process calls it. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
     """
     if min(config.log_every, config.checkpoint_every, config.microbatches) < 1:
         raise Refusal("log_every, checkpoint_every and microbatches must be at least 1.")
@@ -121,6 +127,9 @@ def fit(
                     done = step + 1
                     if done % config.checkpoint_every == 0 or done == config.steps or stopped():
                         checkpoints.save(done, state, record)
+                    if done % config.checkpoint_every == 0 or done == config.steps:
+                        began = time.monotonic()  # the checkpoint has already waited for the step
+                        log.evaluated(evaluate(done, state.ema), time.monotonic() - began)
                     if done == config.steps or stopped():
                         log.write(done)
                     if stopped():
@@ -151,6 +160,7 @@ class _Log:
         self._pending: list[dict[str, jax.Array]] = []
         self._indices: list[np.ndarray] = []
         self._last, self._clock, self._skipped = start, None, 0
+        self._evaluated: dict[str, float] = {}
 
     def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
         self._pending.append(metrics)
@@ -158,6 +168,11 @@ class _Log:
         if self._clock is None:  # the first step compiles; it does not count in the speed
             jax.block_until_ready(metrics)
             self._clock, self._timed_from = time.monotonic(), self._last + 1
+
+    def evaluated(self, figures: Mapping[str, float], seconds: float) -> None:
+        """Adds `figures` to the next record; the time that they took does not count in the speed."""
+        self._evaluated |= figures
+        self._clock += seconds
 
     def write(self, step: int) -> None:
         values = [{key: float(value) for key, value in metrics.items()} for metrics in jax.device_get(self._pending)]
@@ -181,14 +196,16 @@ class _Log:
         self._clock, self._timed_from, self._last = now, step, step
         means["skipped"] = sum(value["skipped"] for value in values)
         means |= {"learning_rate": float(self._schedule(step)), "steps_per_second": speed, "resident_gib": _resident_gib()}
+        evaluated, self._evaluated = self._evaluated, {}
         if self._writer is not None:
-            self._writer.write(step, means)
+            self._writer.write(step, means | evaluated)
             terms = " ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in means.items() if "loss/" in key)
             left = (self._steps - step) / speed if speed > 0 else 0
+            found = "".join(f"{key} {value:.3f}  " for key, value in evaluated.items())
             skipped = f", {means['skipped']:.0f} steps skipped (non-finite)" if means["skipped"] else ""
             self._progress(
                 f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} ({terms})  "
-                f"{speed:.2f} steps/s, {_duration(left)} left{skipped}"
+                f"{found}{speed:.2f} steps/s, {_duration(left)} left{skipped}"
             )
 
     def close(self) -> None:
