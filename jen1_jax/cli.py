@@ -173,6 +173,25 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
     print(f"report, audio pairs and page.png are in {options.out}")
 
 
+def evaluate_captions(options: argparse.Namespace) -> None:
+    from itertools import islice
+
+    from data_pipeline.shard_data import ShardData
+    from jen1_jax.evaluation.adherence import table
+    from jen1_jax.evaluation.autoencoder import clips_of
+    from jen1_jax.evaluation.captions import evaluate_captions
+    from jen1_jax.generation.model import Model
+
+    data = ShardData(options.data, 8, seed=0)
+    if data.description["kind"] != "waveform":
+        raise Refusal(f"{options.data} holds {data.description['kind']}; give the audio that they were made from.")
+    model = Model.load(options.checkpoint, _Progress())
+    report = evaluate_captions(model, list(islice(clips_of(data.sweep("test")), options.clips)), Path(options.out))
+    print(f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s; ranks by what is nearest:")
+    print(table(report["rows"], report["clips"]))
+    print(f"report, audio pairs and page.png are in {options.out}")
+
+
 def page(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.page import draw_run
     from jen1_jax.run import Run
@@ -348,6 +367,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = _command(evaluate, "autoencoder", evaluate_autoencoder, "how well held-out clips come through the autoencoder")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--data", required=True, help="prepared data, of which the test split is used, or a folder of audio files")
+    sub.add_argument("--out", required=True)
+    sub = _command(evaluate, "captions", evaluate_captions, "whether the music follows held-out captions")
+    sub.add_argument("--checkpoint", required=True, metavar="RUN")
+    sub.add_argument("--data", required=True, help="prepared data, of which the test split is used")
+    sub.add_argument("--clips", type=int, default=48, help="how many captions, at most (default: 48)")
     sub.add_argument("--out", required=True)
     sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

@@ -1,0 +1,276 @@
+"""What a small generator learns from an autoencoder's latents: captions that it has never seen, judged after decoding to audio.
+
+One fixed generator (a small U-Net with its own text encoder, a fixed number of steps) learns the built-in music in the latents of
+a trained RUN, or in log-mel features ("mel"), the reference. Then it makes beginnings of held-out clips by their captions. Each
+is compared with all those clips: which one is it nearest to, by timbre, rhythm and key?
+
+    python -m benchmarks.learnability RUN|mel [--steps 1500] [--seed 0] [--data DIR] [--out DIR] [--keep 1.0] [--standardise]
+        [--set diffusion.objective=v ...]
+
+Ranks run from 1 (the right clip is the nearest) to the number of clips; chance is the middle. p is the share of random pairings
+of made and real clips with as small a mean rank. Ceilings: the later half of the real clip, and the autoencoder's round trip.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config as quickstart
+from data_pipeline.prepare import prepare
+from data_pipeline.shard_data import ShardData
+from jen1_jax.autoencoder import spectrum
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.whitening import Moments, Whitening
+from jen1_jax.config import override
+from jen1_jax.evaluation import adherence
+from jen1_jax.evaluation.pictures import Sound, run_page
+from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.run import Run
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training.autoencoder import load_codec
+from jen1_jax.training.diffusion import draw, make_unet, player
+from jen1_jax.training.loop import fit
+from jen1_jax.training.mesh import make_mesh
+from jen1_jax.training.npz import NpzData
+from jen1_jax.training.step import adamw
+
+RATE = 48_000
+CLIPS = 1200
+SECONDS = 5.12  # of what is learnt and made: the beginning of a clip twice as long
+ITERATIONS = 16  # of the search for phases of log-mel features
+
+
+class LogMel:
+    """Log-mel features of the mid channel at 18.75 Hz, standardised; decoded by the same search for phases as levels."""
+
+    k, hop, frame_rate = 64, 2560, 18.75
+    window, fold = 2048, 5  # STFT frames in one frame of features
+
+    def __init__(self, audio: np.ndarray):
+        """`audio` [n, samples, 2] gives the mean and the deviation of each band."""
+        import librosa
+
+        mel = librosa.filters.mel(sr=RATE, n_fft=self.window, n_mels=self.k, fmax=20_000, norm=None)
+        bins = np.arange(mel.shape[1])
+        self._into = (mel / mel.sum(1, keepdims=True)).T
+        self._back = np.stack([np.interp(bins, mel @ bins / mel.sum(1), one) for one in np.eye(self.k)])  # between the centres
+        features = self._features(audio)
+        self.mean, self.deviation = features.mean((0, 1)), features.std((0, 1))
+
+    def _features(self, audio):
+        import librosa
+
+        mono = audio.mean(-1, dtype=np.float32)
+        pad = self.window // 2 - self.window // 8  # as `spectrum` has it: in the middle of each quarter
+        mono = np.pad(mono, ((0, 0), (pad, pad)))
+        size = np.abs(librosa.stft(mono, n_fft=self.window, hop_length=self.window // 4, center=False)) * 2 / self.window
+        power = (size**2).swapaxes(1, 2) @ self._into
+        return np.log(power.reshape(len(power), -1, self.fold, self.k).mean(2) + 1e-8)
+
+    def encode(self, audio):
+        return (self._features(audio) - self.mean) / self.deviation
+
+    def decode(self, features, samples=None):
+        level = np.maximum((features * self.deviation + self.mean) @ self._back - np.log(1e-8), 0) / (2 * spectrum.NATS)
+        level = np.repeat(level, self.fold, 1).astype(np.float32)
+        mid = np.where(level > 0, level + np.log(2) / 2 / spectrum.NATS, 0)
+        bins = np.concatenate([level, level, mid, 0 * level], -1)
+        own = spectrum.filters(self.window)
+        levels = np.concatenate([part @ own.T / own.sum(1) for part in np.split(bins, spectrum.VIEWS, -1)], -1)
+        made = jax.jit(partial(spectrum.synthesise, window=self.window, iterations=ITERATIONS))
+        return np.asarray(made(levels, np.ones((*levels.shape[:2], 1), np.float32)))[:, :samples]
+
+
+def standardised(codec: Codec, moments: Moments) -> Codec:
+    """`codec` with its latents scaled channel by channel instead of whitened."""
+    scale = np.sqrt(np.maximum(np.diag(moments.covariance), 1e-12))
+    return Codec(codec.model, codec.params, Whitening(moments.mean, np.eye(len(scale)), scale), codec.sample_rate)
+
+
+def kept(codec: Codec, share: float) -> Codec:
+    """`codec` with only this share of its directions, the strongest."""
+    k, own = max(1, int(share * codec.k)), codec.whitening
+    return Codec(codec.model, codec.params, Whitening(own.mean, own.basis[:, :k], own.scale[:k]), codec.sample_rate)
+
+
+def read(data: Path, split: str) -> tuple[np.ndarray, list[str], list[dict]]:
+    """Audio [n, samples, 2] float16, captions and truths of a split; the data set is made where it is not there yet."""
+    if not data.exists():
+        prepare("synthetic", str(data), seconds=2 * SECONDS, clips=CLIPS)
+    audio, captions, truths = [], [], []
+    for batch in ShardData(str(data), 8, seed=0).sweep(split):
+        audio.append(batch["audio"].astype(np.float16))
+        captions += [str(caption) for caption in batch["caption"]]
+        truths += [json.loads(str(meta)) for meta in batch["meta"]]
+    return np.concatenate(audio), captions, truths
+
+
+def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
+    """The one generator: only its first factor follows the latents' rate."""
+    config = quickstart()
+    with config.unlocked():
+        config.unet.update(factors=(max(1, round(frame_rate / 9.375)), 4), attentions=(0, 1, 3), timing=True)
+        config.text.max_length = 96
+        config.data.update(seconds=SECONDS, limit=0)
+        config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
+        config.train_diffusion.update(
+            steps=steps,
+            batch_size=16,
+            learning_rate=1.5e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            log_every=50,
+            checkpoint_every=500,
+        )
+    for key, value in changes.items():
+        override(config, key, value)
+    return config
+
+
+@dataclass(frozen=True)
+class Generator:
+    config: ConfigDict
+    text: TextEncoder
+    unet: Any
+    params: Any
+    frame_rate: float
+    window: int
+    piece: float  # seconds
+
+    def make(self, captions: list[str], seed: int = 0) -> np.ndarray:
+        """Latents [n, frames, k] of the beginnings of pieces with these captions."""
+        tokens, lengths = self.text.tokenize(captions)
+        embed = jax.jit(lambda params, *rows: self.text.module.apply({"params": params}, *rows))
+        embedding = embed(self.params["text"], tokens, lengths)
+        nothing = np.zeros(self.window, bool)
+        plan = Plan(np.zeros((self.window, self.unet.out_channels), np.float32), nothing, nothing, start=0.0, total=self.piece)
+        sampler = Sampler(self.unet, self.params["unet"], self.config.diffusion, self.window, self.frame_rate)
+        made = sampler.fill(
+            [plan] * len(captions),
+            Prompts(embedding, lengths, jnp.zeros_like(embedding), np.zeros_like(lengths)),
+            seeds=[seed * 1000 + number for number in range(len(captions))],
+            steps=self.config.diffusion.sample_steps,
+            guidance_scale=self.config.diffusion.guidance_scale,
+        )
+        return np.stack(made)
+
+
+def train(
+    feature, latents: np.ndarray, captions: list[str], config: ConfigDict, folder: Path, seed: int, piece: float = SECONDS
+) -> Generator:
+    """The generator that `config` asks for, trained in `folder` on latents [n, frames, k] of pieces of `piece` seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rate, count = feature.frame_rate, len(latents)
+    starts, totals = np.zeros(count, np.float32), np.full(count, piece, np.float32)
+    np.savez(
+        folder / "latents.npz", latents=latents.astype(np.float16), valid_frames=np.full(count, latents.shape[1], np.int32),
+        fingerprint="", caption=np.array(captions), start=starts, total=totals, test=np.zeros(count, bool),
+    )  # fmt: skip
+    text = TextEncoder.create(config.text, folder / "text", captions)
+    unet = make_unet(config, latents.shape[-1], text)
+    optimizer, schedule = adamw(config.train_diffusion)
+    data = NpzData(str(folder / "latents.npz"), config.train_diffusion.batch_size, seed)
+    window = round(piece * rate) // unet.frames_multiple * unet.frames_multiple
+
+    def ready(batch):
+        arrays = {name: batch[name] for name in ("latents", "valid_frames", "start", "total", "index")}
+        arrays["tokens"], arrays["text_lengths"] = text.tokenize([str(caption) for caption in batch["caption"]])
+        return arrays
+
+    state = fit(
+        "generator", directory=folder, players={"diffusion": player(config, unet, feature, text, optimizer)},
+        draw=partial(draw, config=config, hop=feature.hop, k=latents.shape[-1], window=window),
+        batches=lambda start: map(ready, data.batches(start)), config=config.train_diffusion, schedule=schedule,
+        mesh=make_mesh(config), rules=config.mesh.rules, seed=seed, record={}, progress=partial(print, flush=True),
+    )  # fmt: skip
+    return Generator(config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece)
+
+
+def latent_figures(latents: np.ndarray) -> dict[str, float]:
+    """Of latents [n, frames, k]: correlation of neighbours, and the share of variance that two frames back predict linearly."""
+    x = latents - latents.mean((0, 1))
+    power = (x**2).sum()
+    lag = (x[:, 1:] * x[:, :-1]).mean() / (x**2).mean()
+    past = np.concatenate([x[:, 1:-1], x[:, :-2]], -1).reshape(-1, 2 * x.shape[-1]).astype(np.float64)
+    now = x[:, 2:].reshape(-1, x.shape[-1]).astype(np.float64)
+    half = len(past) // 2
+    weights = np.linalg.solve(past[:half].T @ past[:half] + 1e-2 * half * np.eye(past.shape[1]), past[:half].T @ now[:half])
+    left = ((now[half:] - past[half:] @ weights) ** 2).sum() / (now[half:] ** 2).sum()
+    return {"autocorrelation": float(lag), "predicted": float(1 - left)} if power else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help='a run with a trained autoencoder, or "mel"')
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clips", type=int, default=48, help="held-out captions, at least 40 for figures to quote")
+    parser.add_argument("--data", type=Path, default=Path("runs/learnability/data"))
+    parser.add_argument("--out", type=Path, help="default: a new folder in runs/learnability; in the same one it goes on")
+    parser.add_argument("--keep", type=float, default=1.0, help="share of the whitened directions that the generator learns")
+    parser.add_argument("--standardise", action="store_true", help="scale channel by channel instead of whitening")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of the generator's configuration")
+    options = parser.parse_args()
+    out = options.out or Path("runs/learnability") / f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    half = round(SECONDS * RATE)
+    audio, captions, truths = read(options.data, "train")
+    audio = audio[:, :half]
+    if options.run == "mel":
+        feature = LogMel(audio[:128].astype(np.float32))
+    else:
+        feature = load_codec(Run.open(options.run))
+        if options.standardise:
+            raw = feature.whitening.invert(feature.encode(audio[:128].astype(np.float32)))
+            feature = standardised(feature, Moments.of(raw.reshape(-1, raw.shape[-1])))
+        feature = kept(feature, options.keep)
+    encode = lambda audio: np.concatenate([feature.encode(audio[i : i + 8].astype(np.float32)) for i in range(0, len(audio), 8)])
+    stored = out / "latents.npz"  # run again in the same folder, it goes on
+    latents = np.load(stored)["latents"].astype(np.float32) if stored.exists() else encode(audio)
+    about = latent_figures(latents[:200])
+    print(f"{options.run}: {feature.frame_rate:g} Hz x {feature.k}, {json.dumps(about)}", flush=True)
+
+    config = generator(feature.frame_rate, options.steps, dict(text.split("=", 1) for text in options.set))
+    began, cpu = time.monotonic(), time.process_time()
+    made_by = train(feature, latents, captions, config, out, options.seed)
+    trained, cpu = time.monotonic() - began, time.process_time() - cpu
+
+    held, wanted, _ = (items[: options.clips] for items in read(options.data, "test"))
+    held = held.astype(np.float32)
+    samples = min(half, made_by.window * feature.hop)
+    real, later = held[:, :samples], held[:, half : half + samples]
+    decode = lambda latents: np.concatenate([feature.decode(latents[i : i + 8], samples) for i in range(0, len(latents), 8)])
+    round_trip = decode(encode(real))
+    made = decode(made_by.make(wanted, options.seed))
+    drums = adherence.drum_detector(audio[:300, :samples].astype(np.float32), [bool(t["drums"]) for t in truths[:300]], RATE)
+    rows = {
+        name: adherence.compare(clips, real, RATE, drums)
+        for name, clips in (("real, later half", later), ("round trip", round_trip), ("generated", made))
+    }
+    print(adherence.table(rows, len(real)))
+    record = {
+        "run": options.run, "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
+        "changes": options.set, "keep": options.keep, "standardise": options.standardise, "seconds": round(trained),
+        "cpu_seconds": round(cpu), "latents": about, "rows": rows,
+    }  # fmt: skip
+    (out / "learnability.json").write_text(json.dumps(record))
+    sounds = []
+    for number in range(4):
+        sounds += [Sound("real", real[number], wanted[number]), Sound("generated", made[number], wanted[number])]
+    run_page(out / "page.png", f"{options.run}: held-out captions", sounds)
+    np.savez(out / "made.npz", made=made[:8].astype(np.float16), real=real[:8].astype(np.float16), caption=wanted[:8])
+    print(f"pictures: {out / 'page.png'}")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

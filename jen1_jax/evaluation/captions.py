@@ -1,0 +1,59 @@
+"""Does a trained model follow captions that it has never seen? What held-out captions give is compared with their clips."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jen1_jax.errors import Refusal
+from jen1_jax.evaluation.adherence import compare
+from jen1_jax.evaluation.autoencoder import Clip
+from jen1_jax.evaluation.pictures import Sound, run_page
+from jen1_jax.generation.audio import write_wav
+from jen1_jax.generation.model import Model
+from jen1_jax.run import write_text
+
+PAIRS = 4  # written as audio and drawn
+LEAST = 8  # clips to compare
+BATCH = 16
+
+
+def evaluate_captions(model: Model, clips: Sequence[Clip], out: Path, seed: int = 0) -> dict[str, Any]:
+    """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
+
+    Its `rows` hold `adherence.compare` of what the captions gave ("generated") and of the autoencoder's round trip, which no
+    generator can pass. Clips are cut to the shortest one's length and to the window that the model makes at once.
+    """
+    clips = [clip for clip in clips if clip.caption.strip()]
+    if len(clips) < LEAST:
+        raise Refusal(
+            f"Captions are judged by which of the held-out clips their music is nearest to, and there are {len(clips)} with a "
+            f"caption; it takes at least {LEAST}: prepare more data, or a larger --test-fraction."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
+    samples = min(model.sampler.window * model.codec.hop, *(len(clip.audio) for clip in clips))
+    captions, real = [clip.caption for clip in clips], np.stack([clip.audio[:samples] for clip in clips])
+    made = []
+    for start in range(0, len(clips), BATCH):
+        part = captions[start : start + BATCH]
+        seeds = [seed + number for number in range(start, start + len(part))]
+        made += model.generate(part, samples / model.sample_rate, seeds)
+    round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in real]
+    rows = {
+        name: compare(np.stack(audio), real, model.sample_rate)
+        for name, audio in (("round trip", round_trip), ("generated", made))
+    }
+    sounds = []
+    for number, (caption, original, ours) in enumerate(zip(captions[:PAIRS], real, made, strict=False)):
+        sounds += [Sound("held-out clip", original, caption=caption), Sound("generated", ours, caption=caption)]
+        write_wav(out / f"{number}-held-out.wav", original, model.sample_rate)
+        write_wav(out / f"{number}-generated.wav", ours, model.sample_rate)
+    report = {"clips": len(clips), "seconds": samples / model.sample_rate, "rows": rows, "captions": captions}
+    write_text(out / "report.json", json.dumps(report, indent=1))
+    run_page(out / "page.png", "Held-out captions: the clip and what its caption gave", sounds, sample_rate=model.sample_rate)
+    return report
