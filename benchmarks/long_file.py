@@ -1,4 +1,4 @@
-"""An hour of stereo through the codec and back: memory and speed, with the quickstart's layout and random weights.
+"""An hour of stereo through the codec and back: memory and speed, with the layout of the preset `waveform` and random weights.
 
 python -m benchmarks.long_file [--minutes 60]
 """
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.quickstart import get_config
+from configs.waveform import get_config
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Moments, fit

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.quickstart import get_config as quickstart
+from configs.waveform import get_config as waveform
 from data_pipeline.shard_data import ShardData
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation.reconstruction import mel_distance, si_sdr
@@ -28,7 +28,7 @@ HOP = 2560
 
 
 def train(data: str, rate: float, seed: int, steps: int, folder: Path) -> Codec:
-    config = quickstart()
+    config = waveform()
     config.seed = seed
     config.autoencoder.mask_rate = rate
     config.train_autoencoder.update(steps=steps, checkpoint_every=10_000)

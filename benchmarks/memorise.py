@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as quickstart
+from configs.waveform import get_config as waveform
 from data_pipeline import synthetic
 from jen1_jax.evaluation.reconstruction import si_sdr
 from jen1_jax.generation.model import Model
@@ -35,7 +35,7 @@ GIVEN = 0.64  # seconds of a clip that continuation goes on from
 
 
 def config() -> ConfigDict:
-    config = quickstart()
+    config = waveform()
     with config.unlocked():
         config.autoencoder.update(strides=(64, 10), channels=(64, 128), latent_channels=16)
         config.whitening.keep = 0.75

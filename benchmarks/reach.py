@@ -2,10 +2,10 @@
 
     bash launch/quickstart.sh && python -m benchmarks.reach [RUN] [TIMES]
 
-Every caption that the run learnt gets pieces of TIMES (4) windows, from nothing and as continuations of the first window of
+Every caption in RUN/clips gets pieces of TIMES (4) windows, from nothing and as continuations of the first window of
 its own clip. A seam lies where a window took over. Two things are looked at: the level, whose slope over the piece would be
 drift, and the spectral flux, which a click or a jump in colour raises; at seams both should be spread as they are everywhere
-else in the same piece. Clips that last as long themselves, as the quickstart's built-in ones do, are judged at the same
+else in the same piece. Clips that last as long themselves are judged at the same
 places after a round trip through the autoencoder, which knows no windows: that is what chance makes of these places. With
 more TIMES than that, the pieces go where the model has never been.
 """
@@ -52,7 +52,7 @@ if __name__ == "__main__":
     window = model.sampler.window / model.codec.frame_rate
     seams = [window * (1 + n / 2) for n in range(2 * (times - 1))]
     records = []
-    for clip in sorted((run / "learnt").glob("?.wav")):
+    for clip in sorted((run / "clips").glob("?.wav")):
         caption, original = clip.with_suffix(".txt").read_text().strip(), read_audio(clip, model.sample_rate)
         beginning, long = original[: round(window * model.sample_rate)], times * window
         pieces = {

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as quickstart
+from configs.waveform import get_config as waveform
 from jen1_jax.evaluation.reconstruction import si_sdr
 from jen1_jax.run import Run
 from jen1_jax.training.autoencoder import load_codec, train_autoencoder
@@ -102,8 +102,8 @@ def soak(config: ConfigDict, data: Data, folder: Path, progress=print) -> dict[s
 
 
 def config(steps: int) -> ConfigDict:
-    """The quickstart's autoencoder with every loss of the paper preset, the adversary, of one window, from the first tenth on."""
-    config = quickstart()
+    """The autoencoder of `waveform` with every loss of the paper preset; the adversary, of one window, after a tenth."""
+    config = waveform()
     config.train_autoencoder.losses.update(stft=0.2, mel=0.2, adversarial=0.1, feature_matching=1.0)
     config.train_autoencoder.update(
         steps=steps, learning_rate=1e-3, log_every=50, checkpoint_every=max(steps // 10, 1), keep_checkpoints=10, seconds=0.54

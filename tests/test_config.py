@@ -11,8 +11,8 @@ def test_presets_load_and_survive_json():
         assert from_plain(to_plain(config)) == config
 
 
-def test_the_fast_preset_and_the_quickstart_have_timing_and_the_paper_does_not():
-    assert [load_config(name).unet.timing for name in ("jen1_fast", "jen1", "quickstart")] == [True, False, True]
+def test_the_fast_preset_has_timing_and_the_paper_does_not():
+    assert [load_config(name).unet.timing for name in ("jen1_fast", "jen1")] == [True, False]
 
 
 def test_overrides_keep_the_type_of_their_field():

@@ -18,12 +18,12 @@ def test_latent_rate_and_shape(name):
     assert (model.hop, config.autoencoder.latent_channels) == (hop, channels)
     assert config.audio.sample_rate / model.hop == rate
     audio = jax.ShapeDtypeStruct((1, 4 * hop, 2), jnp.float32)
-    made, latents = jax.eval_shape(lambda audio: model.init_with_output(jax.random.key(0), audio)[0], audio)
-    assert made.shape == audio.shape and latents.shape == (1, 4, channels)
+    made = jax.eval_shape(lambda audio: model.init_with_output(jax.random.key(0), audio)[0], audio)
+    assert made.audio.shape == audio.shape and made.latents.shape == (1, 4, channels) and made.levels is None
 
 
 @pytest.mark.parametrize(
-    "name, millions", [("jen1", 11.84), ("jen1_fast", 59.40), ("encodec_layout", 4.83), ("quickstart", 7.88)]
+    "name, millions", [("jen1", 11.84), ("jen1_fast", 59.40), ("encodec_layout", 4.83), ("quickstart", 7.23), ("waveform", 7.88)]
 )
 def test_sizes(name, millions):
     model = make_autoencoder(load_config(name))
