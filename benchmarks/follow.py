@@ -32,14 +32,14 @@ def config() -> ConfigDict:
     config = quickstart()
     with config.unlocked():
         config.autoencoder.update(channels=(96, 192), latent_channels=24)
-        config.train_autoencoder.update(steps=250, seconds=0.64, learning_rate=2e-3, log_every=125, checkpoint_every=10_000)
+        config.train_autoencoder.update(steps=60, learning_rate=5e-4, seconds=0.64, log_every=30, checkpoint_every=10_000)
     return config
 
 
 def composer(frame_rate: float) -> ConfigDict:
     config = generator(frame_rate, 500, {})
     with config.unlocked():
-        config.text.update(max_length=48, vocab_size=300, d_model=48, d_kv=12, d_ff=96)
+        config.text.update(max_length=96, vocab_size=400, d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
             channels=32, multipliers=(3, 4, 6), factors=(2, 2), attentions=(0, 1, 1), head_dim=32, text_features=48
         )
@@ -72,7 +72,7 @@ def compose(codec: Codec, audio: np.ndarray, captions: list[str], folder: Path) 
 
 
 def judge(made_by: Generator, codec: Codec, real: np.ndarray, captions: list[str]) -> dict:
-    """`adherence.follow` of the timbre of what the captions give."""
+    """How near what the captions give is to their clips (`adherence.follow`), by timbre."""
     made = codec.decode(made_by.make(captions), real.shape[1])
     return adherence.follow(*(np.stack([adherence.describe(clip, RATE)["timbre"] for clip in clips]) for clips in (made, real)))
 
@@ -83,22 +83,25 @@ def main() -> None:
     folder = parser.parse_args().folder or Path(tempfile.mkdtemp())
     audio, captions = music()
     songs, words, real, wanted = audio[:CLIPS], captions[:CLIPS], audio[CLIPS:], captions[CLIPS:]
+
+    def show(name: str, made_by: Generator, codec: Codec, captions: list[str]) -> None:
+        row = judge(made_by, codec, real, captions)
+        followed = "  followed" if row["p"] < LEAST else ""
+        print(f"{name:18} median rank {row['rank']:4.1f} of {HELD_OUT}, p {row['p']:.4f}{followed}", flush=True)
+
     codec = make_codec(songs, folder, config())
     made_by = compose(codec, songs, words, folder / "right")
+    show("right captions", made_by, codec, wanted)
+    show("no text", made_by, codec, [""] * HELD_OUT)
     shuffled = [words[i] for i in np.random.default_rng(0).permutation(CLIPS)]
+    show("shuffled captions", compose(codec, songs, shuffled, folder / "shuffled"), codec, wanted)
     waveform = config()
     with waveform.unlocked():
-        waveform.autoencoder.update(window=0, strides=(64, 40))
+        waveform.autoencoder.update(window=0, strides=(64, 40), latent_channels=48)
+        waveform.train_autoencoder.update(steps=300, learning_rate=2e-3)
         waveform.train_autoencoder.losses.update(waveform=1.0, stft=0.2, levels=0.0)
     phases = make_codec(songs, folder / "phases", waveform)
-    rows = {
-        "right captions": judge(made_by, codec, real, wanted),
-        "no text": judge(made_by, codec, real, [""] * HELD_OUT),
-        "shuffled captions": judge(compose(codec, songs, shuffled, folder / "shuffled"), codec, real, wanted),
-        "waveform latents": judge(compose(phases, songs, words, folder / "with phase"), phases, real, wanted),
-    }
-    for name, row in rows.items():
-        print(f"{name:18} median rank {row['rank']:4.1f} of {HELD_OUT}, p {row['p']:.4f}{'  followed' * (row['p'] < LEAST)}")
+    show("waveform latents", compose(phases, songs, words, folder / "phases" / "right"), phases, wanted)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from jen1_jax.training.loop import fit
 from jen1_jax.training.mesh import make_mesh
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw
+from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 
 RATE = 48_000
 CLIPS = 1200
@@ -190,9 +191,23 @@ def train(
         "generator", directory=folder, players={"diffusion": player(config, unet, feature, text, optimizer)},
         draw=partial(draw, config=config, hop=feature.hop, k=latents.shape[-1], window=window),
         batches=lambda start: map(ready, data.batches(start)), config=config.train_diffusion, schedule=schedule,
-        mesh=make_mesh(config), rules=config.mesh.rules, seed=seed, record={}, progress=partial(print, flush=True),
+        mesh=make_mesh(config), rules=config.mesh.rules, seed=seed,
+        record={"latents": feature.k}, progress=partial(print, flush=True),
     )  # fmt: skip
     return Generator(config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece)
+
+
+def text_gains(made_by: Generator, latents: np.ndarray, captions: list[str]) -> dict[str, float]:
+    """The gain of the right text over another's, by log-SNR, on held-out latents [n, frames, k]."""
+    count = len(latents)
+    tokens, lengths = made_by.text.tokenize(captions)
+    batch = dict(
+        latents=latents[:, : made_by.window], valid_frames=np.full(count, made_by.window), tokens=tokens, text_lengths=lengths,
+        start=np.zeros(count, np.float32), total=np.full(count, made_by.piece, np.float32), other=others(captions),
+    )  # fmt: skip
+    errors = jax.jit(partial(text_errors, config=made_by.config, unet=made_by.unet, text=made_by.text))
+    found = {level: errors(made_by.params, batch, jax.random.key(0), float(level)) for level in LOG_SNRS}
+    return {str(level): float(1 - error["right"].mean() / error["other"].mean()) for level, error in found.items()}
 
 
 def latent_figures(latents: np.ndarray) -> dict[str, float]:
@@ -249,7 +264,9 @@ def main() -> None:
     samples = min(half, made_by.window * feature.hop)
     real, later = held[:, :samples], held[:, half : half + samples]
     decode = lambda latents: np.concatenate([feature.decode(latents[i : i + 8], samples) for i in range(0, len(latents), 8)])
-    round_trip = decode(encode(real))
+    known = encode(real)
+    round_trip = decode(known)
+    gains = text_gains(made_by, known, wanted)
     made = decode(made_by.make(wanted, options.seed))
     drums = adherence.drum_detector(audio[:300, :samples].astype(np.float32), [bool(t["drums"]) for t in truths[:300]], RATE)
     rows = {
@@ -257,10 +274,11 @@ def main() -> None:
         for name, clips in (("real, later half", later), ("round trip", round_trip), ("generated", made))
     }
     print(adherence.table(rows, len(real)))
+    print("gain of the right text over another's, by log-SNR: " + ", ".join(f"{n}: {gain:.3f}" for n, gain in gains.items()))
     record = {
         "run": options.run, "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
         "changes": options.set, "keep": options.keep, "standardise": options.standardise, "seconds": round(trained),
-        "cpu_seconds": round(cpu), "latents": about, "rows": rows,
+        "cpu_seconds": round(cpu), "latents": about, "text_gain": gains, "rows": rows,
     }  # fmt: skip
     (out / "learnability.json").write_text(json.dumps(record))
     sounds = []

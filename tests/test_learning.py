@@ -1,9 +1,9 @@
-"""It learns, end to end: the caption brings back its clip, a hole is filled with what was there, a beginning goes on rightly."""
+"""It learns, end to end: captions never seen are followed, and what was learnt by heart comes back in all three tasks."""
 
 import numpy as np
 import pytest
 
-from benchmarks import memorise
+from benchmarks import follow, memorise
 from jen1_jax.generation.model import Model
 
 
@@ -34,3 +34,24 @@ def test_continuation_goes_on_with_the_right_clip(judged):
 @pytest.mark.slow
 def test_an_inpainted_hole_has_no_jump_at_its_edges(judged):
     assert judged["seam"] < 1.5
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    """(generator, codec, held-out audio, its captions)."""
+    folder = tmp_path_factory.mktemp("follow")
+    audio, captions = follow.music()
+    codec = follow.make_codec(audio[: follow.CLIPS], folder, follow.config())
+    made_by = follow.compose(codec, audio[: follow.CLIPS], captions[: follow.CLIPS], folder / "right")
+    return made_by, codec, audio[follow.CLIPS :], captions[follow.CLIPS :]
+
+
+@pytest.mark.slow
+def test_captions_never_seen_are_followed(composed):
+    assert follow.judge(*composed)["p"] < follow.LEAST
+
+
+@pytest.mark.slow
+def test_without_text_nothing_is_followed(composed):
+    made_by, codec, real, captions = composed
+    assert follow.judge(made_by, codec, real, [""] * len(captions))["p"] > follow.LEAST
