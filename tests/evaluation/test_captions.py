@@ -1,0 +1,47 @@
+"""The evaluation of a model by held-out captions, with a model that plays what it is told."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from jen1_jax.errors import Refusal
+from jen1_jax.evaluation import captions
+from jen1_jax.evaluation.autoencoder import Clip
+from jen1_jax.generation.model import Model
+from tests.evaluation.test_adherence import RATE, clip
+
+CLIPS = [Clip(str(number), clip(number, 0)[: RATE + 100 * number], f"tone {number}") for number in range(9)]
+
+
+class Playing(Model):
+    """Each caption gives other music of its clip's kind; the autoencoder changes nothing."""
+
+    sample_rate, sampler = RATE, SimpleNamespace(window=470)
+    codec = SimpleNamespace(hop=100, encode=lambda audio: audio, decode=lambda latents, samples: latents[:samples])
+
+    def generate(self, prompts, seconds, seeds):
+        return [clip(int(prompt.split()[1]), 1)[: round(seconds * RATE)] for prompt in prompts]
+
+
+@pytest.fixture
+def model():
+    return object.__new__(Playing)  # without a run
+
+
+def test_captions_that_are_followed_rank_first(model, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(captions, "run_page", lambda path, title, sounds, **options: drawn.extend(sounds))
+    report = captions.evaluate_captions(model, [*CLIPS, Clip("untold", CLIPS[0].audio)], tmp_path / "out")
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["clips"] == 9 and report["seconds"] == pytest.approx(470 * 100 / RATE)  # the window, shorter than any clip
+    assert report["rows"]["round trip"]["timbre"]["rank"] == 1
+    assert report["rows"]["generated"]["timbre"]["p"] < 0.01
+    assert {path.name for path in (tmp_path / "out").glob("*.wav")} >= {"0-held-out.wav", "3-generated.wav"}
+    assert [sound.caption for sound in drawn[:3]] == ["tone 0", "tone 0", "tone 1"]
+
+
+def test_too_few_captions_are_refused(model, tmp_path):
+    with pytest.raises(Refusal, match="at least 8"):
+        captions.evaluate_captions(model, CLIPS[:7], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
