@@ -85,7 +85,7 @@ class Codec:
         latents: Float[np.ndarray, "*batch frames k"],
         samples: int | None = None,
         progress: Progress = quietly,
-        around: tuple[Float[np.ndarray, "*batch samples 2"], Bool[np.ndarray, " samples"]] | None = None,
+        around: tuple[Float[np.ndarray, "*batch known 2"], Bool[np.ndarray, " known"]] | None = None,
     ) -> Float[np.ndarray, "*batch samples 2"]:
         """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1].
 
