@@ -208,7 +208,9 @@ class Model:
         return result
 
     def _decode(
-        self, latents: Float[np.ndarray, "frames k"], around: tuple[Audio, Bool[np.ndarray, " samples"]] | None = None
+        self,
+        latents: Float[np.ndarray, "frames k"],
+        around: tuple[Float[np.ndarray, "known 2"], Bool[np.ndarray, " known"]] | None = None,
     ) -> Audio:
         return self.codec.decode(latents, progress=partial(self.progress, "decoding"), around=around)
 
