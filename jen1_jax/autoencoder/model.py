@@ -6,6 +6,7 @@
 With a `window` the stem reads the levels of an STFT instead of samples, and the decoder's stem (k = 1) writes them; then latents
 hold no phase, which a generator could not learn, and decoding finds one (spectrum.py). A linear map of a latent frame's levels is
 added to the encoder's output, and one to the decoder's: training begins at their principal directions (training/principal.py).
+From there also comes `loudest`, which is not trained: no band of what is decoded is louder than in the data.
 
 Convolutional after SoundStream and EnCodec, without a quantiser; a share of the latents is masked before the decoder in training,
 which teaches the decoder to live with imperfect latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels,
@@ -160,6 +161,8 @@ class Autoencoder(nn.Module):
         fields = {name: getattr(self, name) for name in Stack.__dataclass_fields__ if name not in ("parent", "name")}
         self.encoder = Encoder(**fields)
         self.decoder = Decoder(**fields)
+        if self.window:  # levels are exponents: an error upwards in what a generator made is heard most
+            self.loudest = self.param("loudest", nn.initializers.constant(spectrum.LOUDEST), (spectrum.bands(self.window),))
 
     @property
     def hop(self) -> int:
@@ -206,7 +209,8 @@ class Autoencoder(nn.Module):
         if not self.window:
             return made
         real = keep_valid(jnp.ones((*made.shape[:2], 1)), valid)
-        return spectrum.synthesise(made, real, self.window, self.phase_iterations, around)
+        levels = jnp.minimum(made, jax.lax.stop_gradient(self.loudest))
+        return spectrum.synthesise(levels, real, self.window, self.phase_iterations, around)
 
     def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
         """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""

@@ -18,10 +18,12 @@ from jen1_jax.autoencoder.model import Autoencoder, fold
 from jen1_jax.errors import Refusal
 
 EXAMPLES, FRAMES = 128, 32  # that the directions are taken from: examples, and frames of each
+ROOM = 0.1  # units of levels, 3.5 dB: how much louder than these a band may become
 
 
 def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
-    """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the `batches`.
+    """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the `batches`, and
+    with the `loudest` level of each band set to theirs.
 
     A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
     """
@@ -43,6 +45,8 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     flat = flatten_dict(jax.device_get(params))
     flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = encoder, -mean @ encoder
     flat["decoder", "direct", "kernel"], flat["decoder", "direct", "bias"] = decoder, mean
+    loudest = data.reshape(-1, spectrum.bands(model.window)).max(0) + ROOM
+    flat["loudest",] = np.minimum(loudest, spectrum.LOUDEST)
     return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
 
 

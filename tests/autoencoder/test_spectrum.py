@@ -9,7 +9,7 @@ import pytest
 
 from configs.jen1 import get_config
 from jen1_jax.autoencoder import codec as codec_module
-from jen1_jax.autoencoder import spectrum
+from jen1_jax.autoencoder import losses, spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit
 from jen1_jax.errors import Refusal
@@ -117,6 +117,20 @@ def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
     np.testing.assert_allclose(codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max())
     monkeypatch.setattr(Codec, "decoder_margin", property(lambda self: 2))  # the margin's doing
     assert np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max() > 0.05 * np.abs(expected).max()
+
+
+def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
+    latents = np.random.default_rng(6).standard_normal((12, codec.k)).astype(np.float32)
+    decoder = codec.params["decoder"]
+    shouts = decoder | {"direct": jax.tree.map(lambda leaf: leaf + 5, decoder["direct"])}
+
+    def loudness(level):  # of a decoder that asks for far more
+        loudest = jnp.full_like(codec.params["loudest"], level)
+        made = dataclasses.replace(codec, params=codec.params | {"decoder": shouts, "loudest": loudest}).decode(latents)
+        return np.abs(np.asarray(losses.stft(jnp.asarray(made)[None], 64))).max()
+
+    limit = spectrum.FLOOR * np.exp(0.5 * spectrum.NATS)
+    assert 0.3 * limit < loudness(0.5) < 3 * limit and loudness(0.0) == 0 and loudness(spectrum.LOUDEST) > 100 * limit
 
 
 def test_decoding_around_known_audio_returns_it(codec):

@@ -47,7 +47,10 @@ def test_an_autoencoder_begins_as_these_directions():
         ).mean()
     )
     audio = jnp.asarray(batches[0]["audio"])
-    assert error(principal.begin(model, params, batches), audio) < 0.3 * error(params, audio)
+    begun = principal.begin(model, params, batches)
+    assert error(begun, audio) < 0.3 * error(params, audio)
+    over = begun["loudest"] - jnp.max(jax.jit(spectrum.analyse, static_argnums=1)(audio, model.window), (0, 1))
+    np.testing.assert_allclose(over, principal.ROOM, atol=1e-5)
 
 
 def test_silence_and_nothing_are_no_directions():
