@@ -43,6 +43,7 @@ def composer(frame_rate: float) -> ConfigDict:
         config.unet.update(
             channels=32, multipliers=(3, 4, 6), factors=(2, 2), attentions=(0, 1, 1), head_dim=32, text_features=48
         )
+        config.data.seconds = SECONDS
         config.diffusion.sample_steps = 20
         config.train_diffusion.update(learning_rate=3e-3, ema_decay=0.98, log_every=250)
     return config
@@ -68,7 +69,7 @@ def make_codec(audio: np.ndarray, folder: Path, config: ConfigDict) -> Codec:
 
 
 def compose(codec: Codec, audio: np.ndarray, captions: list[str], folder: Path) -> Generator:
-    return train(codec, codec.encode(audio), captions, composer(codec.frame_rate), folder, SEED, piece=SECONDS)
+    return train(codec, codec.encode(audio), captions, composer(codec.frame_rate), folder, SEED)
 
 
 def judge(made_by: Generator, codec: Codec, real: np.ndarray, captions: list[str]) -> dict:
