@@ -218,7 +218,8 @@ def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False
             params = params | {"autoencoder": own | {"encoder": jax.lax.stop_gradient(own["encoder"])}}
         return autoencoder_terms(model, judge, params, *args(batch), config.audio.sample_rate)
 
-    still = optax.masked(optax.set_to_zero(), {"encoder": freeze_encoder, "decoder": False})  # weight decay included
+    frozen = lambda params: {part: freeze_encoder and part == "encoder" for part in params}
+    still = optax.masked(optax.set_to_zero(), frozen)  # weight decay included
     both = {
         "autoencoder": Player(
             init=partial(init_params, model=model),
