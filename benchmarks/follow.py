@@ -39,7 +39,7 @@ def config() -> ConfigDict:
 def composer(frame_rate: float) -> ConfigDict:
     config = generator(frame_rate, 500, {})
     with config.unlocked():
-        config.text.update(max_length=96, vocab_size=400, d_model=48, d_kv=12, d_ff=96)
+        config.text.update(d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
             channels=32, multipliers=(3, 4, 6), factors=(2, 2), attentions=(0, 1, 1), head_dim=32, text_features=48
         )

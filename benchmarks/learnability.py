@@ -131,7 +131,6 @@ def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigD
     config = quickstart()
     with config.unlocked():
         config.unet.update(factors=(max(1, round(frame_rate / 9.375)), 4), attentions=(0, 1, 3), timing=True)
-        config.text.max_length = 96
         config.data.update(seconds=SECONDS, limit=0)
         config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
         config.train_diffusion.update(

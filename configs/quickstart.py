@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         )
         config.train_autoencoder.losses.update(waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0)
         config.text.update(
-            encoder="", max_length=96, dtype="float32", vocab_size=400, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
+            encoder="", max_length=48, dtype="float32", vocab_size=256, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
         )
         config.unet.update(
             channels=64,

@@ -22,7 +22,6 @@ def get_config() -> ConfigDict:
             phase_iterations=0,
         )
         config.unet.update(attentions=(0, 0, 3), timing=True)
-        config.text.max_length = 64
         config.data.update(seconds=2.56, limit=4)
         config.train_diffusion.update(steps=1600, batch_size=24, learning_rate=2.5e-3, warmup_steps=50, ema_decay=0.99)
         config.train_autoencoder.update(steps=550, learning_rate=2e-3, stft_windows=(1024, 256))

@@ -52,9 +52,10 @@ class Tokenizer:
 
 
 def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
-    """Write a sentencepiece unigram model (Kudo 2018) of the captions to `path`, with T5's special ids.
+    """Write a sentencepiece BPE model (Sennrich et al. 2016) of the captions to `path`, with T5's special ids.
 
-    The same set of captions gives the same bytes. `vocab_size` is a maximum: few captions give fewer pieces.
+    The words that many captions share become one piece each. The same set of captions gives the same bytes. `vocab_size` is a
+    maximum: few captions give fewer pieces.
     """
     distinct = sorted({" ".join(caption.split()) for caption in captions} - {""})
     model = io.BytesIO()
@@ -62,7 +63,7 @@ def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(distinct or ["music"]),  # data without captions trains too, and needs some vocabulary
             model_writer=model,
-            model_type="unigram",
+            model_type="bpe",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=1.0,

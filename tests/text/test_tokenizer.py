@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sentencepiece
 import transformers
 
 from jen1_jax.errors import Refusal
@@ -24,9 +25,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_ids_equal_transformers(folder):
-    tokenizer = Tokenizer(folder / "spiece.model", 64)
-    reference = transformers.T5Tokenizer.from_pretrained(folder)
+def test_ids_equal_transformers(tmp_path):
+    """With a unigram model, which T5's is."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS), model_prefix=str(tmp_path / "spiece"), vocab_size=80, hard_vocab_limit=False,
+        character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    tokenizer = Tokenizer(tmp_path / "spiece.model", 64)
+    reference = transformers.T5Tokenizer.from_pretrained(tmp_path)
     captions = [*CAPTIONS, "an unseen zebra ☃\nin a new line\t日本"]
     tokens, lengths = tokenizer(captions)
     for caption, row, length in zip(captions, tokens, lengths, strict=True):
@@ -61,11 +67,19 @@ def test_training_depends_only_on_the_set_of_captions(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"again.model", "other.model"}
 
 
+def test_the_words_that_captions_share_are_one_piece_each(tmp_path):
+    words = ("slow", "fast", "piano", "cello", "major", "minor")
+    captions = [f"{pace} {what} in {key}" for pace in words[:2] for what in words[2:4] for key in words[4:]]
+    train(captions, tmp_path / "spiece.model", vocab_size=64)
+    lengths = Tokenizer(tmp_path / "spiece.model", 16)(captions)[1]
+    assert set(lengths.tolist()) == {4 + 1}
+
+
 @pytest.mark.parametrize("captions", [[], [""], ["a"], ["slow piano"] * 3])
 def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
     train(captions, tmp_path / "spiece.model", vocab_size=512)
     tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
-    assert 3 < tokenizer.vocab_size < 30
+    assert 3 < tokenizer.vocab_size < 40
     tokens, lengths = tokenizer([*captions, "slow"])
     assert tokens.max() < tokenizer.vocab_size and lengths[-1] > 1
 
