@@ -2,7 +2,7 @@
 
 - the EnCodec layout beside transformers' `EncodecModel` (PyTorch, 48 kHz stereo, same widths, random weights), as it comes and
   without its LSTM, which ours does not have;
-- the full `jen1_fast` network beside diffusers' `AutoencoderOobleck` (PyTorch), widened or narrowed to as many parameters.
+- a large one at 23.4 Hz beside diffusers' `AutoencoderOobleck` (PyTorch), widened or narrowed to as many parameters.
 
 Each pair sees the same audio; a training step is the L1 loss, its gradient and AdamW. Ours and theirs take turns, and the figures
 are medians. On a shared machine only the ratios mean something.
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 import torch
 
-from configs import encodec_layout, jen1_fast
+from configs import encodec_layout, jen1
 from jen1_jax.autoencoder.model import Autoencoder
 
 RATE = 48_000
@@ -144,8 +144,11 @@ if __name__ == "__main__":
         compare("EnCodec layout / without LSTM", plain, encodec(lstm=False), options.repeats),
     ]
     if not options.skip_oobleck:
-        fast = ours(jen1_fast.get_config())
-        records.append(compare("jen1_fast / AutoencoderOobleck", fast, oobleck(fast[0]), options.repeats))
+        low_rate = jen1.get_config()
+        with low_rate.unlocked():
+            low_rate.autoencoder.update(strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64)
+        large = ours(low_rate)
+        records.append(compare("23.4 Hz / AutoencoderOobleck", large, oobleck(large[0]), options.repeats))
     ratios = {
         f"{work}_ratio": records[0][name]["ratio"]
         for work, name in (("reconstruct", "reconstruction"), ("train", "training step"))

@@ -1,10 +1,11 @@
 """JEN-1 at a low latent rate: 64 channels at 23.4 Hz instead of 128 at 150 Hz, so that a step sees six times as much music.
 
-The autoencoder folds 8 samples into its stem, so that nothing runs above 6 kHz, and is 1024 channels wide at the bottom: matrix
-products that fill tensor cores. The U-Net keeps the paper's width and resamples less, as the latents are already coarse; it knows
-where in its piece a window lies, as Stable Audio does (Evans et al. 2024).
+The autoencoder reads and writes STFT levels, so that its latents hold no phase and can be learnt (docs/decisions.md has how much
+that decides at small scale); decoding looks for the phases. It is trained on levels alone, without an adversary, from the
+principal directions of the music on. The U-Net keeps the paper's width and resamples less, as the latents are already coarse; it
+knows where in its piece a window lies, as Stable Audio does (Evans et al. 2024).
 Cost: not measured. Command: `jen1 train autoencoder --config jen1_fast --workdir runs/fast`.
-Result to expect: public codecs at this rate reach 6 dB SI-SDR on music (docs/autoencoder.md). Not measured with this preset.
+Result to expect: not measured at this size; `quickstart` is its miniature.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,15 @@ from configs import jen1
 def get_config() -> ConfigDict:
     config = jen1.get_config()
     with config.unlocked():
-        config.autoencoder.update(strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64)
+        config.autoencoder.update(
+            strides=(512, 4),
+            channels=(1024, 1024),
+            dilations=(1, 3),
+            kernel_size=3,
+            latent_channels=64,
+            window=2048,
+            phase_iterations=32,
+        )
         config.whitening.keep = 1.0
         config.unet.update(
             multipliers=(4, 4, 4, 5),
@@ -35,5 +44,6 @@ def get_config() -> ConfigDict:
             sample_steps=50,
         )
         config.data.seconds = 40.96
-        config.train_autoencoder.seconds = 1.37
+        config.train_autoencoder.update(steps=100_000, seconds=1.37)
+        config.train_autoencoder.losses.update(waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0)
     return config

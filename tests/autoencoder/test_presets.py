@@ -7,7 +7,12 @@ import pytest
 from jen1_jax.config import load_config
 from jen1_jax.training.autoencoder import make_autoencoder
 
-PRESETS = {"jen1": (320, 128, 150.0), "jen1_fast": (2048, 64, 23.4375), "encodec_layout": (320, 128, 150.0)}
+PRESETS = {
+    "jen1": (320, 128, 150.0),
+    "jen1_levels": (320, 128, 150.0),
+    "jen1_fast": (2048, 64, 23.4375),
+    "encodec_layout": (320, 128, 150.0),
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -19,11 +24,20 @@ def test_latent_rate_and_shape(name):
     assert config.audio.sample_rate / model.hop == rate
     audio = jax.ShapeDtypeStruct((1, 4 * hop, 2), jnp.float32)
     made = jax.eval_shape(lambda audio: model.init_with_output(jax.random.key(0), audio)[0], audio)
-    assert made.audio.shape == audio.shape and made.latents.shape == (1, 4, channels) and made.levels is None
+    assert made.audio.shape == audio.shape and made.latents.shape == (1, 4, channels)
+    assert (made.levels is None) == (model.window == 0)
 
 
 @pytest.mark.parametrize(
-    "name, millions", [("jen1", 11.84), ("jen1_fast", 59.40), ("encodec_layout", 4.83), ("quickstart", 7.23), ("waveform", 7.88)]
+    "name, millions",
+    [
+        ("jen1", 11.84),
+        ("jen1_levels", 20.73),
+        ("jen1_fast", 46.17),
+        ("encodec_layout", 4.83),
+        ("quickstart", 7.23),
+        ("waveform", 7.88),
+    ],
 )
 def test_sizes(name, millions):
     model = make_autoencoder(load_config(name))
