@@ -45,7 +45,7 @@ from jen1_jax.training.step import adamw
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 
 RATE = 48_000
-CLIPS = 2500
+CLIPS = 1200
 SECONDS = 5.12  # of the windows that are learnt and made, from clips twice as long
 ITERATIONS = 16  # of the search for phases of log-mel features
 
