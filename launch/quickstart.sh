@@ -54,7 +54,7 @@ if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/d
   jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --out "$run/autoencoder/demos"
 fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
-jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 15) * 150))
+jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 15) * 100))
 
 # Held-out clips, and music by their captions, which the model has never seen.
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
