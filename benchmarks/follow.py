@@ -44,7 +44,6 @@ def composer(frame_rate: float) -> ConfigDict:
             channels=32, multipliers=(3, 4, 6), factors=(2, 2), attentions=(0, 1, 1), head_dim=32, text_features=48
         )
         config.data.seconds = SECONDS
-        config.diffusion.sample_steps = 20
         config.train_diffusion.update(learning_rate=3e-3, ema_decay=0.98, log_every=250)
     return config
 

@@ -10,21 +10,13 @@ Result to expect: not measured at this size; `quickstart` is its miniature.
 
 from ml_collections import ConfigDict
 
-from configs import jen1
+from configs import jen1_levels
 
 
 def get_config() -> ConfigDict:
-    config = jen1.get_config()
+    config = jen1_levels.get_config()
     with config.unlocked():
-        config.autoencoder.update(
-            strides=(512, 4),
-            channels=(1024, 1024),
-            dilations=(1, 3),
-            kernel_size=3,
-            latent_channels=64,
-            window=2048,
-            phase_iterations=32,
-        )
+        config.autoencoder.update(strides=(512, 4), channels=(1024, 1024), latent_channels=64, window=2048)
         config.whitening.keep = 1.0
         config.unet.update(
             multipliers=(4, 4, 4, 5),
@@ -44,6 +36,5 @@ def get_config() -> ConfigDict:
             sample_steps=50,
         )
         config.data.seconds = 40.96
-        config.train_autoencoder.update(steps=100_000, seconds=1.37)
-        config.train_autoencoder.losses.update(waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0)
+        config.train_autoencoder.seconds = 1.37
     return config

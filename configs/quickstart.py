@@ -9,11 +9,11 @@ Result to expect: captions that it has never seen give music of the right timbre
 
 from ml_collections import ConfigDict
 
-from configs import jen1
+from configs import jen1_levels
 
 
 def get_config() -> ConfigDict:
-    config = jen1.get_config()
+    config = jen1_levels.get_config()
     with config.unlocked():
         config.autoencoder.update(
             strides=(512, 5),
@@ -37,7 +37,6 @@ def get_config() -> ConfigDict:
             log_every=50,
             checkpoint_every=200,
         )
-        config.train_autoencoder.losses.update(waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0)
         config.text.update(
             encoder="", max_length=48, dtype="float32", vocab_size=256, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
         )

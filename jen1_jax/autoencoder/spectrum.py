@@ -17,7 +17,7 @@ from jen1_jax.autoencoder.losses import FLOOR, Term, hann, keep_valid, stft, vie
 
 VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
-LOUDEST = 2.3  # units: no level is above, as mid of full-scale square waves has 2.28
+LOUDEST = 2.3  # units: no audio within full scale has a level above it; mid of square waves has 2.28
 WIDTH = 0.02  # of a band, relative to its frequency; a third of a semitone, but no less than a bin
 QUIET = 0.3  # units: how much silence counts in `distance` beside what sounds
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
@@ -77,7 +77,7 @@ def distance(prediction: Levels, target: Float[Array, "batch samples 2"], valid:
 def synthesise(
     levels: Levels, valid: Valid, window: int, iterations: int, around: Around | None = None
 ) -> Float[Array, "batch samples 2"]:
-    """Audio that has about these levels (none above `LOUDEST`), `window / 4` samples a frame; silent where it is not `valid`.
+    """Audio that has about these levels, `window / 4` samples a frame; it is silent where a frame is not `valid`.
 
     A sample depends on the frames within `REACH * (iterations + 1)` of its own. With audio that is known `around` it, the phases
     are sought that go on from there.

@@ -162,7 +162,11 @@ def test_both_players_name_their_terms_and_learn_with_every_parameter(players, k
     config.adversary.loss = kind
     args = (BATCH, FULL - 50, jax.random.key(1), jnp.float32(0.5), config)
     for name, terms, names in (
-        ("autoencoder", lambda p: autoencoder_terms(model, judge, p, *args, 48_000), set(config.losses) - {"levels"}),
+        (
+            "autoencoder",
+            lambda p: autoencoder_terms(model, judge, p, *args, 48_000),
+            {name for name, weight in config.losses.items() if weight},
+        ),
         ("discriminator", lambda p: discriminator_terms(model, judge, p, *args), {"discriminator"}),
     ):
         named, gradient = own_gradient(terms, params, name)

@@ -77,9 +77,13 @@ def test_the_words_that_captions_share_are_one_piece_each(tmp_path):
 
 @pytest.mark.parametrize("captions", [[], [""], ["a"], ["slow piano"] * 3])
 def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
+    """Of special pieces and of what the captions hold, and nothing else."""
     train(captions, tmp_path / "spiece.model", vocab_size=512)
     tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
-    assert 3 < tokenizer.vocab_size < 40
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    words = "".join(f"▁{word}" for word in " ".join([*captions, "music" if not any(captions) else ""]).split())
+    found = [pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size())]
+    assert found and len(set(found)) == len(found) == tokenizer.vocab_size - 3 and all(piece in words for piece in found)
     tokens, lengths = tokenizer([*captions, "slow"])
     assert tokens.max() < tokenizer.vocab_size and lengths[-1] > 1
 
