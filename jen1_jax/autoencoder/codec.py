@@ -19,7 +19,7 @@ from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.errors import Refusal
 
-CHUNK_SECONDS = 10
+CHUNK_SECONDS = 10.24  # the default length of a clip: one chunk
 
 Progress = Callable[[int, int], None]  # frames done, and of how many
 
