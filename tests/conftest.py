@@ -1,10 +1,19 @@
 """Every test runs on the CPU, offline, with the array shapes in jen1_jax's signatures checked at each call."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# What one process compiles the others load, in a folder of this run alone: what another machine or version compiled must not
+# decide a result here. Workers and programs that tests start find it in their environment.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jen1-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 os.environ.update(
     JAX_PLATFORMS="cpu",
-    JAX_ENABLE_COMPILATION_CACHE="false",  # a kernel cached by another machine or version must not decide a result here
+    JAX_ENABLE_COMPILATION_CACHE="true",
     TF_CPP_MIN_LOG_LEVEL="3",
     CUDA_VISIBLE_DEVICES="-1",  # keeps TensorFlow and torch off an accelerator too
     HF_HUB_OFFLINE="1",
