@@ -21,9 +21,17 @@ def get_config() -> ConfigDict:
             window=0,
             phase_iterations=0,
         )
-        config.unet.update(attentions=(0, 0, 3), timing=True)
+        config.unet.update(channels=64, attentions=(0, 0, 3), timing=True)
         config.data.update(seconds=2.56, limit=4)
         config.train_diffusion.update(steps=1600, batch_size=24, learning_rate=2.5e-3, warmup_steps=50, ema_decay=0.99)
-        config.train_autoencoder.update(steps=550, learning_rate=2e-3, stft_windows=(1024, 256))
+        config.train_autoencoder.update(
+            steps=550,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            ema_decay=0.99,
+            stft_windows=(1024, 256),
+            log_every=50,
+            checkpoint_every=200,
+        )
         config.train_autoencoder.losses.update(waveform=1.0, stft=0.2, levels=0.0)
     return config
