@@ -2,7 +2,7 @@
 
 Trains: a masked autoencoder of STFT levels (hop 2560: 64 channels at 18.75 Hz), whose latents hold no phase, and a small
 omnidirectional U-Net with a text encoder of its own, on all of the music.
-Cost: about 4 minutes for the autoencoder and 15 for the U-Net on two CPU cores.
+Cost: about 1 minute for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
 Result to expect: captions that it has never seen give music of the right timbre (docs/decisions.md has the ranks).
 """
