@@ -105,7 +105,7 @@ def kept(codec: Codec, share: float) -> Codec:
     return Codec(codec.model, codec.params, Whitening(own.mean, own.basis[:, :k], own.scale[:k]), codec.sample_rate)
 
 
-def some(data: Path, clips: int) -> tuple[np.ndarray, list[dict]]:
+def first_clips(data: Path, clips: int) -> tuple[np.ndarray, list[dict]]:
     """Audio [n, samples, 2] and truths of the first `clips` that there are to learn from."""
     audio, truths = [], []
     for batch in ShardData(str(data), 8, seed=0).sweep("train"):
@@ -207,21 +207,19 @@ def train(feature, latents: np.ndarray, captions: list[str], config: ConfigDict,
     return Generator(config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece)
 
 
-def misled(captions: list[str], truths: list[dict]) -> dict[str, list[str]]:
+def wrong_captions(captions: list[str], truths: list[dict]) -> dict[str, list[str]]:
     """Captions that are wrong in one thing: another's altogether, the key a tritone away, the tempo of the next clip."""
-    keys = [
-        synthetic.KEYS[(synthetic.KEYS.index(truth["key"].rsplit(" ", 1)[0]) + 6) % len(synthetic.KEYS)] + " " for truth in truths
-    ]
-    tempos = [str(truths[row]["tempo"]) for row in others([str(truth["tempo"]) for truth in truths])]
+
+    def tritone(key: str) -> str:
+        tonic, scale = key.rsplit(" ", 1)
+        return f"{synthetic.KEYS[synthetic.KEYS.index(tonic) - 6]} {scale}"
+
+    swap = lambda old, new: [caption.replace(a, b) for caption, a, b in zip(captions, old, new, strict=True)]
+    keys, tempos = [truth["key"] for truth in truths], [str(truth["tempo"]) for truth in truths]
     return {
         "caption": [captions[row] for row in others(captions)],
-        "key": [
-            caption.replace(truth["key"].rsplit(" ", 1)[0] + " ", key)
-            for caption, truth, key in zip(captions, truths, keys, strict=True)
-        ],
-        "tempo": [
-            caption.replace(str(truth["tempo"]), tempo) for caption, truth, tempo in zip(captions, truths, tempos, strict=True)
-        ],
+        "key": swap(keys, map(tritone, keys)),
+        "tempo": swap(tempos, (tempos[row] for row in others(tempos))),
     }
 
 
@@ -272,7 +270,7 @@ def main() -> None:
     if not options.data.exists():
         prepare("synthetic", str(options.data), seconds=SECONDS, clips=CLIPS)
     half = round(SECONDS * RATE)
-    audio, truths = some(options.data, 300)
+    audio, truths = first_clips(options.data, 300)
     if options.run == "mel":
         feature = LogMel(audio[:128])
     else:
@@ -304,7 +302,7 @@ def main() -> None:
     round_trip = decode(known)
     gains = {
         what: text_gains(made_by, known, wanted, wrong)
-        for what, wrong in misled(wanted, [clip.truth for clip in held_out]).items()
+        for what, wrong in wrong_captions(wanted, [clip.truth for clip in held_out]).items()
     }
     made = decode(made_by.make(wanted, options.seed))
     drums = adherence.drum_detector(audio[:, :samples], [bool(truth["drums"]) for truth in truths], RATE)

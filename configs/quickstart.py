@@ -2,7 +2,7 @@
 
 Trains: a masked autoencoder of STFT levels (hop 2560: 64 channels at 18.75 Hz), whose latents hold no phase, and a small
 omnidirectional U-Net with a text encoder of its own, on all of the music.
-Cost: about 1 minute for the autoencoder and 5 for the U-Net on two CPU cores.
+Cost: about 2 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
 Command: `bash launch/quickstart.sh`.
 Result to expect: captions that it has never seen give music of the right timbre (docs/decisions.md has the ranks).
 """
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             multipliers=(4, 4, 6),
             factors=(2, 4),
             num_blocks=(1, 1),
-            attentions=(1, 1, 2),  # text at every level: with the bottleneck alone it does not learn keys
+            attentions=(1, 1, 2),  # text at every level: keys are learnt sooner (docs/decisions.md)
             head_dim=64,
             text_features=96,
             null_text="token",

@@ -8,7 +8,7 @@ set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 
-music= run= minutes=15
+music= run= minutes=20
 while [ $# -gt 0 ]; do
   case $1 in
     --music) music=${2:?--music needs a folder}; shift 2 ;;
@@ -18,8 +18,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 case $minutes in "" | *[!0-9]*) minutes=0 ;; esac
-if [ "$minutes" -lt 15 ]; then
-  echo "--minutes is a whole number from 15 on." >&2
+if [ "$minutes" -lt 20 ]; then
+  echo "--minutes is a whole number from 20 on." >&2
   exit 2
 fi
 case $music in /* | "") ;; *) music=$here/$music ;; esac
@@ -54,7 +54,7 @@ if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/d
   jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --out "$run/autoencoder/demos"
 fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
-jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 15) * 270))
+jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 20) * 270))
 
 # Held-out clips, and music by their captions, which the model has never seen.
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
