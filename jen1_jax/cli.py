@@ -150,6 +150,8 @@ def vary(options: argparse.Namespace) -> None:
 
 
 def evaluate_autoencoder(options: argparse.Namespace) -> None:
+    from itertools import islice
+
     from jen1_jax.evaluation.autoencoder import clips_in, clips_of, evaluate_autoencoder
     from jen1_jax.evaluation.reconstruction import FIGURES
     from jen1_jax.run import Run
@@ -166,7 +168,7 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
         clips = clips_of(data.sweep("test"))
     else:
         clips = clips_in(folder, codec.sample_rate)
-    report = evaluate_autoencoder(codec, clips, Path(options.out), _Progress())
+    report = evaluate_autoencoder(codec, islice(clips, options.clips), Path(options.out), _Progress())
     for name, figures in report["median"].items():
         known = [f"{figure.replace('_', ' ')} {figures[figure]:.2f}" for figure in FIGURES if figures[figure] is not None]
         print(f"{name}: medians over {figures['clips']} held-out clips: {', '.join(known)}")
@@ -294,6 +296,12 @@ def _span(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"a span is START:END in seconds, like 3.0:5.5; got {text!r}") from None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a whole number from 1 on; got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jen1", description="Trains JEN-1 and makes music with it.")
     parser.add_argument("--version", action="version", version=f"jen1-jax {__version__}")
@@ -367,11 +375,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = _command(evaluate, "autoencoder", evaluate_autoencoder, "how well held-out clips come through the autoencoder")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--data", required=True, help="prepared data, of which the test split is used, or a folder of audio files")
+    sub.add_argument("--clips", type=_count, help="how many clips, at most (default: all)")
     sub.add_argument("--out", required=True)
     sub = _command(evaluate, "captions", evaluate_captions, "whether the music follows held-out captions")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--data", required=True, help="prepared data, of which the test split is used")
-    sub.add_argument("--clips", type=int, default=48, help="how many captions, at most (default: 48)")
+    sub.add_argument("--clips", type=_count, default=48, help="how many captions, at most (default: 48)")
     sub.add_argument("--out", required=True)
     sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

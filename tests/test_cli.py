@@ -74,9 +74,16 @@ def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
     monkeypatch.setattr("jen1_jax.evaluation.autoencoder.run_page", lambda *arguments, **options: None)
     monkeypatch.setattr("jen1_jax.cli.time", SimpleNamespace(monotonic=count(step=10).__next__))
     out = tmp_path / "out"
-    assert main(["evaluate", "autoencoder", "--checkpoint", "run", "--data", str(song.parent), "--out", str(out)]) == 0
+    shutil.copy(song, tmp_path / "another.wav")
+    command = ("evaluate", "autoencoder", "--checkpoint", "run", "--data", str(tmp_path), "--out", str(out))
+    assert main([*command, "--clips", "1"]) == 0
     said = capsys.readouterr().out
-    assert "encoding song.wav: 1200/1200 frames" in said and "decoding song.wav: 1200/1200 frames" in said
+    assert "encoding another.wav: 1200/1200 frames" in said and "decoding another.wav: 1200/1200 frames" in said
+    assert "song.wav" not in said
+    assert len(json.loads((out / "report.json").read_text())["clips"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--clips", "0"])
+    assert "whole number from 1 on" in capsys.readouterr().err
 
 
 def test_a_stride_of_0_is_refused(capsys, tmp_path):
