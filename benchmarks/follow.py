@@ -1,13 +1,15 @@
 """Captions never seen, followed: the smallest run in which what comes out is music that a new caption asks for.
 
 A tiny autoencoder and a tiny U-Net learn some hundred clips of 1.28 s. Then captions of held-out clips are played, and each
-result is compared with all held-out clips by its mean mel spectrum: is its own among the nearest? `tests/test_learning.py` asks.
-Alone it also shows what must not follow: no text, captions dealt out at random, and a waveform autoencoder's latents.
+result is compared with all held-out clips by its mean mel spectrum: is its own among the nearest? Without text none must be
+followed. `tests/test_learning.py` runs it. With --controls it also trains what must not follow: captions dealt out at random, and
+a waveform autoencoder's latents.
 
-    python -m benchmarks.follow [--folder DIR]
+    python -m benchmarks.follow [--folder DIR] [--controls]
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -80,12 +82,15 @@ def judge(made_by: Generator, codec: Codec, real: np.ndarray, captions: list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
-    folder = parser.parse_args().folder or Path(tempfile.mkdtemp())
+    parser.add_argument("--controls", action="store_true", help="also shuffled captions and waveform latents")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp())
     audio, captions = music()
     songs, words, real, wanted = audio[:CLIPS], captions[:CLIPS], audio[CLIPS:], captions[CLIPS:]
+    rows = {}
 
     def show(name: str, made_by: Generator, codec: Codec, captions: list[str]) -> None:
-        row = judge(made_by, codec, real, captions)
+        rows[name] = row = judge(made_by, codec, real, captions)
         followed = "  followed" if row["p"] < LEAST else ""
         print(f"{name:18} median rank {row['rank']:4.1f} of {HELD_OUT}, p {row['p']:.4f}{followed}", flush=True)
 
@@ -93,15 +98,17 @@ def main() -> None:
     made_by = compose(codec, songs, words, folder / "right")
     show("right captions", made_by, codec, wanted)
     show("no text", made_by, codec, [""] * HELD_OUT)
-    shuffled = [words[i] for i in np.random.default_rng(0).permutation(CLIPS)]
-    show("shuffled captions", compose(codec, songs, shuffled, folder / "shuffled"), codec, wanted)
-    waveform = config()
-    with waveform.unlocked():
-        waveform.autoencoder.update(window=0, strides=(64, 40), latent_channels=48)
-        waveform.train_autoencoder.update(steps=300, learning_rate=2e-3)
-        waveform.train_autoencoder.losses.update(waveform=1.0, stft=0.2, levels=0.0)
-    phases = make_codec(songs, folder / "phases", waveform)
-    show("waveform latents", compose(phases, songs, words, folder / "phases" / "right"), phases, wanted)
+    if options.controls:
+        shuffled = [words[i] for i in np.random.default_rng(0).permutation(CLIPS)]
+        show("shuffled captions", compose(codec, songs, shuffled, folder / "shuffled"), codec, wanted)
+        waveform = config()
+        with waveform.unlocked():
+            waveform.autoencoder.update(window=0, strides=(64, 40), latent_channels=48)
+            waveform.train_autoencoder.update(steps=300, learning_rate=2e-3)
+            waveform.train_autoencoder.losses.update(waveform=1.0, stft=0.2, levels=0.0)
+        phases = make_codec(songs, folder / "phases", waveform)
+        show("waveform latents", compose(phases, songs, words, folder / "phases" / "right"), phases, wanted)
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ continuation go on with the right clip. `tests/test_learning.py` and `benchmarks
 """
 
 import argparse
+import json
 import math
 import tempfile
 import time
@@ -151,4 +152,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    print(figures(options.folder or Path(tempfile.mkdtemp())))
+    print(json.dumps(figures(options.folder or Path(tempfile.mkdtemp()))))
