@@ -11,8 +11,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jen1-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# Compiling takes most of the time here, and little of what is compiled runs for long (tests/test_learning.py does without).
 os.environ.update(
     JAX_PLATFORMS="cpu",
+    XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     JAX_ENABLE_COMPILATION_CACHE="true",
     TF_CPP_MIN_LOG_LEVEL="3",
     CUDA_VISIBLE_DEVICES="-1",  # keeps TensorFlow and torch off an accelerator too

@@ -213,6 +213,7 @@ def test_a_level_may_have_no_blocks_of_its_own():
         assert all(leaf.size for leaf in jax.tree.leaves(params)) and "down_1_residual" not in params
 
 
+@pytest.mark.slow
 def test_each_remat_policy_keeps_what_it_says():
     """Saved between the passes: a policy's products of weights, and neither norms nor attention weights."""
     inputs = arrays(batch())

@@ -15,6 +15,7 @@ PRESETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_latent_rate_and_shape(name):
     config = load_config(name)
@@ -28,6 +29,7 @@ def test_latent_rate_and_shape(name):
     assert (made.levels is None) == (model.window == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, millions",
     [

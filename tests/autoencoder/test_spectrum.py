@@ -106,6 +106,7 @@ def codec():
     return Codec(model, params, whitening, RATE)
 
 
+@pytest.mark.slow
 def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
     monkeypatch.setattr(codec_module, "CHUNK_SECONDS", 16 * 32 / RATE)
     audio = (0.3 * np.random.default_rng(5).standard_normal((100 * 32 - 7, 2))).astype(np.float32)

@@ -13,6 +13,7 @@ from tests.layers.testing import normal
 SHAPES = {"winograd": ((3, 256, 256, 501), 0), "products": ((5, 3, 9, 8), 1), "xla": ((3, 4, 8, 99), 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize("way", SHAPES)
 def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):

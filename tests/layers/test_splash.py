@@ -13,6 +13,7 @@ from jen1_jax.layers.attention import attention
 from jen1_jax.layers.splash import splash_attention
 from tests.layers.testing import normal
 
+pytestmark = pytest.mark.slow  # interpreted
 BATCH, FRAMES, KEYS, HEADS, CHANNELS = 2, 1280, 1408, 1, 128  # several blocks each way; the queries stand at the last keys
 
 
@@ -85,8 +86,8 @@ for batch, heads, shard in ((4, 2, (2, 128, 1, 128)), (3, 1, (3, 128, 1, 128))):
 """
 
 
-@pytest.mark.slow
 def test_a_mesh_splits_examples_and_heads_where_it_divides_them():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": os.getcwd()}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
     result = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

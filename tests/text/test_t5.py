@@ -84,6 +84,7 @@ def test_equals_transformers(saved):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, millions", [("small", 35.3), ("base", 109.6), ("large", 341.2), ("xl", 1223.5), ("xxl", 4762.3)])
 def test_every_size_has_the_parameters_of_transformers(size, millions):
     reference = transformers.T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", d_kv=64, **FLAN[size])
@@ -147,6 +148,7 @@ def test_norms_and_softmax_stay_float32_where_products_are_bfloat16(tiny):
     assert state["intermediates"]["block_1"]["__call__"][0].dtype == jnp.float32  # the sum through the blocks
 
 
+@pytest.mark.slow
 def test_reads_shards_and_a_whole_model(tiny, tmp_path):
     """The hub's FLAN-T5 folders also hold the decoder; large ones are sharded; some are bfloat16."""
     config, expected = load(tiny[0])

@@ -39,7 +39,8 @@ print(json.dumps([jax.device_count(), losses]))
 
 def run(program, devices, *arguments):
     """What the program prints last, having found as many devices as it should."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": os.getcwd()}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
     result = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)], env=environment, capture_output=True, text=True
     )

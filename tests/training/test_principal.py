@@ -34,6 +34,7 @@ def test_fewer_directions_are_the_best_of_their_number(data):
     assert left.sum() / len(data) == pytest.approx(values[2:].sum(), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_begins_as_these_directions():
     model, params = build(strides=(16, 2), window=64, latent_channels=24)
     rng = np.random.default_rng(1)
