@@ -53,7 +53,14 @@ def get_config() -> ConfigDict:
             remat="none",
             scan=False,
         )
-        config.diffusion.update(schedule="cosine", objective="x0", null_text_rate=0.1, sample_steps=50, guidance_scale=3.0)
+        config.diffusion.update(
+            schedule="cosine",
+            objective="x0",
+            null_text_rate=0.1,
+            sampler="dpm_solver",
+            sample_steps=20,  # as good as 50 of ddim
+            guidance_scale=3.0,
+        )
         config.tasks.ratios.text_to_music = 2.0  # which is the hardest to learn: nothing is given
         config.data.seconds = 5.12
         config.train_diffusion.update(

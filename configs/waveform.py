@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             phase_iterations=0,
         )
         config.unet.update(channels=64, attentions=(0, 0, 3), timing=True)
-        config.diffusion.guidance_scale = 2.0
+        config.diffusion.update(sampler="ddim", sample_steps=50, guidance_scale=2.0)
         config.data.update(seconds=2.56, limit=4)
         config.train_diffusion.update(steps=1600, batch_size=24, learning_rate=2.5e-3, warmup_steps=50, ema_decay=0.99)
         config.train_autoencoder.update(

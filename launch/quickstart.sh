@@ -8,7 +8,7 @@ set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 
-music= run= minutes=20
+music= run= minutes=15
 while [ $# -gt 0 ]; do
   case $1 in
     --music) music=${2:?--music needs a folder}; shift 2 ;;
@@ -18,8 +18,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 case $minutes in "" | *[!0-9]*) minutes=0 ;; esac
-if [ "$minutes" -lt 20 ]; then
-  echo "--minutes is a whole number from 20 on." >&2
+if [ "$minutes" -lt 15 ]; then
+  echo "--minutes is a whole number from 15 on." >&2
   exit 2
 fi
 case $music in /* | "") ;; *) music=$here/$music ;; esac
@@ -35,6 +35,8 @@ source launch/setup.sh
 setup train
 started=$SECONDS
 mkdir -p "$run"
+export JAX_COMPILATION_CACHE_DIR=$(mktemp -d) # what one command compiles, the next ones load
+trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
 source_of_run=$(cat "$run/source" 2>/dev/null || echo "$music")
 if [ "$source_of_run" != "$music" ]; then
   echo "$run was made from ${source_of_run:-the built-in music}; name another run for $music with --run." >&2
@@ -51,10 +53,10 @@ if [ ! -e "$run/data" ]; then
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/demos/report.json" ]; then
-  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --out "$run/autoencoder/demos"
+  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$run/autoencoder/demos"
 fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
-jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 20) * 270))
+jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 15) * 270))
 
 # Held-out clips, and music by their captions, which the model has never seen.
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
