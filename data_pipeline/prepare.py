@@ -6,10 +6,12 @@ nothing of a bad file reaches the shards. Every rejection is counted and listed 
 
 import hashlib
 import json
+import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +95,7 @@ def prepare(
 
     with staging(out) as folder:
         with Writer(folder, waveform_features(samples), f"48 kHz stereo clips of {seconds} s from {Path(source).name}") as writer:
-            for done, (place, _, item) in enumerate(items):
+            for done, (place, _, item) in enumerate(_played_ahead(items)):
                 test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
                 split = "test" if test else "train"
                 if length[split] >= budget[split]:
@@ -136,6 +138,22 @@ def prepare(
         (folder / "rejected.jsonl").write_text("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejections))
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
+
+
+def _played_ahead(items: list[tuple[float, str, Item]]) -> Iterator[tuple[float, str, Item]]:
+    """The same items; what the synthesiser makes is made by every core, a few items ahead (it spends its time in numpy)."""
+    cores = os.cpu_count() or 1
+    waiting: deque[tuple[float, str, Item]] = deque()
+    pool = ThreadPoolExecutor(cores)
+    try:
+        for place, name, item in items:
+            ahead = item if isinstance(item.audio, Path) else replace(item, audio=pool.submit(item.audio).result)
+            waiting.append((place, name, ahead))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft()
+        yield from waiting
+    finally:  # also where the reader stops midway
+        pool.shutdown(cancel_futures=True)
 
 
 class _Bad(Exception):
