@@ -267,10 +267,12 @@ def latent_moments(
     """
     encode = jax.jit(lambda params, audio: model.apply({"params": params}, audio, method="encode"))
     params = jax.device_put(params, jax.local_devices()[0])
-    moments, left_out = Moments.empty(model.latent_channels), 0
+    moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
     for batch in islice(batches, jax.process_index(), None, jax.process_count()):
-        audio = np.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % model.hop), (0, 0)))
-        latents = np.asarray(encode(params, audio))
+        rows, samples, _ = batch["audio"].shape
+        size = max(size, rows)  # the last batch may be smaller: padded, it needs no compiling of its own
+        audio = np.pad(batch["audio"], ((0, size - rows), (0, -samples % model.hop), (0, 0)))
+        latents = np.asarray(encode(params, audio))[:rows]
         finite = np.isfinite(latents).all(axis=(1, 2))
         left_out += int((~finite).sum())
         frames = np.where(finite, -(-batch["valid_samples"] // model.hop), 0)
