@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
         config.tasks.ratios.text_to_music = 2.0  # which is the hardest to learn: nothing is given
         config.data.seconds = 5.12
         config.train_diffusion.update(
-            steps=1500,
+            steps=1400,
             batch_size=16,
             learning_rate=1.5e-3,
             warmup_steps=100,

@@ -48,7 +48,7 @@ if [ ! -e "$run/data" ]; then
   if [ -n "$music" ]; then
     jen1 data prepare --source "$music" --out "$run/data" --seconds 5.12 --limit-hours 1
   else
-    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 800
+    jen1 data prepare --source synthetic --out "$run/data" --seconds 5.12 --clips 720
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
@@ -56,7 +56,7 @@ if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/d
   jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$run/autoencoder/demos"
 fi
 [ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
-jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1500 + (10#$minutes - 15) * 270))
+jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1400 + (10#$minutes - 15) * 270))
 
 # Held-out clips, and music by their captions, which the model has never seen.
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
