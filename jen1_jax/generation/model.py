@@ -254,7 +254,8 @@ class Model:
         )
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=True)[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
-        made = self._decode(latents, (tail, np.ones(len(tail), bool)))
+        # What fades is decoded anew: were it known too, the phases would jump at the end of the original instead.
+        made = self._decode(latents, (tail, np.arange(len(tail)) < len(tail) - fade))
         made = master(made[len(tail) - fade : len(tail) + added], self.sample_rate)
         kept = len(audio) - fade
         return np.concatenate([audio[:kept], crossfade(audio[kept:], made[:fade]), made[fade:]])

@@ -116,6 +116,16 @@ def test_extend_adds_seconds_and_keeps_the_original(tiny_model, song):
     assert np.abs(result[len(song) :]).max() > 0
 
 
+def test_extend_fades_into_audio_that_is_decoded_anew(tiny_model, song, monkeypatch):
+    """Audio with free phases jumps where known audio ends: that must be where the fade begins, not where it is over."""
+    seen, decode = [], type(tiny_model)._decode
+    monkeypatch.setattr(type(tiny_model), "_decode", lambda self, *given: seen.append(given[1]) or decode(self, *given))
+    tiny_model.extend(song, 0.05, "two tones")
+    [(audio, known)] = seen
+    fade = round(EXTEND_FADE * RATE)
+    assert len(audio) == len(known) and known[:-fade].all() and not known[-fade:].any()
+
+
 def test_extend_goes_on_from_the_end_of_the_audio_alone(tiny_model, song):
     """What lies more than a window before the end cannot matter, but for its length: long files cost no more than short ones."""
     untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(timing=False))
