@@ -93,12 +93,18 @@ def prepare(
     dropped, seen, accepted, not_needed = {"tail": 0.0, "silence": 0.0}, {}, 0, 0
     began = told = time.monotonic()
 
+    def split_of(place: float) -> str:
+        test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
+        return "test" if test else "train"
+
+    def full(split: str) -> bool:
+        return length[split] >= budget[split]
+
     with staging(out) as folder:
         with Writer(folder, waveform_features(samples), f"48 kHz stereo clips of {seconds} s from {Path(source).name}") as writer:
-            for done, (place, _, item) in enumerate(_played_ahead(items)):
-                test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
-                split = "test" if test else "train"
-                if length[split] >= budget[split]:
+            for done, (place, _, item) in enumerate(_played_ahead(items, lambda place: not full(split_of(place)))):
+                split = split_of(place)
+                if full(split):
                     not_needed += 1
                     continue
                 try:
@@ -121,7 +127,7 @@ def prepare(
                     audio = np.pad(piece, ((0, samples - len(piece)), (0, 0)))
                     texts = dict(caption=item.caption, id=f"{item.id}@{at:.3f}", meta=json.dumps(item.meta, default=str))
                     writer.write(split, dict(audio=audio, valid_samples=len(piece), start=at, total=total, **texts))
-                    if length[split] >= budget[split]:
+                    if full(split):
                         break
                 if time.monotonic() - told > 5:
                     told, hours = time.monotonic(), sum(length.values()) / 3600
@@ -140,15 +146,19 @@ def prepare(
     return report
 
 
-def _played_ahead(items: list[tuple[float, str, Item]]) -> Iterator[tuple[float, str, Item]]:
-    """The same items; what the synthesiser makes is made by every core, a few items ahead (it spends its time in numpy)."""
+def _played_ahead(items: list[tuple[float, str, Item]], wanted: Callable[[float], bool]) -> Iterator[tuple[float, str, Item]]:
+    """The same items; what the synthesiser makes is made by every core, a few items ahead (it spends its time in numpy).
+
+    `wanted` says by an item's place whether it is still needed: what is not is left to whoever reads it.
+    """
     cores = os.cpu_count() or 1
     waiting: deque[tuple[float, str, Item]] = deque()
     pool = ThreadPoolExecutor(cores)
     try:
         for place, name, item in items:
-            ahead = item if isinstance(item.audio, Path) else replace(item, audio=pool.submit(item.audio).result)
-            waiting.append((place, name, ahead))
+            if not isinstance(item.audio, Path) and wanted(place):
+                item = replace(item, audio=pool.submit(item.audio).result)
+            waiting.append((place, name, item))
             if len(waiting) > 2 * cores:
                 yield waiting.popleft()
         yield from waiting

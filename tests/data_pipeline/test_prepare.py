@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -126,10 +127,20 @@ def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_pat
     assert files(tmp_path / "fewer", "test") <= test and files(tmp_path / "fewer", "train") <= train
 
 
-def test_a_limit_takes_about_that_much_in_both_splits(tmp_path):
+def test_a_limit_takes_about_that_much_in_both_splits_and_plays_little_more(tmp_path, monkeypatch):
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, play):
+            played.append(play)
+            (future := Future()).set_result(play())
+            return future
+
+    played = []
+    monkeypatch.setattr("data_pipeline.prepare.ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     options = dict(seconds=1.0, clips=40, test_fraction=0.25)
     report = prepare("synthetic", str(tmp_path / "out"), limit_hours=12 / 3600, **options)
     assert report.clips == {"train": 9, "test": 3} and report.not_needed == 28
+    assert 12 <= len(played) <= 12 + 2 * 3  # each split may be full with a few played ahead
 
 
 def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
