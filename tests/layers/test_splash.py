@@ -1,9 +1,5 @@
 """The kernel for TPUs, interpreted on the CPU, equals the attention that runs elsewhere, and is what a TPU gets."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +7,7 @@ import pytest
 
 from jen1_jax.layers.attention import attention
 from jen1_jax.layers.splash import splash_attention
+from tests.devices import run_on
 from tests.layers.testing import normal
 
 pytestmark = pytest.mark.slow  # interpreted
@@ -87,7 +84,4 @@ for batch, heads, shard in ((4, 2, (2, 128, 1, 128)), (3, 1, (3, 128, 1, 128))):
 
 
 def test_a_mesh_splits_examples_and_heads_where_it_divides_them():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
-    result = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_on(4, PROGRAM)

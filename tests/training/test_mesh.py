@@ -1,9 +1,6 @@
 """Eight devices give the loss of one. Devices are counted when JAX starts, so every run has a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import transformers
 
 from jen1_jax.text.tokenizer import train as vocabulary
 from tests import tiny
+from tests.devices import run_on
 
 PROGRAM = """
 import json, sys, tempfile
@@ -39,13 +37,7 @@ print(json.dumps([jax.device_count(), losses]))
 
 def run(program, devices, *arguments):
     """What the program prints last, having found as many devices as it should."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
-    result = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    count, printed = json.loads(result.stdout.splitlines()[-1])
+    count, printed = json.loads(run_on(devices, program, *arguments).splitlines()[-1])
     assert count == devices
     return printed
 
