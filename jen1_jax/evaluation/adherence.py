@@ -103,7 +103,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
     """The rows of `compare` as text, below what chance gives."""
     lines = [f"{'':18}" + "".join(f"{view + ': rank':>24}{'top ' + str(clips // 8):>6}{'p':>8}" for view in VIEWS)]
     lines[0] += f"{'flatness':>10}{'onsets':>8}" + f"{'drums':>8}" * any("drums" in row for row in rows.values())
-    lines.append(f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{12.5:5.0f}%{'':8}" * len(VIEWS))
+    lines.append(f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{clips // 8 / clips:6.0%}{'':8}" * len(VIEWS))
     for name, row in rows.items():
         line = f"{name:18}"
         for view in VIEWS:
