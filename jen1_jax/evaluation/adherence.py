@@ -12,16 +12,20 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 VIEWS = ("timbre", "rhythm", "key")
+RATIOS = ("flatness", "onsets", "peak")  # of made to real
+SHARES = ("treble", "side")  # of the energy, in dB: above 8 kHz, and of the side; made minus real
 FFT, HOP, MELS = 2048, 512, 64
 LAGS = (0.15, 2.0)  # seconds, of the onsets' autocorrelation
-PERMUTATIONS = 10_000
+TREBLE = 8000  # Hz
+LEAST = 1e-10  # share of the energy, -100 dB
+PERMUTATIONS, DRAWS = 10_000, 2000
 
 Clips = Float[np.ndarray, "clips samples 2"]
 Drums = Callable[[Clips], Bool[np.ndarray, " clips"]]
 
 
 def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[str, Any]:
-    """What a clip looks like in the three views, as vectors to correlate, with its flatness and onset strength."""
+    """What a clip looks like in the three views, as vectors to correlate; its `RATIOS` and `SHARES`; and what tells drums."""
     power = np.abs(librosa.stft(np.mean(audio, axis=1, dtype=np.float64), n_fft=FFT, hop_length=HOP)) ** 2
     bands = librosa.filters.mel(sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=min(20_000, sample_rate / 2)) @ power
     mel = 10 * np.log10(bands + 1e-8)
@@ -32,12 +36,19 @@ def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[st
     chroma = librosa.feature.chroma_stft(S=power, sr=sample_rate, n_fft=FFT, tuning=0.0, norm=None).mean(1)
     loud = power[:, power.sum(0) > 1e-6]
     flatness = librosa.feature.spectral_flatness(S=loud, power=1.0).mean() if loud.size else 1.0
+    above = librosa.fft_frequencies(sr=sample_rate, n_fft=FFT) >= TREBLE
+    share = lambda part, whole: 10 * np.log10(max(part / max(whole, 1e-12), LEAST))
+    energy = np.square(audio, dtype=np.float64).sum()
+    side = np.square(audio[:, 0] - audio[:, 1], dtype=np.float64).sum() / 2
     return {
         "timbre": mel.mean(1),
         "rhythm": correlation[first:last] / max(correlation[0], 1e-9),
         "key": np.sqrt(chroma),
         "flatness": float(flatness),
         "onsets": float(onsets.mean()),
+        "peak": float(np.abs(audio).max()),
+        "treble": share(power[above].sum(), power.sum()),
+        "side": share(side, energy),
         "drums": np.concatenate([mel.mean(1) - mel.mean(), mel.std(1), [onsets.mean(), onsets.std()]]),
     }
 
@@ -56,16 +67,22 @@ def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> Drum
 def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = None) -> dict[str, Any]:
     """Figures of `made`, whose n-th clip should be like the n-th of `real`.
 
-    Those of each view (see `follow`); `flatness` and `onsets`, medians of made over real; and, with a detector, `drums`, the
-    share of clips on which it says the same of both.
+    Those of each view (see `follow`); `RATIOS` of medians and differences of medians of `SHARES`; and, with a detector, `drums`,
+    the share of clips on which it says the same of both. All have a 95 % bootstrap interval over the clips.
     """
     ours, theirs = ([describe(clip, sample_rate) for clip in clips] for clips in (made, real))
-    result: dict[str, Any] = {
-        view: follow(*(np.stack([clip[view] for clip in clips]) for clips in (ours, theirs))) for view in VIEWS
-    }
-    ratio = lambda name: float(np.median([a[name] for a in ours]) / max(np.median([b[name] for b in theirs]), 1e-12))
-    result |= {"flatness": ratio("flatness"), "onsets": ratio("onsets")}
-    return result | ({"drums": float(np.mean(drums(made) == drums(real)))} if drums else {})
+    column = lambda name, clips: np.array([clip[name] for clip in clips])
+    figures: dict[str, Any] = {view: follow(column(view, ours), column(view, theirs)) for view in VIEWS}
+    draws = np.random.default_rng(0).integers(len(made), size=(DRAWS, len(made)))
+    for name in (*RATIOS, *SHARES):
+        a, b = column(name, ours), column(name, theirs)
+        some_a, some_b = np.median(a[draws], axis=1), np.median(b[draws], axis=1)
+        between = (lambda x, y: x / np.maximum(y, 1e-12)) if name in RATIOS else np.subtract
+        figures |= {name: float(between(np.median(a), np.median(b))), f"{name}_interval": _interval(between(some_a, some_b))}
+    if drums:
+        same = drums(made) == drums(real)
+        figures |= {"drums": float(same.mean()), "drums_interval": _interval(same[draws].mean(1))}
+    return figures
 
 
 def follow(made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"], seed: int = 0) -> dict[str, Any]:
@@ -80,15 +97,14 @@ def follow(made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"
     similar = unit(made) @ unit(real).T
     table = np.stack([ranks(row) for row in similar])
     found, few = np.diag(table), len(real) / 8
-    draws = found[rng.integers(len(found), size=(2000, len(found)))]
-    interval = lambda values: [round(float(value), 3) for value in np.percentile(values, (2.5, 97.5))]
+    draws = found[rng.integers(len(found), size=(DRAWS, len(found)))]
     rows = np.arange(len(table))
     pairings = np.array([table[rows, rng.permutation(len(table))].mean() for _ in range(PERMUTATIONS)])
     return {
         "rank": float(np.median(found)),
-        "rank_interval": interval(np.median(draws, axis=1)),
+        "rank_interval": _interval(np.median(draws, axis=1)),
         "top": float((found <= few).mean()),
-        "top_interval": interval((draws <= few).mean(1)),
+        "top_interval": _interval((draws <= few).mean(1)),
         "p": float((1 + np.sum(pairings <= found.mean() + 1e-9)) / (1 + PERMUTATIONS)),
     }
 
@@ -99,16 +115,25 @@ def ranks(similar: Float[np.ndarray, " real"]) -> Float[np.ndarray, " real"]:
     return 1 + above + ((similar[None] == similar[:, None]).sum(1) - 1) / 2
 
 
+def _interval(values: Float[np.ndarray, " draws"]) -> list[float]:
+    return [round(float(value), 3) for value in np.percentile(values, (2.5, 97.5))]
+
+
 def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
-    """The rows of `compare` as text, below what chance gives."""
+    """The rows of `compare` as text: ranks below what chance gives, then the other figures."""
     lines = [f"{'':18}" + "".join(f"{view + ': rank':>24}{'top ' + str(clips // 8):>6}{'p':>8}" for view in VIEWS)]
-    lines[0] += f"{'flatness':>10}{'onsets':>8}" + f"{'drums':>8}" * any("drums" in row for row in rows.values())
     lines.append(f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{clips // 8 / clips:6.0%}{'':8}" * len(VIEWS))
     for name, row in rows.items():
         line = f"{name:18}"
         for view in VIEWS:
             low, high = row[view]["rank_interval"]
             line += f"{row[view]['rank']:10.1f} ({low:4.1f} to {high:4.1f}){row[view]['top']:6.0%}{row[view]['p']:8.4f}"
-        line += f"{row['flatness']:9.2f}x{row['onsets']:7.2f}x"
-        lines.append(line + (f"{row['drums']:8.0%}" if "drums" in row else ""))
+        lines.append(line)
+    styles = dict.fromkeys(RATIOS, ".2f") | dict.fromkeys(SHARES, ".1f") | {"drums": ".0%"}
+    styles = {name: style for name, style in styles.items() if all(name in row for row in rows.values())}
+    unit = lambda name: ", x" if name in RATIOS else ", dB" if name in SHARES else ""
+    lines += ["", f"{'':18}" + "".join(f"{name + unit(name):>24}" for name in styles)]
+    for name, row in rows.items():
+        written = ((row[figure], *row[f"{figure}_interval"], style) for figure, style in styles.items())
+        lines.append(f"{name:18}" + "".join(f"{f'{value:{s}} ({low:{s}} to {high:{s}})':>24}" for value, low, high, s in written))
     return "\n".join(lines)

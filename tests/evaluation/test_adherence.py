@@ -29,7 +29,18 @@ def test_music_of_the_same_kind_is_near_its_own_clip_in_every_view(real):
     row = adherence.compare(np.stack([clip(number, 1) for number in range(COUNT)]), real, RATE)
     for view in adherence.VIEWS:
         assert row[view]["rank"] <= 2 and row[view]["p"] < 0.001, view
-    assert row["flatness"] == pytest.approx(1, abs=0.2) and row["onsets"] == pytest.approx(1, abs=0.2)
+    for figure in adherence.RATIOS:
+        low, high = row[f"{figure}_interval"]
+        assert low <= row[figure] <= high and row[figure] == pytest.approx(1, abs=0.2), figure
+
+
+def test_a_louder_narrower_duller_copy_is_told_by_how_much(real):
+    noise = np.random.default_rng(0).standard_normal((COUNT, *real.shape[1:]))
+    wide = real + 0.05 * noise
+    row = adherence.compare(2 * wide.mean(-1, keepdims=True).repeat(2, -1), wide, RATE)
+    assert row["peak"] == pytest.approx(2, abs=0.3) and row["side"] < -80
+    dull = np.fft.irfft(np.fft.rfft(wide, axis=1) * (np.fft.rfftfreq(2 * RATE, 1 / RATE) < 8000)[:, None], axis=1)
+    assert adherence.compare(dull, wide, RATE)["treble"] < -10
 
 
 def test_noise_and_other_clips_are_no_nearer_than_chance(real):
@@ -60,3 +71,4 @@ def test_drums_are_heard(real):
 def test_the_table_has_a_line_for_each_row(real):
     lines = adherence.table({"made": adherence.compare(real, real, RATE)}, COUNT).splitlines()
     assert lines[1].startswith("chance") and "6.5" in lines[1] and lines[2].startswith("made")
+    assert "flatness, x" in lines[4] and "1.00 (1.00 to 1.00)" in lines[5]
