@@ -75,7 +75,7 @@ def train_autoencoder(
         start_from = {"autoencoder": kept.params}
     elif config.autoencoder.window and trained < 0:
         fresh = jax.jit(partial(init_params, model=model))(jax.random.key(config.seed))
-        start_from = {"autoencoder": principal.begin(model, fresh, data.sweep("train"))}
+        start_from = {"autoencoder": principal.begin(model, fresh, data.batches(0))}
     else:
         start_from = {}
     state = fit(

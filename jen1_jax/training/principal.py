@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
 from jaxtyping import Float, PyTree
 from scipy.linalg import eigh
 
@@ -17,37 +18,37 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder, fold
 from jen1_jax.errors import Refusal
 
-EXAMPLES, FRAMES = 128, 32  # that the directions are taken from: examples, and frames of each
+EXAMPLES, FRAMES = 512, 8  # that the directions are taken from: random crops of the data, and frames of each
 ROOM = 0.1  # units of levels, 3.5 dB: how much louder than these a band may become
 
 
 def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
-    """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the `batches`, and
-    with the `loudest` level of each band set to theirs.
+    """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the training
+    `batches`, and with the `loudest` level of each band set to theirs. Each process reads its own; all get those of the first.
 
     A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
     """
-    found, seen = [], 0
+    found, loudest, seen = [], np.zeros(spectrum.bands(model.window), np.float32), 0
     levels = jax.jit(lambda audio: fold(spectrum.analyse(audio, model.window), model.hop // model.strides[0]))
     for batch in batches:
         whole = batch["audio"].shape[1] // model.hop * model.hop
         counts = np.minimum(batch["valid_samples"], whole) // model.hop
         for rows, count in zip(np.asarray(levels(batch["audio"][:, :whole])), counts, strict=True):
-            found.append(rows[np.unique(np.linspace(0, count - 1, FRAMES).astype(int))] if count else rows[:0])
+            if count and np.isfinite(rows).all():
+                found.append(rows[np.unique(np.linspace(0, count - 1, FRAMES).astype(int))])
+                loudest = np.maximum(loudest, rows[:count].reshape(-1, len(loudest)).max(0))
         seen += len(counts)
         if seen >= EXAMPLES:
             break
-    data = np.concatenate(found)
-    data = data[np.isfinite(data).all(axis=1)]
-    if len(data) < 2:
+    if sum(map(len, found)) < 2:
         raise Refusal("There is no audio to begin the autoencoder from; prepare more with `jen1 data prepare`.")
-    mean, encoder, decoder = directions(data, model.latent_channels)
+    mean, encoder, decoder = directions(np.concatenate(found), model.latent_channels)
     flat = flatten_dict(jax.device_get(params))
     flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = encoder, -mean @ encoder
     flat["decoder", "direct", "kernel"], flat["decoder", "direct", "bias"] = decoder, mean
-    loudest = data.reshape(-1, spectrum.bands(model.window)).max(0) + ROOM
-    flat["loudest",] = np.minimum(loudest, spectrum.LOUDEST)
-    return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
+    flat["loudest",] = np.minimum(loudest + ROOM, spectrum.LOUDEST)
+    begun = unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
+    return multihost_utils.broadcast_one_to_all(begun) if jax.process_count() > 1 else begun
 
 
 def directions(
