@@ -27,6 +27,7 @@ EXAMPLES = 32
 PER_CAPTION = 4  # of them: a long file's clips share one caption and follow each other
 SEARCHED = 512  # held-out examples that are read, at most
 HEARD = 0.01  # a gain below it counts as none
+EARLY = 0.1  # share of the steps after which there should be one
 
 
 def text_errors(
@@ -116,8 +117,8 @@ def make_evaluate(
     """What `fit` asks as training goes on: `text_gain/LOG_SNR` of the EMA parameters, on the first `window` frames of held-out
     examples. Nothing where no two of them have different captions.
 
-    `prepare` adds tokens or embeddings to a batch. From half of the steps on, `progress` is told once where no gain reaches
-    `HEARD`; not where `data.limit` asks for a few clips to be learnt by heart, which says nothing about others.
+    `prepare` adds tokens or embeddings to a batch. From `EARLY` on, `progress` is told once that no gain reaches `HEARD`, and
+    when one does after all; not where `data.limit` asks for a few clips to be learnt by heart, which says nothing about others.
     """
     examples = held_out(data.sweep("test"))
     if examples is None:
@@ -128,7 +129,7 @@ def make_evaluate(
         batch["latents"] = np.concatenate([codec.encode(audio[row : row + 8]) for row in range(0, len(audio), 8)])
         batch["valid_frames"] = -(-batch["valid_samples"] // codec.hop)
     batch |= {"latents": batch["latents"][:, :window], "valid_frames": np.minimum(batch["valid_frames"], window)}
-    told = config.data.limit > 0
+    due, told = config.data.limit == 0, False
 
     @jax.jit
     def errors(params, batch, log_snr):
@@ -136,18 +137,22 @@ def make_evaluate(
         return jax.tree.map(jnp.mean, found)
 
     def evaluate(step: int, ema: PyTree) -> dict[str, float]:
-        nonlocal told
+        nonlocal due, told
         gains = {}
         for log_snr in LOG_SNRS:
             error = jax.device_get(errors(ema["diffusion"], batch, float(log_snr)))
             gains[f"text_gain/{log_snr}"] = float(1 - error["right"] / error["other"])
         best = max(gains.values())
-        if best < HEARD and 2 * step >= config.train_diffusion.steps and not told:
+        if due and best < HEARD and not told and step >= EARLY * config.train_diffusion.steps:
             told = True
             progress(
-                f"diffusion: the text is not heard. Held-out examples are denoised no better with their own captions than with "
-                f"others' (text_gain is {best:.3f} at best); docs/model.md#my-output-is-noise says what to do."
+                f"diffusion: the text is not heard yet. Held-out examples are denoised no better with their own captions than "
+                f"with others' (text_gain is {best:.3f} at best). If it stays so, see docs/model.md#my-output-is-noise."
             )
+        if due and best >= HEARD:
+            due = False
+            if told:
+                progress(f"diffusion: the text is heard now (text_gain is {best:.3f} at best).")
         return gains
 
     return evaluate

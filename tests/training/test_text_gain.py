@@ -134,11 +134,11 @@ def test_without_two_captions_nothing_is_asked(captions):
     assert evaluate(1, None) == {}
 
 
-@pytest.mark.parametrize(("limit", "waveforms", "said_at"), [(0, False, [6]), (4, True, [])])
-def test_a_text_that_is_not_heard_is_told_once_from_half_of_the_steps_on(batch, limit, waveforms, said_at):
+@pytest.mark.parametrize(("limit", "waveforms", "said_at"), [(0, False, [(11, "not heard"), (40, "heard now")]), (4, True, [])])
+def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(batch, limit, waveforms, said_at):
     """But not of a model that learns a few clips by heart."""
     config, said, told = settings(), [], []
-    config.data.limit, config.train_diffusion.steps = limit, 10
+    config.data.limit, config.train_diffusion.steps = limit, 100
     rows = {"caption": np.array(list("abcde"))} | {name: array for name, array in batch.items() if name != "other"}
     if waveforms:
         rows["audio"] = np.repeat(rows.pop("latents"), CODEC.hop, axis=1)
@@ -149,9 +149,9 @@ def test_a_text_that_is_not_heard_is_told_once_from_half_of_the_steps_on(batch, 
         held_out_data([rows]), prepare, config=config, unet=denoiser(), codec=CODEC, text=FROZEN, window=8, progress=said.append
     )
     right, other = 0.5 * batch["latents"][:, 0], batch["latents"][:, 0] - 0.5 * batch["latents"][batch["other"], 0]
-    for step, share in ((4, 0.0), (5, 0.5), (6, 0.0), (10, 0.0)):
+    for step, share in ((9, 0.0), (11, 0.0), (20, 0.0), (40, 0.5), (60, 0.0), (80, 0.5)):
         gains = evaluate(step, {"diffusion": {"unet": share}})
-        told += [step for text in said if "not heard" in text]
+        told += [(step, part) for text in said for part in ("not heard", "heard now") if part in text]
         said.clear()
         assert gains.keys() == NAMES
         expected = 1 - np.mean(right**2) / np.mean(other**2) if share else 0  # and exactly 0
