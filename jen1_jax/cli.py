@@ -14,7 +14,7 @@ from jen1_jax.errors import Refusal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 refused, 130 interrupted with the state saved."""
+    """Runs one command; returns the exit status: 0 done, 3 refused, 130 interrupted with the state saved; a fault has 1."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     unknown = [text for text in rest if not text.startswith("--config.")]
@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except Refusal as refusal:
         print(f"jen1: {refusal}", file=sys.stderr)
-        return 1
+        return 3
     except ModuleNotFoundError as error:
         if error.name not in ("tensorflow", "tensorflow_datasets", "array_record"):
             raise
         print(f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an .npz file.", file=sys.stderr)
-        return 1
+        return 3
     except KeyboardInterrupt:
         print("jen1: interrupted.", file=sys.stderr)
         return 130
@@ -176,8 +176,6 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
 
 
 def evaluate_captions(options: argparse.Namespace) -> None:
-    from itertools import islice
-
     from data_pipeline.shard_data import ShardData
     from jen1_jax.evaluation.adherence import table
     from jen1_jax.evaluation.autoencoder import clips_of
@@ -188,7 +186,8 @@ def evaluate_captions(options: argparse.Namespace) -> None:
     if data.description["kind"] != "waveform":
         raise Refusal(f"{options.data} holds {data.description['kind']}; give the audio that they were made from.")
     model = Model.load(options.checkpoint, _Progress())
-    report = evaluate_captions(model, list(islice(clips_of(data.sweep("test")), options.clips)), Path(options.out))
+    clips = clips_of(data.sweep("test"))
+    report = evaluate_captions(model, clips, data.description["length"], options.clips, Path(options.out))
     print(f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s; ranks by what is nearest:")
     print(table(report["rows"], report["clips"]))
     print(f"report, audio pairs and page.png are in {options.out}")
@@ -380,7 +379,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = _command(evaluate, "captions", evaluate_captions, "whether the music follows held-out captions")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--data", required=True, help="prepared data, of which the test split is used")
-    sub.add_argument("--clips", type=_count, default=48, help="how many captions, at most (default: 48)")
+    sub.add_argument("--clips", type=_count, default=48, help="how many captions, at most (default: 48); each with one clip")
     sub.add_argument("--out", required=True)
     sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

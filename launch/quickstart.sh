@@ -61,7 +61,10 @@ jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusi
 # Held-out clips, and music by their captions, which the model has never seen.
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
   rm -rf "$run/captions"
-  jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$run/captions" || echo "So the captions are not judged."
+  jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$run/captions" || {
+    [ $? -eq 3 ] || exit 1 # only a refusal, of too few captions, is no reason to stop
+    echo "So the captions are not judged."
+  }
 fi
 python launch/clips.py "$run/data" "$run/clips" 4
 count=$(ls "$run"/clips/*.txt | wc -l)

@@ -30,7 +30,7 @@ def refused(capsys, *arguments) -> str:
     """The one sentence that a refused command says."""
     status = main([str(argument) for argument in arguments])
     said = capsys.readouterr().err
-    assert status == 1 and said.startswith("jen1: ") and said.count("\n") == 1, said
+    assert status == 3 and said.startswith("jen1: ") and said.count("\n") == 1, said
     return said
 
 

@@ -1,14 +1,15 @@
 """Does a trained model follow captions that it has never seen? What held-out captions give is compared with their clips."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jen1_jax.errors import Refusal
-from jen1_jax.evaluation.adherence import compare
+from jen1_jax.evaluation.adherence import VIEWS, compare
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.audio import write_wav
@@ -20,23 +21,40 @@ LEAST = 8  # clips to compare
 BATCH = 16
 
 
-def evaluate_captions(model: Model, clips: Sequence[Clip], out: Path, seed: int = 0) -> dict[str, Any]:
+def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
+    """The first clip of at least so many `samples` for each caption, and of all captions `most`, the same in whatever order.
+
+    Clips of one file share a caption and are like each other, so that together they would count for more than they say.
+    """
+    chosen: dict[bytes, Clip] = {}
+    for clip in clips:
+        key = hashlib.sha256(clip.caption.strip().encode()).digest()
+        if clip.caption.strip() and len(clip.audio) >= samples and key not in chosen:
+            chosen[key] = clip
+            if len(chosen) > most:
+                del chosen[max(chosen)]
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: int, out: Path, seed: int = 0) -> dict[str, Any]:
     """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
 
     Its `rows` hold `adherence.compare` of what the captions gave ("generated") and of the autoencoder's round trip, which no
-    generator can pass. Clips are cut to the shortest one's length and to the window that the model makes at once.
+    generator can pass. Of `clips`, up to `length` samples long, it takes `most` (see `one_a_caption`), and of each as much as the
+    model makes at once.
     """
-    clips = [clip for clip in clips if clip.caption.strip()]
+    samples = min(model.sampler.window * model.codec.hop, length)
+    clips = one_a_caption(clips, samples, most)
     if len(clips) < LEAST:
         raise Refusal(
-            f"Captions are judged by which of the held-out clips their music is nearest to, and there are {len(clips)} with a "
-            f"caption; it takes at least {LEAST}: prepare more data, or a larger --test-fraction."
+            f"Captions are judged by which of the held-out clips their music is nearest to, and there are {len(clips)} different "
+            f"captions with a clip of {samples / model.sample_rate:.2f} s; it takes at least {LEAST}: prepare more data, or a "
+            "larger --test-fraction."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
-    samples = min(model.sampler.window * model.codec.hop, *(len(clip.audio) for clip in clips))
     captions, real = [clip.caption for clip in clips], np.stack([clip.audio[:samples] for clip in clips])
     made = []
     for start in range(0, len(clips), BATCH):
@@ -55,5 +73,7 @@ def evaluate_captions(model: Model, clips: Sequence[Clip], out: Path, seed: int 
         write_wav(out / f"{number}-generated.wav", ours, model.sample_rate)
     report = {"clips": len(clips), "seconds": samples / model.sample_rate, "rows": rows, "captions": captions}
     write_text(out / "report.json", json.dumps(report, indent=1))
-    run_page(out / "page.png", "Held-out captions: the clip and what its caption gave", sounds, sample_rate=model.sample_rate)
+    found = ", ".join(f"{view} {rows['generated'][view]['rank']:.4g}" for view in VIEWS)
+    title = f"Held-out captions; median rank of {len(clips)}: {found} (chance {(len(clips) + 1) / 2:.4g})"
+    run_page(out / "page.png", title, sounds, sample_rate=model.sample_rate)
     return report

@@ -12,6 +12,7 @@ from jen1_jax.generation.model import Model
 from tests.evaluation.test_adherence import RATE, clip
 
 CLIPS = [Clip(str(number), clip(number, 0)[: RATE + 100 * number], f"tone {number}") for number in range(9)]
+SHORT, UNTOLD = Clip("short", CLIPS[0].audio[: RATE // 2], "tone 10"), Clip("untold", CLIPS[0].audio)
 
 
 class Playing(Model):
@@ -32,16 +33,24 @@ def model():
 def test_captions_that_are_followed_rank_first(model, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(captions, "run_page", lambda path, title, sounds, **options: drawn.extend(sounds))
-    report = captions.evaluate_captions(model, [*CLIPS, Clip("untold", CLIPS[0].audio)], tmp_path / "out")
+    report = captions.evaluate_captions(model, [SHORT, *CLIPS, UNTOLD, *CLIPS], 2 * RATE, 20, tmp_path / "out")
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["clips"] == 9 and report["seconds"] == pytest.approx(470 * 100 / RATE)  # the window, shorter than any clip
     assert report["rows"]["round trip"]["timbre"]["rank"] == 1
     assert report["rows"]["generated"]["timbre"]["p"] < 0.01
     assert {path.name for path in (tmp_path / "out").glob("*.wav")} >= {"0-held-out.wav", "3-generated.wav"}
-    assert [sound.caption for sound in drawn[:3]] == ["tone 0", "tone 0", "tone 1"]
+    assert drawn[0].caption == drawn[1].caption != drawn[2].caption
+
+
+def test_each_caption_has_one_clip_and_a_few_are_the_same_few_in_any_order():
+    some = [SHORT, UNTOLD, *CLIPS, *CLIPS]
+    assert sorted(clip.caption for clip in captions.one_a_caption(some, RATE, 20)) == [clip.caption for clip in CLIPS]
+    few = captions.one_a_caption(some, RATE, 4)
+    assert len(few) == 4
+    assert [clip.caption for clip in few] == [clip.caption for clip in captions.one_a_caption(reversed(some), RATE, 4)]
 
 
 def test_too_few_captions_are_refused(model, tmp_path):
     with pytest.raises(Refusal, match="at least 8"):
-        captions.evaluate_captions(model, CLIPS[:7], tmp_path / "out")
+        captions.evaluate_captions(model, [*CLIPS[:7], SHORT, *CLIPS[:7]], 2 * RATE, 48, tmp_path / "out")
     assert not (tmp_path / "out").exists()
