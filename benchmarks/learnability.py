@@ -4,7 +4,7 @@ One fixed generator (a small U-Net with its own text encoder, a fixed number of 
 a trained RUN, or in log-mel features ("mel"), the reference. Then it makes beginnings of held-out clips by their captions. Each
 is compared with all those clips: which one is it nearest to, by timbre, rhythm and key?
 
-    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--data DIR] [--out DIR] [--keep 1.0] [--standardise]
+    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--data DIR] [--out DIR] [--keep 1.0 | --standardise]
         [--set diffusion.objective=v ...]
 
 Ranks run from 1 (the right clip is the nearest) to the number of clips; chance is the middle. p is the share of random pairings
@@ -12,9 +12,10 @@ of made and real clips with as small a mean rank. Ceilings: the later half of th
 """
 
 import argparse
+import copy
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as quickstart
+from configs.jen1 import get_config
 from data_pipeline import synthetic
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
@@ -127,21 +128,26 @@ def encode_all(feature, data: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
-    """The one generator: only its first factor follows the latents' rate."""
-    config = quickstart()
+    """The one generator, whatever a preset may become: only its first factor follows the latents' rate."""
+    config = get_config()
     with config.unlocked():
-        config.unet.update(factors=(max(1, round(frame_rate / 9.375)), 4), timing=True)
+        config.text.update(
+            encoder="", max_length=48, dtype="float32", vocab_size=256, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
+        )
+        config.unet.update(
+            channels=32, multipliers=(4, 4, 6), factors=(max(1, round(frame_rate / 9.375)), 4), num_blocks=(1, 1),
+            attentions=(1, 1, 2), head_dim=64, text_features=96, null_text="token", timing=True, dtype="float32", remat="none",
+            scan=False,
+        )  # fmt: skip
+        config.diffusion.update(
+            schedule="cosine", objective="x0", null_text_rate=0.1, sampler="dpm_solver", sample_steps=20, guidance_scale=3.0
+        )
         config.data.update(seconds=SECONDS, limit=0)
         config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
         config.train_diffusion.update(
-            steps=steps,
-            batch_size=16,
-            learning_rate=1.5e-3,
-            warmup_steps=100,
-            ema_decay=0.995,
-            log_every=100,
-            checkpoint_every=600,
-        )
+            steps=steps, batch_size=16, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, ema_decay=0.995, log_every=100,
+            checkpoint_every=max(steps, 1),
+        )  # fmt: skip
     for key, value in changes.items():
         override(config, key, value)
     return config
@@ -206,24 +212,21 @@ def train(feature, latents: np.ndarray, captions: list[str], config: ConfigDict,
     return Generator(config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece)
 
 
-def wrong_captions(captions: list[str], truths: list[dict]) -> dict[str, list[str]]:
-    """Captions that are wrong in one thing: another's altogether, the key a tritone away, the tempo of the next clip."""
-
-    def tritone(key: str) -> str:
-        tonic, scale = key.rsplit(" ", 1)
-        return f"{synthetic.KEYS[synthetic.KEYS.index(tonic) - 6]} {scale}"
-
-    swap = lambda old, new: [caption.replace(a, b) for caption, a, b in zip(captions, old, new, strict=True)]
-    keys, tempos = [truth["key"] for truth in truths], [str(truth["tempo"]) for truth in truths]
-    return {
-        "caption": [captions[row] for row in others(captions)],
-        "key": swap(keys, map(tritone, keys)),
-        "tempo": swap(tempos, (tempos[row] for row in others(tempos))),
-    }
+def wrong_captions(count: int) -> dict[str, list[str]]:
+    """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 beats a minute away."""
+    styles = [synthetic.describe(HELD_OUT_SEED, number)[0] for number in range(count)]
+    captions = [synthetic.describe(HELD_OUT_SEED, number)[1] for number in range(count)]
+    words = [np.random.default_rng([HELD_OUT_SEED, number, 1]) for number in range(count)]  # as `describe` draws them
+    tritone = [replace(style, key=(style.key + 6) % 12) for style in styles]
+    tempo = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
+    said = lambda styles: [synthetic.caption(style, copy.deepcopy(rng)) for style, rng in zip(styles, words, strict=True)]
+    return {"caption": [captions[row] for row in others(captions)], "key": said(tritone), "tempo": said(tempo)}
 
 
-def text_gains(made_by: Generator, latents: np.ndarray, captions: list[str], wrong: list[str]) -> dict[str, float]:
-    """The gain of the right text over the `wrong` one, by log-SNR, on held-out latents [n, frames, k]."""
+def text_gains(made_by: Generator, latents: np.ndarray, captions: list[str], wrong: list[str]) -> dict[str, list[float]]:
+    """The gain of the right text over the `wrong` one, by log-SNR, on held-out latents [n, frames, k]: value, and the ends of its
+    95 % bootstrap interval.
+    """
     count = len(latents)
     tokens, lengths = made_by.text.tokenize(captions + wrong)
     batch = dict(
@@ -233,10 +236,13 @@ def text_gains(made_by: Generator, latents: np.ndarray, captions: list[str], wro
     batch = {name: np.concatenate([rows, rows]) for name, rows in batch.items()}
     batch |= dict(tokens=tokens, text_lengths=lengths, other=(np.arange(2 * count) + count) % (2 * count))
     errors = jax.jit(partial(text_errors, config=made_by.config, unet=made_by.unet, text=made_by.text))
-    found = {level: errors(made_by.params, batch, jax.random.key(0), float(level)) for level in LOG_SNRS}
-    return {
-        str(level): float(1 - error["right"][:count].mean() / error["other"][:count].mean()) for level, error in found.items()
-    }
+    draws, gains = np.random.default_rng(0).integers(count, size=(2000, count)), {}
+    for level in LOG_SNRS:
+        found = errors(made_by.params, batch, jax.random.key(0), float(level))
+        right, other = (np.asarray(found[name][:count]) for name in ("right", "other"))
+        some = 1 - right[draws].mean(1) / other[draws].mean(1)
+        gains[str(level)] = [float(1 - right.mean() / other.mean()), *map(float, np.percentile(some, (2.5, 97.5)))]
+    return gains
 
 
 def latent_figures(latents: np.ndarray) -> dict[str, float]:
@@ -259,12 +265,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=48, help="held-out captions, at least 40 for figures to quote")
     parser.add_argument("--data", type=Path, default=Path("runs/learnability/data"))
-    parser.add_argument("--out", type=Path, help="default: a new folder in runs/learnability; in the same one it goes on")
-    parser.add_argument("--keep", type=float, default=1.0, help="share of the whitened directions that the generator learns")
-    parser.add_argument("--standardise", action="store_true", help="scale channel by channel instead of whitening")
+    parser.add_argument("--out", type=Path, help="a new folder; default: one in runs/learnability")
+    whitened = parser.add_mutually_exclusive_group()
+    whitened.add_argument("--keep", type=float, default=1.0, help="share of the whitened directions that the generator learns")
+    whitened.add_argument("--standardise", action="store_true", help="scale channel by channel instead of whitening")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of the generator's configuration")
     options = parser.parse_args()
     out = options.out or Path("runs/learnability") / f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out.exists():
+        parser.error(f"{out} exists already; name another folder with --out.")
+    if options.run == "mel" and (options.standardise or options.keep < 1):
+        parser.error("Log-mel features are not whitened: leave out --keep and --standardise.")
 
     if not options.data.exists():
         prepare("synthetic", str(options.data), seconds=SECONDS, clips=CLIPS)
@@ -278,12 +289,7 @@ def main() -> None:
             raw = feature.whitening.invert(feature.encode(audio[:128]))
             feature = standardised(feature, Moments.of(raw.reshape(-1, raw.shape[-1])))
         feature = kept(feature, options.keep)
-    stored = out / "latents.npz"
-    if stored.exists():  # run again in the same folder, it goes on
-        with np.load(stored) as file:
-            latents, captions = file["latents"], [str(caption) for caption in file["caption"]]
-    else:
-        latents, captions = encode_all(feature, options.data)
+    latents, captions = encode_all(feature, options.data)
     about = latent_figures(latents[:200].astype(np.float32))
     print(f"{options.run}: {feature.frame_rate:g} Hz x {feature.k}, {json.dumps(about)}", flush=True)
 
@@ -299,10 +305,7 @@ def main() -> None:
     decode = lambda latents: np.concatenate([feature.decode(latents[i : i + 8], samples) for i in range(0, len(latents), 8)])
     known = np.concatenate([feature.encode(real[i : i + 8]) for i in range(0, len(real), 8)])
     round_trip = decode(known)
-    gains = {
-        what: text_gains(made_by, known, wanted, wrong)
-        for what, wrong in wrong_captions(wanted, [clip.truth for clip in held_out]).items()
-    }
+    gains = {what: text_gains(made_by, known, wanted, wrong) for what, wrong in wrong_captions(len(wanted)).items()}
     made = decode(made_by.make(wanted, options.seed))
     drums = adherence.drum_detector(audio[:, :samples], [bool(truth["drums"]) for truth in truths], RATE)
     rows = {
@@ -311,7 +314,8 @@ def main() -> None:
     }
     print(adherence.table(rows, len(real)))
     for what, gain in gains.items():
-        print(f"gain of the right over another {what}, by log-SNR: " + ", ".join(f"{n}: {part:.3f}" for n, part in gain.items()))
+        says = (f"{level}: {value:.3f} ({low:.3f} to {high:.3f})" for level, (value, low, high) in gain.items())
+        print(f"gain of the right over another {what}, by log-SNR: {', '.join(says)}")
     record = {
         "run": options.run, "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
         "changes": options.set, "keep": options.keep, "standardise": options.standardise, "seconds": round(trained),
