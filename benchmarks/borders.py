@@ -46,7 +46,7 @@ def main() -> None:
         for ours, span in ((inpainted, slice(first)), (inpainted, slice(last, None)), (extended, slice(kept))):
             if not np.array_equal(ours[span], audio[span]):
                 raise SystemExit(f"Clip {number} is changed where it was given.")
-        for kind, made, borders in (("inpainted", inpainted, hole), ("continued", extended, (half / rate,))):
+        for kind, made, borders in (("inpainted", inpainted, hole), ("continued", extended, (kept / rate, half / rate))):
             for name, sound in ((kind, made), (f"{kind}: original", audio)):
                 figures = judge(sound, rate, borders) | {"click": clicks(sound, rate, borders)}
                 records.append({"clip": number, "kind": name} | figures)

@@ -4,7 +4,7 @@ One fixed generator (a small U-Net with its own text encoder, a fixed number of 
 a trained RUN, or in log-mel features ("mel"), the reference. Then it makes beginnings of held-out clips by their captions. Each
 is compared with all those clips: which one is it nearest to, by timbre, rhythm and key?
 
-    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--data DIR] [--out DIR] [--keep 1.0 | --standardise]
+    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--clips 48] [--out DIR] [--keep 1.0 | --standardise]
         [--set diffusion.objective=v ...]
 
 Ranks run from 1 (the right clip is the nearest) to the number of clips; chance is the middle. p is the share of random pairings
@@ -12,7 +12,6 @@ of made and real clips with as small a mean rank. Ceilings: the later half of th
 """
 
 import argparse
-import copy
 import json
 import time
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.diffusion import draw, make_unet, player
 from jen1_jax.training.loop import fit
 from jen1_jax.training.mesh import make_mesh
+from jen1_jax.training.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
@@ -49,6 +49,7 @@ from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 RATE = 48_000
 CLIPS = 2400  # to learn from; held-out ones are of another seed, and their captions of their own
 SECONDS, HELD_OUT_SEED = 5.12, 1
+MUSIC = Path("runs/learnability") / f"music-{CLIPS}"  # prepared by the first measurement, read by all
 ITERATIONS = 16  # of the search for phases of log-mel features
 
 
@@ -128,7 +129,7 @@ def encode_all(feature, data: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
-    """The one generator, whatever a preset may become: only its first factor follows the latents' rate."""
+    """The one generator, whatever `quickstart` may become: only its first factor follows the latents' rate."""
     config = get_config()
     with config.unlocked():
         config.text.update(
@@ -213,13 +214,13 @@ def train(feature, latents: np.ndarray, captions: list[str], config: ConfigDict,
 
 
 def wrong_captions(count: int) -> dict[str, list[str]]:
-    """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 beats a minute away."""
+    """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 or 51 a minute away."""
     styles = [synthetic.describe(HELD_OUT_SEED, number)[0] for number in range(count)]
     captions = [synthetic.describe(HELD_OUT_SEED, number)[1] for number in range(count)]
-    words = [np.random.default_rng([HELD_OUT_SEED, number, 1]) for number in range(count)]  # as `describe` draws them
     tritone = [replace(style, key=(style.key + 6) % 12) for style in styles]
     tempo = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
-    said = lambda styles: [synthetic.caption(style, copy.deepcopy(rng)) for style, rng in zip(styles, words, strict=True)]
+    words = lambda number: np.random.default_rng([HELD_OUT_SEED, number, 1])  # as `describe` draws them
+    said = lambda styles: [synthetic.caption(style, words(number)) for number, style in enumerate(styles)]
     return {"caption": [captions[row] for row in others(captions)], "key": said(tritone), "tempo": said(tempo)}
 
 
@@ -248,14 +249,13 @@ def text_gains(made_by: Generator, latents: np.ndarray, captions: list[str], wro
 def latent_figures(latents: np.ndarray) -> dict[str, float]:
     """Of latents [n, frames, k]: correlation of neighbours, and the share of variance that two frames back predict linearly."""
     x = latents - latents.mean((0, 1))
-    power = (x**2).sum()
     lag = (x[:, 1:] * x[:, :-1]).mean() / (x**2).mean()
     past = np.concatenate([x[:, 1:-1], x[:, :-2]], -1).reshape(-1, 2 * x.shape[-1]).astype(np.float64)
     now = x[:, 2:].reshape(-1, x.shape[-1]).astype(np.float64)
     half = len(past) // 2
     weights = np.linalg.solve(past[:half].T @ past[:half] + 1e-2 * half * np.eye(past.shape[1]), past[:half].T @ now[:half])
     left = ((now[half:] - past[half:] @ weights) ** 2).sum() / (now[half:] ** 2).sum()
-    return {"autocorrelation": float(lag), "predicted": float(1 - left)} if power else {}
+    return {"autocorrelation": float(lag), "predicted": float(1 - left)}
 
 
 def main() -> None:
@@ -264,7 +264,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=48, help="held-out captions, at least 40 for figures to quote")
-    parser.add_argument("--data", type=Path, default=Path("runs/learnability/data"))
     parser.add_argument("--out", type=Path, help="a new folder; default: one in runs/learnability")
     whitened = parser.add_mutually_exclusive_group()
     whitened.add_argument("--keep", type=float, default=1.0, help="share of the whitened directions that the generator learns")
@@ -277,10 +276,10 @@ def main() -> None:
     if options.run == "mel" and (options.standardise or options.keep < 1):
         parser.error("Log-mel features are not whitened: leave out --keep and --standardise.")
 
-    if not options.data.exists():
-        prepare("synthetic", str(options.data), seconds=SECONDS, clips=CLIPS)
+    if not MUSIC.exists():
+        prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
     half = round(SECONDS * RATE)
-    audio, truths = first_clips(options.data, 300)
+    audio, truths = first_clips(MUSIC, 300)
     if options.run == "mel":
         feature = LogMel(audio[:128])
     else:
@@ -289,7 +288,7 @@ def main() -> None:
             raw = feature.whitening.invert(feature.encode(audio[:128]))
             feature = standardised(feature, Moments.of(raw.reshape(-1, raw.shape[-1])))
         feature = kept(feature, options.keep)
-    latents, captions = encode_all(feature, options.data)
+    latents, captions = encode_all(feature, MUSIC)
     about = latent_figures(latents[:200].astype(np.float32))
     print(f"{options.run}: {feature.frame_rate:g} Hz x {feature.k}, {json.dumps(about)}", flush=True)
 
@@ -317,9 +316,11 @@ def main() -> None:
         says = (f"{level}: {value:.3f} ({low:.3f} to {high:.3f})" for level, (value, low, high) in gain.items())
         print(f"gain of the right over another {what}, by log-SNR: {', '.join(says)}")
     record = {
-        "run": options.run, "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
+        "run": options.run, "device": jax.devices()[0].device_kind,
+        "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
         "changes": options.set, "keep": options.keep, "standardise": options.standardise, "seconds": round(trained),
-        "cpu_seconds": round(cpu), "latents": about, "text_gain": gains, "rows": rows,
+        "cpu_seconds": round(cpu), "latents": about, "loss": read_metrics(out / "metrics.jsonl")[-1]["loss"],
+        "text_gain": gains, "rows": rows,
     }  # fmt: skip
     (out / "learnability.json").write_text(json.dumps(record))
     sounds = []
