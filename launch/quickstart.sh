@@ -62,7 +62,8 @@ jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusi
 if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
   rm -rf "$run/captions"
   jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$run/captions" || {
-    [ $? -eq 3 ] || exit 1 # only a refusal, of too few captions, is no reason to stop
+    status=$? # 3: refused, as with too few captions; the rest can be made all the same
+    [ $status -eq 3 ] || exit $status
     echo "So the captions are not judged."
   }
 fi

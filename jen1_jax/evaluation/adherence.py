@@ -68,7 +68,7 @@ def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = No
     """Figures of `made`, whose n-th clip should be like the n-th of `real`.
 
     Those of each view (see `follow`); `RATIOS` of medians and differences of medians of `SHARES`; and, with a detector, `drums`,
-    the share of clips on which it says the same of both. All have a 95 % bootstrap interval over the clips.
+    the share of clips on which it says the same of both, and `drums_chance`. All have a 95 % bootstrap interval over the clips.
     """
     ours, theirs = ([describe(clip, sample_rate) for clip in clips] for clips in (made, real))
     column = lambda name, clips: np.array([clip[name] for clip in clips])
@@ -82,6 +82,8 @@ def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = No
     if drums:
         same = drums(made) == drums(real)
         figures |= {"drums": float(same.mean()), "drums_interval": _interval(same[draws].mean(1))}
+        heard = drums(real).mean()
+        figures["drums_chance"] = float(max(heard, 1 - heard))  # always the commoner answer
     return figures
 
 
@@ -127,11 +129,12 @@ def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
         line = f"{name:18}"
         for view in VIEWS:
             low, high = row[view]["rank_interval"]
-            line += f"{row[view]['rank']:10.1f} ({low:4.1f} to {high:4.1f}){row[view]['top']:6.0%}{row[view]['p']:8.4f}"
+            line += f"{row[view]['rank']:9.1f} ({low:4.1f} to {high:4.1f}){row[view]['top']:6.0%}{row[view]['p']:8.4f}"
         lines.append(line)
     styles = dict.fromkeys(RATIOS, ".2f") | dict.fromkeys(SHARES, ".1f") | {"drums": ".0%"}
     styles = {name: style for name, style in styles.items() if all(name in row for row in rows.values())}
-    unit = lambda name: ", x" if name in RATIOS else ", dB" if name in SHARES else ""
+    chance = next((row["drums_chance"] for row in rows.values() if "drums" in styles), 0)
+    unit = lambda name: ", x" if name in RATIOS else ", dB" if name in SHARES else f" (chance {chance:.0%})"
     lines += ["", f"{'':18}" + "".join(f"{name + unit(name):>24}" for name in styles)]
     for name, row in rows.items():
         written = ((row[figure], *row[f"{figure}_interval"], style) for figure, style in styles.items())

@@ -22,7 +22,7 @@ BATCH = 16
 
 
 def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
-    """The first clip of at least so many `samples` for each caption, and of all captions `most`, the same in whatever order.
+    """One clip for each caption: the first that has so many `samples`. It takes `most` captions; which ones, no order changes.
 
     Clips of one file share a caption and are like each other, so that together they would count for more than they say.
     """
@@ -74,6 +74,6 @@ def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: in
     report = {"clips": len(clips), "seconds": samples / model.sample_rate, "rows": rows, "captions": captions}
     write_text(out / "report.json", json.dumps(report, indent=1))
     found = ", ".join(f"{view} {rows['generated'][view]['rank']:.4g}" for view in VIEWS)
-    title = f"Held-out captions; median rank of {len(clips)}: {found} (chance {(len(clips) + 1) / 2:.4g})"
+    title = f"Median rank of {len(clips)}: {found} (chance {(len(clips) + 1) / 2:.4g})"
     run_page(out / "page.png", title, sounds, sample_rate=model.sample_rate)
     return report

@@ -24,7 +24,7 @@ ROOM = 0.1  # units of levels, 3.5 dB: how much louder than these a band may bec
 
 def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
     """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the training
-    `batches`, and with the `loudest` level of each band set to theirs. Each process reads its own; all get those of the first.
+    `batches`, and with the `loudest` level of each band set to theirs. Each process reads its own; all get what the first found.
 
     A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
     """
