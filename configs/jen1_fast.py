@@ -26,14 +26,13 @@ def get_config() -> ConfigDict:
             null_text="token",
             timing=True,
         )
-        config.diffusion.update(
-            objective="rectified_flow",
-            schedule="rectified_flow",
-            zero_terminal_snr=True,
-            times="logit_normal",
+        config.diffusion.update(  # as in `quickstart`; provisional, of one seed at small scale (docs/decisions.md)
+            objective="x0",
+            schedule="cosine",
             null_text_rate=0.1,
             sampler="dpm_solver",
             sample_steps=50,
+            guidance_scale=3.0,
         )
         config.data.seconds = 40.96
         config.train_autoencoder.seconds = 1.37
