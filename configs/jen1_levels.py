@@ -1,7 +1,7 @@
 """JEN-1 as published, with latents that hold no phase: the paper's 150 Hz x 128 channels, of STFT levels instead of samples.
 
-The U-Net, its diffusion and its tasks are those of `jen1`. Choose it over `jen1` where the budget is small: narrow, `jen1`'s
-layout gave no music (docs/decisions.md), and levels at 18.75 Hz did; this layout has not been measured.
+The U-Net, its diffusion and its tasks are those of `jen1`. Choose it over `jen1` where the budget is small: narrow, and with the
+objective x0, this layout gave the right timbre and `jen1`'s gave nothing (docs/decisions.md).
 Cost: not measured. Command: `jen1 train autoencoder --config jen1_levels --workdir runs/jen1_levels`.
 Result to expect: not measured at this size.
 """
