@@ -147,7 +147,7 @@ def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigD
         config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
         config.train_diffusion.update(
             steps=steps, batch_size=16, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, ema_decay=0.995, log_every=100,
-            checkpoint_every=max(steps, 1),
+            checkpoint_every=steps,
         )  # fmt: skip
     for key, value in changes.items():
         override(config, key, value)
@@ -215,8 +215,7 @@ def train(feature, latents: np.ndarray, captions: list[str], config: ConfigDict,
 
 def wrong_captions(count: int) -> dict[str, list[str]]:
     """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 or 51 a minute away."""
-    styles = [synthetic.describe(HELD_OUT_SEED, number)[0] for number in range(count)]
-    captions = [synthetic.describe(HELD_OUT_SEED, number)[1] for number in range(count)]
+    styles, captions = zip(*(synthetic.describe(HELD_OUT_SEED, number) for number in range(count)), strict=True)
     tritone = [replace(style, key=(style.key + 6) % 12) for style in styles]
     tempo = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
     words = lambda number: np.random.default_rng([HELD_OUT_SEED, number, 1])  # as `describe` draws them

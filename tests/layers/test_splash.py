@@ -69,7 +69,7 @@ from tests.layers.testing import normal
 
 axes = {"data": 2, "fsdp": 1, "tensor": 2}
 mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-for batch, heads, shard in ((4, 2, (2, 128, 1, 128)), (3, 1, (3, 128, 1, 128))):
+for batch, heads in ((4, 2), (3, 1)):
     inputs = [normal(seed, batch, 128, heads, 128) for seed in range(4)]
     masks = np.arange(128) < np.arange(60, 60 + batch)[:, None], None, np.arange(batch) % 2 == 0
     expected = jax.jit(values_and_gradients, static_argnums=0)(attention, *inputs, *masks)
@@ -79,9 +79,10 @@ for batch, heads, shard in ((4, 2, (2, 128, 1, 128)), (3, 1, (3, 128, 1, 128))):
         results = jax.jit(values_and_gradients, static_argnums=0)(interpreted, *inputs, *masks)
     for ours, theirs in zip(results, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-        assert ours.sharding.shard_shape(ours.shape) == shard, (ours.sharding, shard)
+    print({ours.sharding.shard_shape(ours.shape) for ours in results})
 """
 
 
 def test_a_mesh_splits_examples_and_heads_where_it_divides_them():
-    run_on(4, PROGRAM)
+    """And gives what one device gives, which the program checks."""
+    assert run_on(4, PROGRAM).splitlines() == ["{(2, 128, 1, 128)}", "{(3, 128, 1, 128)}"]
