@@ -83,7 +83,10 @@ def get_config() -> ConfigDict:
         guidance_limit=0.0,  # most that guidance adds, root mean square in whitened units; 0: no limit
     )
     config.tasks = dict(
+        # A task's share of each batch: more of it makes its gradient less noisy, and does not make it count more.
         ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
+        # How much a task's mean loss counts in the sum. The paper adds them up.
+        weights=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
         min_generated=0.2,  # inpainting and continuation generate this much of the length at least, and
         max_generated=0.8,
         max_spans=3,  # (inferred)

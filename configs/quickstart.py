@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
             sample_steps=20,  # as good as 50 of ddim
             guidance_scale=3.0,
         )
-        config.tasks.ratios.text_to_music = 2.0  # which is the hardest to learn: nothing is given
+        config.tasks.ratios.text_to_music = 2.0  # half of the examples: it is the hardest to learn
         config.data.seconds = 5.12
         config.train_diffusion.update(
             steps=1400,

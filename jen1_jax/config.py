@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 
-FREE = ".tasks.ratios"  # names tasks, which a configuration file may add; unknown ones are refused where batches are drawn
+FREE = (".tasks.ratios", ".tasks.weights")  # name tasks; a configuration file may add some, and unknown ones are refused later
 
 
 def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:

@@ -10,6 +10,7 @@ A mask is 1 where the latent is given, 0 where it is to be generated, and 0 in t
 example draws its own mask from its own key. A new task is one function and a line in `TASKS`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -108,6 +109,18 @@ def assign(batch: int, step: Int[Array, ""] | int, ratios: ConfigDict) -> Int[Ar
     offset = (jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(0x9E3779B9) >> 20).astype(jnp.int32)
     slots = np.argsort(np.argsort(np.arange(batch) * 0.618034 % 1)).astype(np.int32)  # neighbours lie far apart
     return jnp.searchsorted(bounds, slots * unit + offset, side="right")
+
+
+def weights(config: ConfigDict) -> dict[str, float]:
+    """What each task's mean loss is multiplied by in the sum: `config.weights`, and 1 for a task that is not named there."""
+    for name in config.weights:
+        TASKS[name]  # refuses an unknown one
+    found = {name: float(config.weights.get(name, 1.0)) for name in TASKS}
+    if not all(0 <= weight < math.inf for weight in found.values()):
+        raise Refusal(f"tasks.weights must be finite and not negative, got {dict(config.weights)}.")
+    if not any(found[name] for name, share in config.ratios.items() if share > 0):
+        raise Refusal("tasks.weights leaves no task of the batch a loss; give one of those in tasks.ratios a weight above 0.")
+    return found
 
 
 class TaskBatch(NamedTuple):

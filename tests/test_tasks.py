@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
 from jen1_jax.errors import Refusal
-from jen1_jax.tasks import TASKS, Task, assign, draw, loss_mask
+from jen1_jax.tasks import TASKS, Task, assign, draw, loss_mask, weights
 
 FRAMES = 40
 NAMES = list(TASKS)
@@ -204,6 +204,26 @@ def test_a_new_task_joins_by_its_name(monkeypatch):
 def test_what_cannot_be_drawn_is_refused(changes, named):
     with pytest.raises(Refusal, match=named):
         draw(jax.random.key(0), jnp.array([8]), 8, 0, config(**changes))
+
+
+def test_every_task_weighs_as_configured_and_1_where_it_is_not_named(monkeypatch):
+    assert weights(config(weights={"text_to_music": 3.0, "inpainting": 0.0})) == dict(zip(NAMES, (3.0, 0.0, 1.0), strict=True))
+    monkeypatch.setitem(TASKS, "reconstruction", Task("reconstruction", TASKS["inpainting"].draw))
+    assert weights(config())["reconstruction"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(weights={"inpaint": 1.0}), r"'inpaint'.*text_to_music, inpainting, continuation"),
+        (dict(weights={"inpainting": -0.5}), "not negative"),
+        (dict(weights={"inpainting": float("nan")}), "finite"),
+        (dict(weights={"inpainting": 0.0}, ratios={"inpainting": 1.0}), "leaves no task"),
+    ],
+)
+def test_weights_that_make_no_loss_are_refused(changes, named):
+    with pytest.raises(Refusal, match=named):
+        weights(config(**changes))
 
 
 def test_the_loss_counts_valid_frames_or_the_generated_of_them():

@@ -136,6 +136,7 @@ def _check_settings(config: ConfigDict) -> None:
         mask = draw(key, step, batch, config=config, hop=1, k=1, window=8)["mask"]
         return tasks.loss_mask(mask, jnp.ones_like(mask), config.tasks.loss_on)
 
+    tasks.weights(config.tasks)
     few = {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
     jax.eval_shape(counted, jax.random.key(0), jnp.int32(0), few)
     NULL_TEXT[unet.null_text], REMAT[unet.remat]
@@ -201,7 +202,7 @@ def player(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder, opti
     return Player(
         init=partial(init_params, unet=unet, text=text),
         terms=partial(terms, config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=codec, text=text),
-        weights=dict.fromkeys(tasks.TASKS, 1.0),
+        weights=tasks.weights(config.tasks),
         optimizer=optimizer,
     )
 

@@ -288,6 +288,7 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("tasks", dict(loss_on="some"), "'some'"),
         ("tasks", dict(max_spans=0), "max_spans >= 1"),
         ("tasks", dict(ratios=dict(text_to_music=-1.0)), "must not be negative"),
+        ("tasks", dict(weights=dict(text_to_music=-1.0)), "not negative"),
     ],
 )
 def test_settings_that_no_sample_would_survive_are_refused_before_training(tmp_path, section, setting, refused):
