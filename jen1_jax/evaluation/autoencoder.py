@@ -33,6 +33,8 @@ class Clip:
     audio: Float[np.ndarray, "samples 2"]
     caption: str = ""
     tonal: bool = False  # known to be without drums
+    start: float = 0.0  # seconds into its piece at which it begins
+    total: float | None = None  # seconds of the whole piece, where they are known
 
 
 def clips_of(batches: Iterable[Mapping[str, Any]]) -> Iterator[Clip]:
@@ -42,7 +44,8 @@ def clips_of(batches: Iterable[Mapping[str, Any]]) -> Iterator[Clip]:
         for row, valid in enumerate(batch["valid_samples"]):
             meta = json.loads(batch["meta"][row]) if "meta" in batch else {}
             tonal = bool(meta.get("truth", meta).get("tonal", False))
-            yield Clip(f"{number:05d}", batch["audio"][row, :valid], str(batch["caption"][row]), tonal)
+            place = (float(batch["start"][row]), float(batch["total"][row])) if "start" in batch else ()
+            yield Clip(f"{number:05d}", batch["audio"][row, :valid], str(batch["caption"][row]), tonal, *place)
             number += 1
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ BATCH = 16
 
 
 def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
-    """One clip for each caption: the first that has so many `samples`. It takes `most` captions; which ones, no order changes.
+    """One clip for each caption: the first that has so many `samples`, cut to them. `most` captions are taken, the same ones in
+    whatever order the clips come.
 
     Clips of one file share a caption and are like each other, so that together they would count for more than they say.
     """
@@ -30,7 +32,7 @@ def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
     for clip in clips:
         key = hashlib.sha256(clip.caption.strip().encode()).digest()
         if clip.caption.strip() and len(clip.audio) >= samples and key not in chosen:
-            chosen[key] = clip
+            chosen[key] = replace(clip, audio=clip.audio[:samples].copy())  # a view would keep its whole batch
             if len(chosen) > most:
                 del chosen[max(chosen)]
     return [chosen[key] for key in sorted(chosen)]
@@ -55,12 +57,15 @@ def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: in
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
-    captions, real = [clip.caption for clip in clips], np.stack([clip.audio[:samples] for clip in clips])
+    captions, real = [clip.caption for clip in clips], np.stack([clip.audio for clip in clips])
     made = []
-    for start in range(0, len(clips), BATCH):
-        part = captions[start : start + BATCH]
-        seeds = [seed + number for number in range(start, start + len(part))]
-        made += model.generate(part, samples / model.sample_rate, seeds)
+    for first in range(0, len(clips), BATCH):
+        part = clips[first : first + BATCH]
+        seeds = [seed + number for number in range(first, first + len(part))]
+        places = {}
+        if model.sampler.unet.timing:  # it was told in training where a clip lies in its piece
+            places = {"start": [clip.start for clip in part], "total": [clip.total for clip in part]}
+        made += model.generate([clip.caption for clip in part], samples / model.sample_rate, seeds, **places)
     round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in real]
     rows = {
         name: compare(np.stack(audio), real, model.sample_rate)

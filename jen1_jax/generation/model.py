@@ -96,34 +96,33 @@ class Model:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance_scale: float | None = None,
-        start: float = 0.0,
-        total: float | None = None,
+        start: float | Sequence[float] | np.ndarray = 0.0,
+        total: float | Sequence[float | None] | np.ndarray | None = None,
     ) -> Audio | list[Audio]:
         """`seconds` of music for `prompt`; an empty prompt means unconditional. The run has defaults for the rest.
 
-        Where prompt, seconds or seed are sequences or arrays, a list of pieces is made at once; what is single counts for all of
-        them, and each piece is what it would be alone.
+        Where prompt, seconds, seed, start or total are sequences or arrays, a list of pieces is made at once; what is single
+        counts for all of them, and each piece is what it would be alone.
 
         A model with `unet.timing` makes a whole piece, unless it is asked for what lies `start` seconds into a piece of `total`
         seconds (default: to the end of what is made). Audio that the other methods are given has such a place too.
         """
-        prompt, seconds, seed = (value.tolist() if isinstance(value, np.ndarray) else value for value in (prompt, seconds, seed))
-        given = [
-            value if isinstance(value, Sequence) and not isinstance(value, str) else None for value in (prompt, seconds, seed)
-        ]
-        counts = {len(value) for value in given if value is not None}
+        given = [value.tolist() if isinstance(value, np.ndarray) else value for value in (prompt, seconds, seed, start, total)]
+        several = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
+        counts = {len(value) for value, more in zip(given, several, strict=True) if more}
         if len(counts) > 1 or 0 in counts:
-            raise Refusal(f"Sequences of {sorted(counts)} prompts, seconds and seeds do not go together; give as many of each.")
+            raise Refusal(
+                f"Sequences of {sorted(counts)} prompts, seconds, seeds or places do not go together; give as many of each."
+            )
         count = counts.pop() if counts else 1
-        prompts, lengths, seeds = (
-            [single] * count if several is None else list(several)
-            for several, single in zip(given, (prompt, seconds, seed), strict=True)
+        prompts, lengths, seeds, starts, totals = (
+            list(value) if more else [value] * count for value, more in zip(given, several, strict=True)
         )
         samples = [self._samples(length) for length in lengths]
-        plans = [self._nothing(number) for number in samples]
-        latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale, (start, total))
+        plans = [self._placed(self._nothing(number), *place) for number, *place in zip(samples, starts, totals, strict=True)]
+        latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
         pieces = [master(self._decode(made)[:number], self.sample_rate) for made, number in zip(latents, samples, strict=True)]
-        return pieces if any(value is not None for value in given) else pieces[0]
+        return pieces if any(several) else pieces[0]
 
     def vary(
         self,
@@ -147,8 +146,8 @@ class Model:
             raise Refusal(f"A strength of {strength} makes no variation; give more than 0 and at most 1.")
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         given = self.codec.encode(audio, partial(self.progress, "encoding"))
-        plan = replace(self._nothing(len(audio)), given=given)
-        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), time=strength)[0]
+        plan = self._placed(replace(self._nothing(len(audio)), given=given), start, total)
+        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, time=strength)[0]
         return master(self._decode(made)[: len(audio)], self.sample_rate)
 
     def inpaint(
@@ -191,8 +190,8 @@ class Model:
                 f"With the {seconds(margin)} beside it that give no context, a span comes to {seconds(longest)}, but this model "
                 f"inpaints {seconds(limit)} at once; give shorter spans, one after the other."
             )
-        plan = Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate)
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=False)[0]
+        plan = self._placed(Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate), start, total)
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
         for left, right in holes:
             # Only what the hole's samples depend on is decoded.
             part = slice(max(left // hop - self.codec.decoder_margin, 0), -(-right // hop) + self.codec.decoder_margin)
@@ -252,7 +251,8 @@ class Model:
             start=(len(audio) - len(tail)) / self.sample_rate,
             total=(len(audio) + added) / self.sample_rate,
         )
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, (start, total), causal=True)[0]
+        plan = self._placed(plan, start, total)
+        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         # What fades is decoded anew: were it known too, the phases would jump at the end of the original instead.
         made = self._decode(latents, (tail, np.arange(len(tail)) < len(tail) - fade))
@@ -274,7 +274,6 @@ class Model:
         negative_prompt: str,
         steps: int | None,
         guidance_scale: float | None,
-        place: tuple[float, float | None] = (0.0, None),
         causal: bool | None = None,
         time: float = 1.0,
     ) -> list[Float[np.ndarray, "frames k"]]:
@@ -296,7 +295,7 @@ class Model:
         if any(not prompt.strip() for prompt in prompts):
             log.warning("The prompt is empty: the music is unconditional.")
         return self.sampler.fill(
-            [self._placed(plan, *place) for plan in plans],
+            plans,
             Prompts(*self._embed(prompts), *self._embed([negative_prompt] * len(prompts))),
             seeds=seeds,
             steps=steps,

@@ -1,6 +1,7 @@
 """The evaluation of a model by held-out captions, with a model that plays what it is told."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ SHORT, UNTOLD = Clip("short", CLIPS[0].audio[: RATE // 2], "tone 10"), Clip("unt
 class Playing(Model):
     """Each caption gives other music of its clip's kind; the autoencoder changes nothing."""
 
-    sample_rate, sampler = RATE, SimpleNamespace(window=470)
+    sample_rate, sampler = RATE, SimpleNamespace(window=470, unet=SimpleNamespace(timing=False))
     codec = SimpleNamespace(hop=100, encode=lambda audio: audio, decode=lambda latents, samples: latents[:samples])
 
     def generate(self, prompts, seconds, seeds):
@@ -46,8 +47,23 @@ def test_each_caption_has_one_clip_and_a_few_are_the_same_few_in_any_order():
     some = [SHORT, UNTOLD, *CLIPS, *CLIPS]
     assert sorted(clip.caption for clip in captions.one_a_caption(some, RATE, 20)) == [clip.caption for clip in CLIPS]
     few = captions.one_a_caption(some, RATE, 4)
-    assert len(few) == 4
+    assert len(few) == 4 and all(clip.audio.base is None for clip in few)  # none holds the batch that it came in
     assert [clip.caption for clip in few] == [clip.caption for clip in captions.one_a_caption(reversed(some), RATE, 4)]
+
+
+def test_a_model_that_knows_places_is_asked_for_the_place_of_each_clip(model, tmp_path, monkeypatch):
+    asked = []
+
+    def generate(self, prompts, seconds, seeds, *, start, total):
+        asked.extend(zip(prompts, start, total, strict=True))
+        return [clip(0, 1)[: round(seconds * RATE)] for _ in prompts]
+
+    monkeypatch.setattr(Playing, "generate", generate)
+    monkeypatch.setattr(Playing.sampler.unet, "timing", True)
+    monkeypatch.setattr(captions, "run_page", lambda *_, **__: None)
+    placed = [replace(clip, start=10.0 * number, total=200.0) for number, clip in enumerate(CLIPS)]
+    captions.evaluate_captions(model, placed, 2 * RATE, 20, tmp_path / "out")
+    assert sorted(asked) == [(clip.caption, clip.start, clip.total) for clip in placed]
 
 
 def test_too_few_captions_are_refused(model, tmp_path):
