@@ -83,14 +83,15 @@ def others(captions: Sequence[str]) -> Int[np.ndarray, " captions"]:
 
 
 def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | None:
-    """The first examples of `batches` that have a caption, up to `EXAMPLES`, and their `other` rows (see `text_errors`).
+    """The first examples of `batches` that have a caption and finite data, up to `EXAMPLES`, and their `other` rows (see
+    `text_errors`).
 
     None where no two captions differ.
     """
     examples, counts, searched = [], Counter(), 0
     for batch in batches:
         for row, caption in enumerate(map(str, batch["caption"])):
-            if caption.strip() and counts[caption] < PER_CAPTION:
+            if caption.strip() and counts[caption] < PER_CAPTION and _usable({name: batch[name][row] for name in batch}):
                 counts[caption] += 1
                 examples.append({name: np.copy(array[row]) for name, array in batch.items()})
         searched += len(batch["caption"])
@@ -101,6 +102,12 @@ def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | No
     if len(set(captions)) < 2:
         return None
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]} | {"other": others(captions)}
+
+
+def _usable(example: Mapping[str, Any]) -> bool:
+    """Whether an example has real frames, all of them finite: one without would make every mean NaN."""
+    data = example.get("latents", example.get("audio", np.zeros(1)))
+    return bool(min(example.get("valid_frames", 1), example.get("valid_samples", 1)) > 0 and np.isfinite(data).all())
 
 
 def make_evaluate(
@@ -146,8 +153,8 @@ def make_evaluate(
         if due and best < HEARD and not told and step >= EARLY * config.train_diffusion.steps:
             told = True
             progress(
-                f"diffusion: the text is not heard yet. Held-out examples are denoised no better with their own captions than "
-                f"with others' (text_gain is {best:.3f} at best). If it stays so, see docs/model.md#my-output-is-noise."
+                f"diffusion: the text is not heard yet. Held-out examples are denoised hardly better with their own captions "
+                f"than with others' (text_gain is {best:.3f} at best). If it stays so, see docs/model.md#my-output-is-noise."
             )
         if due and best >= HEARD:
             due = False

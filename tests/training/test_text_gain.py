@@ -125,6 +125,14 @@ def test_held_out_examples_have_different_captions_and_each_another_one_beside_i
     assert found["other"].tolist() == [4, 4, 4, 4, *range(5, EXAMPLES), 0]
 
 
+@pytest.mark.parametrize("data, valid", [("latents", "valid_frames"), ("audio", "valid_samples")])
+def test_held_out_examples_of_padding_alone_or_not_finite_are_left_out(data, valid):
+    rows = np.zeros((4, 6, 2), np.float32)
+    rows[1, 3] = np.nan
+    found = held_out([{"caption": list("abcd"), data: rows, valid: np.array([6, 6, 0, 1])}])
+    assert found["caption"].tolist() == ["a", "d"]
+
+
 @pytest.mark.parametrize("captions", [[], ["a"], ["a", "a", ""]])
 def test_without_two_captions_nothing_is_asked(captions):
     evaluate = make_evaluate(
