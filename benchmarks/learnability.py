@@ -95,16 +95,19 @@ class LogMel:
         return np.asarray(made(levels, np.ones((*levels.shape[:2], 1), np.float32)))[:, :samples]
 
 
-def standardised(codec: Codec, moments: Moments) -> Codec:
-    """`codec` with its latents scaled channel by channel instead of whitened."""
+def standardised(codec: Codec, audio: np.ndarray) -> Codec:
+    """`codec` with all its latents scaled channel by channel instead of whitened, to unit variance on `audio`."""
+    channels = codec.model.latent_channels
+    raw = replace(codec, whitening=Whitening(np.zeros(channels), np.eye(channels), np.ones(channels))).encode(audio)
+    moments = Moments.of(raw.reshape(-1, channels))
     scale = np.sqrt(np.maximum(np.diag(moments.covariance), 1e-12))
-    return Codec(codec.model, codec.params, Whitening(moments.mean, np.eye(len(scale)), scale), codec.sample_rate)
+    return replace(codec, whitening=Whitening(moments.mean, np.eye(len(scale)), scale))
 
 
 def kept(codec: Codec, share: float) -> Codec:
     """`codec` with only this share of its directions, the strongest."""
     k, own = max(1, int(share * codec.k)), codec.whitening
-    return Codec(codec.model, codec.params, Whitening(own.mean, own.basis[:, :k], own.scale[:k]), codec.sample_rate)
+    return replace(codec, whitening=Whitening(own.mean, own.basis[:, :k], own.scale[:k]))
 
 
 def first_clips(data: Path, clips: int) -> tuple[np.ndarray, list[dict]]:
@@ -265,13 +268,15 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=48, help="held-out captions, at least 40 for figures to quote")
     parser.add_argument("--out", type=Path, help="a new folder; default: one in runs/learnability")
     whitened = parser.add_mutually_exclusive_group()
-    whitened.add_argument("--keep", type=float, default=1.0, help="share of the whitened directions that the generator learns")
+    whitened.add_argument("--keep", type=float, default=1.0, help="share of the run's whitened directions that are learnt")
     whitened.add_argument("--standardise", action="store_true", help="scale channel by channel instead of whitening")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of the generator's configuration")
     options = parser.parse_args()
     out = options.out or Path("runs/learnability") / f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if out.exists():
         parser.error(f"{out} exists already; name another folder with --out.")
+    if options.clips < 8 or options.steps < 1 or not 0 < options.keep <= 1:
+        parser.error("--clips must be at least 8, --steps at least 1, and --keep a share above 0 and at most 1.")
     if options.run == "mel" and (options.standardise or options.keep < 1):
         parser.error("Log-mel features are not whitened: leave out --keep and --standardise.")
 
@@ -284,8 +289,7 @@ def main() -> None:
     else:
         feature = load_codec(Run.open(options.run))
         if options.standardise:
-            raw = feature.whitening.invert(feature.encode(audio[:128]))
-            feature = standardised(feature, Moments.of(raw.reshape(-1, raw.shape[-1])))
+            feature = standardised(feature, audio[:128])
         feature = kept(feature, options.keep)
     latents, captions = encode_all(feature, MUSIC)
     about = latent_figures(latents[:200].astype(np.float32))

@@ -8,6 +8,7 @@ reported with, and the stereo image. Prints a table of medians and draws it. `be
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -75,7 +76,7 @@ if __name__ == "__main__":
     for step in sorted(checkpoints.steps):
         params, _ = checkpoints.restore_ema("autoencoder", shapes, step)
         # The last whitening: whole, it is an invertible map, which takes nothing from what an earlier decoder hears.
-        records.append({"step": step} | measure(Codec(codec.model, params, codec.whitening, codec.sample_rate), clips))
+        records.append({"step": step} | measure(replace(codec, params=params), clips))
         print(f"{step:8}" + "".join(f"{records[-1][name]:19.3f}" for name in FIGURES), flush=True)
     print(json.dumps({"clips": len(clips), "curve": records}))
     if options.picture:

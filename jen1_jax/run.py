@@ -2,7 +2,7 @@
 
 ```
 RUN/config.json                     resolved configuration, versions, fingerprints
-RUN/autoencoder/checkpoints/  whitening.npz  metrics.jsonl  tensorboard/  demos/
+RUN/autoencoder/checkpoints/  whitening.npz  measured.json  metrics.jsonl  tensorboard/  demos/
 RUN/diffusion/checkpoints/    metrics.jsonl  tensorboard/
 RUN/text/                           tokenizer and layout, or the name and hash of a frozen encoder
 ```
@@ -63,6 +63,10 @@ class Run:
     @property
     def whitening(self) -> Path:
         return self.path / "autoencoder" / "whitening.npz"
+
+    @property
+    def measured(self) -> Path:
+        return self.path / "autoencoder" / "measured.json"
 
     def checkpoints(self, part: str) -> Path:
         return self.path / part / "checkpoints"

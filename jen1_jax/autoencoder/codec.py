@@ -30,12 +30,17 @@ def quietly(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Codec:
-    """`params` are the autoencoder's (EMA) parameters."""
+    """`params` are the autoencoder's (EMA) parameters.
+
+    `loudest` are the levels above which no band is decoded: levels are exponents, so one that is too high is heard as a much
+    louder sound. They are measured on the training data when the autoencoder has been trained.
+    """
 
     model: Autoencoder
     params: PyTree
     whitening: Whitening
     sample_rate: int
+    loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST
 
     @property
     def k(self) -> int:
@@ -141,7 +146,8 @@ class Codec:
             whitened, rest = part[..., : self.k], part[..., self.k :]
             rest = rest.reshape(len(part), -1, 3)
             around = spectrum.Around(rest[..., :2], rest[..., 2:]) if rest.size else None
-            audio = self.model.apply({"params": self.params}, self.whitening.invert(whitened), valid, around, method="decode")
+            latents = self.whitening.invert(whitened)
+            audio = self.model.apply({"params": self.params}, latents, valid, around, self.loudest, method="decode")
             return audio.reshape(*whitened.shape[:2], -1)
 
         return jax.jit(decode)

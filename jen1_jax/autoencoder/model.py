@@ -6,7 +6,7 @@
 With a `window` the stem reads the levels of an STFT instead of samples, and the decoder's stem (k = 1) writes them; then latents
 hold no phase, which a generator could not learn, and decoding finds one (spectrum.py). A linear map of a latent frame's levels is
 added to the encoder's output, and one to the decoder's: training begins at their principal directions (training/principal.py).
-From there also comes `loudest`, which is not trained: no band of what is decoded is louder than in the data.
+Decoding limits each band to a `loudest` level, which is that of the training data (codec.py).
 
 Convolutional after SoundStream and EnCodec, without a quantiser; a share of the latents is masked before the decoder in training,
 which teaches the decoder to live with imperfect latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels,
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -161,8 +162,6 @@ class Autoencoder(nn.Module):
         fields = {name: getattr(self, name) for name in Stack.__dataclass_fields__ if name not in ("parent", "name")}
         self.encoder = Encoder(**fields)
         self.decoder = Decoder(**fields)
-        if self.window:  # levels are exponents: an error upwards in what a generator made is heard most
-            self.loudest = self.param("loudest", nn.initializers.constant(spectrum.LOUDEST), (spectrum.bands(self.window),))
 
     @property
     def hop(self) -> int:
@@ -199,18 +198,24 @@ class Autoencoder(nn.Module):
         return self.encoder(audio, valid)
 
     def decode(
-        self, latents: Float[Array, "batch low latent"], valid: Valid = None, around: spectrum.Around | None = None
+        self,
+        latents: Float[Array, "batch low latent"],
+        valid: Valid = None,
+        around: spectrum.Around | None = None,
+        loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST,
     ) -> Float[Array, "batch samples 2"]:
-        """Audio of `latents`, `hop` samples per frame; where its phases are free they go on from what is `around` it."""
-        return self._audio(self.decoder(latents, valid), valid, around)
+        """Audio of `latents`, `hop` samples per frame.
 
-    def _audio(self, made: Float[Array, "batch frames features"], valid: Valid = None, around: spectrum.Around | None = None):
+        With a `window`, no band is louder than its `loudest` level, and free phases go on from what is `around`.
+        """
+        return self._audio(self.decoder(latents, valid), valid, around, loudest)
+
+    def _audio(self, made: Float[Array, "batch frames features"], valid=None, around=None, loudest=spectrum.LOUDEST):
         """What the decoder has made as audio, which it is already without a `window`."""
         if not self.window:
             return made
         real = keep_valid(jnp.ones((*made.shape[:2], 1)), valid)
-        levels = jnp.minimum(made, jax.lax.stop_gradient(self.loudest))
-        return spectrum.synthesise(levels, real, self.window, self.phase_iterations, around)
+        return spectrum.synthesise(jnp.minimum(made, loudest), real, self.window, self.phase_iterations, around)
 
     def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
         """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""

@@ -97,8 +97,9 @@ def synthesise(
 
     # Begin with phases at random, in all frames the same, so that a shifted piece stays the same piece. Equal phases put all of a
     # frame's energy into one instant, and what the search leaves of that are peaks up to 3.7 times too high (docs/decisions.md).
-    phases = np.random.default_rng(0).uniform(-np.pi, np.pi, sizes.shape[-1])
-    start = sizes[:, :2] * np.exp(1j * phases).astype(np.complex64)
+    # Mid and side have their own: if left and right began with equal ones, a side without a mid would stay silent.
+    phases = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 1, sizes.shape[-1]))
+    start = views(sizes[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
     (spectra, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=iterations)
     return audio(_resize(spectra, sizes))
 

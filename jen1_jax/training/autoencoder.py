@@ -1,19 +1,22 @@
 """Trains the masked autoencoder and, at the end, fits the whitening of its latents."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
+from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec, fingerprint
 from jen1_jax.autoencoder.discriminator import ADVERSARIAL, Discriminator
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
@@ -23,12 +26,14 @@ from jen1_jax.autoencoder.whitening import check as check_whitening
 from jen1_jax.autoencoder.whitening import fit as fit_whitening
 from jen1_jax.config import from_plain
 from jen1_jax.errors import Refusal
-from jen1_jax.run import Run
+from jen1_jax.run import Run, write_text
 from jen1_jax.training import principal
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
 from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
+
+ROOM = 0.1  # units of levels, 3.5 dB: how much louder than in the training data a band may be decoded
 
 
 def train_autoencoder(
@@ -101,19 +106,19 @@ def train_autoencoder(
     params = _whole(state.ema["autoencoder"])
     identify = partial(fingerprint, params, sample_rate=config.audio.sample_rate, hop=model.hop)
     recorded = run.record["fingerprints"].get("autoencoder")
-    if run.whitening.is_file() and identify(whitening=Whitening.load(run.whitening)) == recorded:
+    finished = run.whitening.is_file() and run.measured.is_file()
+    if finished and identify(whitening=Whitening.load(run.whitening)) == recorded:
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
         return
-    if kept:
-        whitening = kept.whitening
-    else:
-        progress("whitening: reading the training split")
-        moments = latent_moments(model, params, data.sweep("train"), progress)
-        whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
+    progress("whitening: reading the training split")
+    needed = model.window or not kept
+    found = measure(model, params, data.sweep("train") if needed else (), progress)
+    whitening = kept.whitening if kept else fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
+    write_text(run.measured, json.dumps({"loudest": [round(float(level), 4) for level in found.loudest]}))
     whitening.save(run.whitening)
     run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
     says = f"whitening: {whitening.k} of {model.latent_channels} directions kept"
-    held_out = latent_moments(model, params, data.sweep("test"))
+    held_out = measure(model, params, data.sweep("test")).moments
     if held_out.count:
         mean, covariance = whitening_error(whitening, held_out)
         says += (
@@ -133,7 +138,8 @@ def load_codec(run: Run) -> Codec:
     model = make_autoencoder(config)
     params, _ = checkpoints.restore_ema("autoencoder", jax.eval_shape(partial(init_params, model=model), jax.random.key(0)))
     checkpoints.close()
-    codec = Codec(model, params, Whitening.load(run.whitening), config.audio.sample_rate)
+    whitening = Whitening.load(run.whitening)
+    codec = Codec(model, params, whitening, config.audio.sample_rate, _load_loudest(run.measured, model))
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(
@@ -141,6 +147,22 @@ def load_codec(run: Run) -> Codec:
             "a file was replaced: restore it, or train anew in another folder."
         )
     return codec
+
+
+def _load_loudest(path: Path, model: Autoencoder) -> Float[np.ndarray, " bands"] | float:
+    """The `loudest` levels of the training data that `measure` found and `train_autoencoder` wrote."""
+    if not model.window:
+        return spectrum.LOUDEST
+    try:
+        loudest = np.asarray(json.loads(path.read_text())["loudest"], np.float32)
+        if loudest.shape != (spectrum.bands(model.window),) or not np.isfinite(loudest).all():
+            raise ValueError(f"it holds no {spectrum.bands(model.window)} finite levels")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal(
+            f"{path} does not hold the loudest levels of the training data ({error}); delete it and run the same "
+            "`jen1 train autoencoder` again."
+        ) from None
+    return loudest
 
 
 def make_autoencoder(config: ConfigDict) -> Autoencoder:
@@ -160,8 +182,10 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
             f"autoencoder.window is a multiple of 8 samples and four times strides[0], without autoencoder.causal; "
             f"got {fields.window} with strides {tuple(fields.strides)} and causal={fields.causal}."
         )
-    if fields.phase_iterations < 0:
-        raise Refusal(f"autoencoder.phase_iterations is at least 0, got {fields.phase_iterations}.")
+    if fields.phase_iterations < (1 if fields.window else 0):
+        raise Refusal(
+            f"autoencoder.phase_iterations is at least 0, and with autoencoder.window at least 1, got {fields.phase_iterations}."
+        )
     if not 0 <= fields.mask_rate < 1:
         raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
     if fields.dtype not in ("float32", "bfloat16"):
@@ -180,6 +204,10 @@ def check_training(config: ConfigDict) -> None:
         )
     if training.losses.levels > 0 and not config.autoencoder.window:
         raise Refusal("train_autoencoder.losses.levels compares STFT levels, which autoencoder.window of 0 does not have.")
+    if training.losses.waveform > 0 and config.autoencoder.window:
+        raise Refusal(
+            "train_autoencoder.losses.waveform compares phases, and latents with autoencoder.window hold none; set it to 0."
+        )
     if adversarial(training):
         _ = ADVERSARIAL[training.adversary.loss]  # refuses an unknown name
         if training.adversary.channels < 1 or training.adversary.start < 0:
@@ -258,28 +286,48 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
     return batch | {"mask_key": jax.random.split(stream(key, "mask"), batch["audio"].shape[0])}
 
 
-def latent_moments(
+class Measured(NamedTuple):
+    """Of all valid frames of some data: the moments of the unmasked latents, and with a `window` each band's loudest level."""
+
+    moments: Moments
+    loudest: Float[np.ndarray, " bands"]
+
+
+def measure(
     model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]], progress: Callable[[str], None] = print
-) -> Moments:
-    """Mean and covariance of the unmasked latents of all valid frames; processes share the batches and get the same answer.
+) -> Measured:
+    """What `batches` give; processes share them and get the same answer.
 
     Examples whose latents are not finite are left out, and that is told: training has skipped them too.
     """
-    encode = jax.jit(lambda params, audio: model.apply({"params": params}, audio, method="encode"))
+
+    @jax.jit
+    def encode(params, audio):
+        latents = model.apply({"params": params}, audio, method="encode")
+        if not model.window:
+            return latents, jnp.zeros((*latents.shape[:2], 0))
+        levels = spectrum.analyse(audio, model.window)
+        return latents, levels.reshape(*latents.shape[:2], -1, levels.shape[-1]).max(2)
+
     params = jax.device_put(params, jax.local_devices()[0])
     moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
+    loudest = np.zeros(spectrum.bands(model.window) if model.window else 0, np.float32)
     for batch in islice(batches, jax.process_index(), None, jax.process_count()):
         rows, samples, _ = batch["audio"].shape
         size = max(size, rows)  # the last batch may be smaller: padded, it needs no compiling of its own
         audio = np.pad(batch["audio"], ((0, size - rows), (0, -samples % model.hop), (0, 0)))
-        latents = np.asarray(encode(params, audio))[:rows]
+        latents, levels = (np.asarray(part)[:rows] for part in encode(params, audio))
         finite = np.isfinite(latents).all(axis=(1, 2))
         left_out += int((~finite).sum())
         frames = np.where(finite, -(-batch["valid_samples"] // model.hop), 0)
-        moments = moments.merge(Moments.of(latents[np.arange(latents.shape[1]) < frames[:, None]]))
+        real = np.arange(latents.shape[1]) < frames[:, None]
+        moments = moments.merge(Moments.of(latents[real]))
+        loudest = np.maximum(loudest, levels[real].max(0, initial=0))
     if left_out:
         progress(f"whitening: left out {left_out} examples that are not finite; `jen1 data validate` names them")
-    return over_processes(moments)
+    if jax.process_count() > 1:
+        loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
+    return Measured(over_processes(moments), np.minimum(loudest + ROOM, spectrum.LOUDEST))
 
 
 def _whole(params: PyTree) -> PyTree:

@@ -128,6 +128,8 @@ def train_diffusion(
 def _check_settings(config: ConfigDict) -> None:
     """Refuses what would otherwise be found out by the first step, or by the first sample of a trained model."""
     section, unet = config.diffusion, config.unet
+    if min(config.train_diffusion.steps, config.train_diffusion.batch_size) < 1:
+        raise Refusal("train_diffusion.steps and batch_size must be at least 1.")
     check_sampling(section)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
         _check_range(section, name, most)

@@ -1,4 +1,6 @@
-"""Where an autoencoder of STFT levels begins: at the principal directions of its data, which no few hundred steps would find.
+"""The start of an autoencoder of STFT levels: the principal directions of its data.
+
+A few hundred steps from random weights do not find them.
 
 On the built-in music 64 directions at 18.75 Hz reach in closed form what training from random weights does not in 600 steps; and
 they are the slow and simple things of the music, which a generator learns first. Training then bends them.
@@ -19,16 +21,15 @@ from jen1_jax.autoencoder.model import Autoencoder, fold
 from jen1_jax.errors import Refusal
 
 EXAMPLES, FRAMES = 512, 8  # that the directions are taken from: random crops of the data, and frames of each
-ROOM = 0.1  # units of levels, 3.5 dB: how much louder than these a band may become
 
 
 def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
     """`params` with the maps `direct` of encoder and decoder set to the principal directions of the first of the training
-    `batches`, and with the `loudest` level of each band set to theirs. Each process reads its own; all get what the first found.
+    `batches`. Each process reads its own; all get what the first found.
 
     A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
     """
-    found, loudest, seen = [], np.zeros(spectrum.bands(model.window), np.float32), 0
+    found, seen = [], 0
     levels = jax.jit(lambda audio: fold(spectrum.analyse(audio, model.window), model.hop // model.strides[0]))
     for batch in batches:
         whole = batch["audio"].shape[1] // model.hop * model.hop
@@ -36,7 +37,6 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
         for rows, count in zip(np.asarray(levels(batch["audio"][:, :whole])), counts, strict=True):
             if count and np.isfinite(rows).all():
                 found.append(rows[np.unique(np.linspace(0, count - 1, FRAMES).astype(int))])
-                loudest = np.maximum(loudest, rows[:count].reshape(-1, len(loudest)).max(0))
         seen += len(counts)
         if seen >= EXAMPLES:
             break
@@ -46,7 +46,6 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     flat = flatten_dict(jax.device_get(params))
     flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = encoder, -mean @ encoder
     flat["decoder", "direct", "kernel"], flat["decoder", "direct", "bias"] = decoder, mean
-    flat["loudest",] = np.minimum(loudest + ROOM, spectrum.LOUDEST)
     begun = unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
     return multihost_utils.broadcast_one_to_all(begun) if jax.process_count() > 1 else begun
 

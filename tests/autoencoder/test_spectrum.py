@@ -75,6 +75,14 @@ def test_audio_of_levels_has_these_levels_and_this_stereo_image(chord):
     assert not np.asarray(synthesise(0 * levels, ONES, 2)).any()
 
 
+@pytest.mark.parametrize("right", [1, -1, 0])
+def test_one_tone_comes_back_from_the_middle_the_side_alone_and_the_left(chord, right):
+    audio = chord * 0 + chord[..., :1] * np.float32([1, right])
+    made = np.asarray(synthesise(analyse(audio), ONES, 4))
+    assert np.sum(made**2) == pytest.approx(np.sum(audio**2), rel=0.2)
+    assert np.sum((made[..., 1] - right * made[..., 0]) ** 2) < 1e-3 * np.sum(made**2)
+
+
 def test_padding_changes_nothing(chord):
     real = 40
     valid = (jnp.arange(FRAMES) < real)[None, :, None].astype(jnp.float32)
@@ -134,8 +142,8 @@ def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
     shouts = decoder | {"direct": jax.tree.map(lambda leaf: leaf + 5, decoder["direct"])}
 
     def loudness(level):  # of a decoder that asks for far more
-        loudest = jnp.full_like(codec.params["loudest"], level)
-        made = dataclasses.replace(codec, params=codec.params | {"decoder": shouts, "loudest": loudest}).decode(latents)
+        loudest = np.full(spectrum.bands(64), level, np.float32)
+        made = dataclasses.replace(codec, params=codec.params | {"decoder": shouts}, loudest=loudest).decode(latents)
         return np.abs(np.asarray(losses.stft(jnp.asarray(made)[None], 64))).max()
 
     limit = spectrum.FLOOR * np.exp(0.5 * spectrum.NATS)
@@ -156,6 +164,7 @@ def test_decoding_around_known_audio_returns_it(codec):
         ({"window": 2048}, "four times strides"),
         ({"window": 32, "strides": (8, 2, 4, 5, 8), "causal": True}, "without autoencoder.causal"),
         ({"phase_iterations": -1}, "phase_iterations"),
+        ({"window": 32, "strides": (8, 2, 4, 5, 8)}, "with autoencoder.window at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
@@ -166,8 +175,11 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
         make_autoencoder(config)
 
 
-def test_the_loss_of_levels_needs_a_window():
+def test_the_loss_of_levels_needs_a_window_and_that_of_waveforms_needs_none():
     config = get_config()
     config.train_autoencoder.losses.levels = 1.0
     with pytest.raises(Refusal, match="levels compares STFT levels"):
+        check_training(config)
+    config.autoencoder.window = 32
+    with pytest.raises(Refusal, match="waveform compares phases"):
         check_training(config)

@@ -279,6 +279,7 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("diffusion", dict(guidance_interval=(0.8, 0.2)), "two rising times"),
         ("diffusion", dict(guidance_limit=-1.0), "guidance_limit must lie"),
         ("diffusion", dict(null_text_rate=2.0), "null_text_rate must lie"),
+        ("train_diffusion", dict(steps=0), "steps and batch_size must be at least 1"),
         ("unet", dict(dtype="int8"), "float32 or bfloat16"),
         ("unet", dict(head_dim=3), "head_dim must be even"),
         ("unet", dict(factors=(0, 2)), "at least 1"),

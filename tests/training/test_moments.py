@@ -1,15 +1,19 @@
 """Latent statistics over several processes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
+from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.whitening import Moments
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
 from jen1_jax.training import autoencoder
 from jen1_jax.training.npz import NpzData
 from tests import tiny
+from tests.autoencoder.testing import build
 
 
 def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
@@ -26,6 +30,32 @@ def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
     assert total.count == 1000 and packed[0].dtype == np.uint32
     np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(total.covariance, expected.covariance, rtol=1e-6, atol=1e-9)
+
+
+def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
+    """Of a piece in the last batch too, and of no padding; a little more is left for what was not in the data."""
+    model, params = build(strides=(16, 2), window=64, phase_iterations=1)
+    audio = 0.01 * np.random.default_rng(0).standard_normal((3, 10 * 32, 2)).astype(np.float32)
+    audio[2, 64:128] *= 40
+    loud = audio.copy()
+    loud[0, 256:] = 1.0  # behind what is valid
+    batches = [{"audio": loud[:2], "valid_samples": np.array([224, 320])}, {"audio": loud[2:], "valid_samples": np.array([320])}]
+    loudest = autoencoder.measure(model, params, batches).loudest
+    levels = np.asarray(jax.jit(spectrum.analyse, static_argnums=1)(audio, 64))
+    np.testing.assert_allclose(loudest, levels.max((0, 1)) + autoencoder.ROOM, atol=1e-4)
+
+
+def test_without_the_loudest_levels_a_codec_of_levels_is_refused(tmp_path):
+    path = tmp_path / "measured.json"
+    model, _ = build(strides=(16, 2), window=64, phase_iterations=1)
+    count = spectrum.bands(64)
+    for text in (None, "{", "{}", json.dumps({"loudest": [1.0]}), json.dumps({"loudest": [None] * count})):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(Refusal, match=r"measured\.json.*delete it"):
+            autoencoder._load_loudest(path, model)
+    path.write_text(json.dumps({"loudest": [1.5] * count}))
+    np.testing.assert_array_equal(autoencoder._load_loudest(path, model), np.full(count, 1.5, np.float32))
 
 
 @pytest.mark.slow

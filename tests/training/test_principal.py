@@ -50,8 +50,6 @@ def test_an_autoencoder_begins_as_these_directions():
     audio = jnp.asarray(batches[0]["audio"])
     begun = principal.begin(model, params, batches)
     assert error(begun, audio) < 0.3 * error(params, audio)
-    over = begun["loudest"] - jnp.max(jax.jit(spectrum.analyse, static_argnums=1)(audio, model.window), (0, 1))
-    np.testing.assert_allclose(over, principal.ROOM, atol=1e-5)
 
 
 def test_silence_and_nothing_are_no_directions():
