@@ -23,16 +23,7 @@ def get_config() -> ConfigDict:
             factors=(1, 2, 2),
             num_blocks=(2, 2, 2),
             attentions=(0, 3, 4, 6),
-            null_text="token",
             timing=True,
-        )
-        config.diffusion.update(  # as in `quickstart`; provisional, of one seed at small scale (docs/decisions.md)
-            objective="x0",
-            schedule="cosine",
-            null_text_rate=0.1,
-            sampler="dpm_solver",
-            sample_steps=50,
-            guidance_scale=3.0,
         )
         config.data.seconds = 40.96
         config.train_autoencoder.seconds = 1.37

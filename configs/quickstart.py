@@ -48,19 +48,11 @@ def get_config() -> ConfigDict:
             attentions=(1, 1, 2),  # text at every level: keys are learnt sooner (docs/decisions.md)
             head_dim=64,
             text_features=96,
-            null_text="token",
             dtype="float32",
             remat="none",
             scan=False,
         )
-        config.diffusion.update(
-            schedule="cosine",
-            objective="x0",
-            null_text_rate=0.1,
-            sampler="dpm_solver",
-            sample_steps=20,  # as good as 50 of ddim
-            guidance_scale=3.0,
-        )
+        config.diffusion.sample_steps = 20  # as good as 50 of ddim
         config.tasks.ratios.text_to_music = 2.0  # half of the examples: it is the hardest to learn
         config.data.seconds = 5.12
         config.train_diffusion.update(
