@@ -1,6 +1,6 @@
 """Does a model trained on N seconds make 4N without fading, swelling or seams? (Zero-shot reach, by overlapping windows.)
 
-    bash launch/quickstart.sh && python -m benchmarks.reach [RUN] [TIMES]
+    bash launch/quickstart.sh && python -m benchmarks.reach [RUN] [TIMES]     # docs/model.md has figures of an older run
 
 Every caption in RUN/clips gets pieces of TIMES (4) windows, from nothing and as continuations of the first window of
 its own clip. A seam lies where a window took over. Two things are looked at: the level, whose slope over the piece would be

@@ -3,7 +3,8 @@
 # Run again, it goes on from what is there.
 #   bash launch/quickstart.sh                    the built-in data set, in runs/quickstart
 #   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music-NAME-OF-DIR (or --run RUN)
-#   bash launch/quickstart.sh --minutes 60       trains the diffusion model for longer; an earlier run is gone on with
+#   bash launch/quickstart.sh --minutes 60       trains the diffusion model for longer; an earlier run goes on (its learning rate
+#                                                rises again from the 0 that it ended at, so a new run is a little better)
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -39,7 +40,11 @@ export JAX_COMPILATION_CACHE_DIR=$(mktemp -d) # what one command compiles, the n
 trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
 source_of_run=$(cat "$run/source" 2>/dev/null || echo "$music")
 if [ "$source_of_run" != "$music" ]; then
-  echo "$run was made from ${source_of_run:-the built-in music}; name another run for $music with --run." >&2
+  if [ -n "$music" ]; then
+    echo "$run was made from ${source_of_run:-the built-in music}; name another run for $music with --run." >&2
+  else
+    echo "$run was made from $source_of_run; give it again with --music, or name another run with --run." >&2
+  fi
   exit 1
 fi
 echo "$music" >"$run/source"
