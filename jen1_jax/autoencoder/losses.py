@@ -106,7 +106,7 @@ def mel(
     total = jnp.zeros(valid.shape)
     for window in windows:
         bands = jnp.asarray(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=max(window // 16, 1), norm=None).T)
-        p, t = (jnp.log(magnitudes(x, window) @ bands + FLOOR) for x in (prediction, target))
+        p, t = (jnp.log(jnp.matmul(magnitudes(x, window), bands, precision="highest") + FLOOR) for x in (prediction, target))
         real = _real_frames(p.shape[2], window, valid)
         entries = jnp.maximum(real.sum((1, 2, 3)), 1) * (p.shape[1] * p.shape[3])
         total += jnp.sum(real * jnp.abs(p - t), (1, 2, 3)) / entries

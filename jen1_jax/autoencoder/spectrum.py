@@ -57,7 +57,7 @@ def analyse(audio: Float[Array, "batch samples 2"], window: int) -> Levels:
     """
     left, right = jnp.moveaxis(_spectra(audio, window), 1, 0)
     share = (filters(window) / filters(window).sum(1, keepdims=True)).T
-    product = lambda x, y: (x.real * y.real + x.imag * y.imag) @ share
+    product = lambda x, y: jnp.matmul(x.real * y.real + x.imag * y.imag, share, precision="highest")
     power, both = [product(left, left), product(right, right)], product(left, right)
     mean = sum(power) / 2  # mid and side share it out by what left and right have in common
     power = jnp.concatenate([*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1)
@@ -82,7 +82,8 @@ def synthesise(
     A sample depends on the frames within `REACH * (iterations + 1)` of its own. With audio that is known `around` it, the phases
     are sought that go on from there.
     """
-    levels = jnp.moveaxis(jnp.maximum(levels, 0).reshape(*levels.shape[:2], VIEWS, -1), 2, 1) @ filters(window)
+    levels = jnp.moveaxis(jnp.maximum(levels, 0).reshape(*levels.shape[:2], VIEWS, -1), 2, 1)
+    levels = jnp.matmul(levels, filters(window), precision="highest")
     sizes = FLOOR * jnp.sqrt(jnp.expm1(2 * NATS * levels)) * valid[:, None]
     heard = jnp.repeat(valid, window // 4, axis=1)
 

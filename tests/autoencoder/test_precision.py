@@ -1,0 +1,42 @@
+"""Products with statistics and filters ask for full float32, which an accelerator does not give by default."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jen1_jax.autoencoder import losses, spectrum
+from jen1_jax.autoencoder.whitening import Moments, fit
+
+AUDIO, LATENTS, VALID = jnp.zeros((1, 1024, 2)), jnp.zeros((1, 5, 4)), jnp.full(1, 1024)
+WHITENING = fit(Moments.of(np.random.default_rng(0).normal(size=(50, 4))), keep=1.0, floor=1e-5)
+LEVELS = jnp.zeros((1, 16, spectrum.bands(256)))
+
+
+def precisions(jaxpr) -> list:
+    """Of every matrix product, in nested programs too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(equation.params["precision"])
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found += precisions(inner)
+    return found
+
+
+@pytest.mark.parametrize(
+    "function, arguments",
+    [
+        (WHITENING.apply, (LATENTS,)),
+        (WHITENING.invert, (LATENTS,)),
+        (lambda x: losses.mel(x, x, VALID, (256,), 48_000), (AUDIO,)),
+        (lambda x: spectrum.analyse(x, 256), (AUDIO,)),
+        (lambda x: spectrum.synthesise(x, jnp.ones((1, 16, 1)), 256, 1), (LEVELS,)),
+    ],
+    ids=["whitening", "its inverse", "mel", "levels", "audio of levels"],
+)
+def test_products_are_exact(function, arguments):
+    found = precisions(jax.make_jaxpr(function)(*arguments).jaxpr)
+    assert found and all(precision == (jax.lax.Precision.HIGHEST,) * 2 for precision in found)
