@@ -296,7 +296,7 @@ class Model:
             log.warning("The prompt is empty: the music is unconditional.")
         return self.sampler.fill(
             plans,
-            Prompts(*self._embed(prompts), *self._embed([negative_prompt] * len(prompts))),
+            self._prompts(prompts, negative_prompt, guided=scale != 1),
             seeds=seeds,
             steps=steps,
             guidance_scale=scale,
@@ -320,18 +320,26 @@ class Model:
             raise Refusal(f"A piece of {total!r} seconds in total ends before what is made, at {end:.2f} s; give at least that.")
         return replace(plan, start=plan.start + start, total=total)
 
-    def _embed(self, prompts: list[str]) -> tuple[Float[Array, "prompts tokens features"], Int[np.ndarray, " prompts"]]:
-        """Embeddings of prompts and their numbers of tokens."""
-        prompts = [prompt if prompt.strip() else "" for prompt in prompts]
-        for prompt in dict.fromkeys(prompts):
-            if self.text.tokenizer.truncated(prompt):
-                log.warning("The prompt %r is longer than %d tokens: the rest of it is cut off.", prompt, self.text.max_length)
+    def _prompts(self, prompts: list[str], negative_prompt: str, guided: bool) -> Prompts:
+        """The embeddings that sampling needs, each different prompt's made once; none of the negative prompt without guidance."""
+        wanted = [prompt if prompt.strip() else "" for prompt in [*prompts, *[negative_prompt] * guided]]
+        texts = list(dict.fromkeys(wanted))
+        embedding, lengths = self._embed(texts)
+        for text, length in zip(texts, lengths, strict=True):
+            if length == self.text.max_length and self.text.tokenizer.truncated(text):
+                log.warning("The prompt %r is longer than %d tokens: the rest of it is cut off.", text, self.text.max_length)
+        rows = np.array([texts.index(text) for text in wanted])
+        own, negative = rows[: len(prompts)], np.repeat(rows[-1:], len(prompts))
+        return Prompts(embedding[own], lengths[own], embedding[negative], lengths[negative])
+
+    def _embed(self, texts: list[str]) -> tuple[Float[Array, "texts tokens features"], Int[np.ndarray, " texts"]]:
+        """Embeddings of texts and their numbers of tokens."""
         if not self.text.trainable:
-            embedding, lengths = self.text.embed(prompts)
+            embedding, lengths = self.text.embed(texts)
             return jnp.asarray(embedding, jnp.float32), lengths
-        tokens, lengths = self.text.tokenize(prompts)
+        tokens, lengths = self.text.tokenize(texts)
         apply = lambda *row: self.text.module.apply({"params": self.text_params}, *map(jnp.asarray, row))[0]
-        rows = [apply(tokens[row, None], lengths[row, None]) for row in range(len(prompts))]  # no piece depends on its mates
+        rows = [apply(tokens[row, None], lengths[row, None]) for row in range(len(texts))]  # no piece depends on its mates
         return jnp.stack(rows), lengths
 
     def _samples(self, seconds: float) -> int:

@@ -264,6 +264,17 @@ def test_a_negative_prompt_changes_the_music_where_there_is_guidance(tiny_model,
     assert "no effect" in caplog.text
 
 
+@pytest.mark.parametrize("scale, expected", [(2.0, ["", "a low tone", "two tones"]), (1.0, ["a low tone", "two tones"])])
+def test_each_prompt_is_tokenised_once_and_the_negative_one_only_with_guidance(tiny_model, monkeypatch, scale, expected):
+    seen = []
+    tokenize, truncated = type(tiny_model.text).tokenize, type(tiny_model.text.tokenizer).truncated
+    note = lambda function: lambda self, texts: seen.extend([texts] if isinstance(texts, str) else texts) or function(self, texts)
+    monkeypatch.setattr(type(tiny_model.text), "tokenize", note(tokenize))
+    monkeypatch.setattr(type(tiny_model.text.tokenizer), "truncated", note(truncated))
+    tiny_model.generate(["two tones", "a low tone", "two tones"], 0.05, guidance_scale=scale)
+    assert sorted(seen) == expected
+
+
 def test_a_variation_is_as_long_as_the_audio_and_less_of_it_with_more_strength(tiny_model, song):
     round_trip = tiny_model.codec.decode(tiny_model.codec.encode(song), len(song))
     made = {strength: tiny_model.vary(song, "two tones", strength, seed=1) for strength in (0.02, 0.9)}
