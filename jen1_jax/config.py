@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import math
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,8 +40,10 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     return config.lock()
 
 
-def _check_keys(values: dict, known: dict, where: str) -> None:
+def _check_keys(values: Any, known: dict, where: str) -> None:
     """Every field of a configuration stands in configs/jen1.py, and the other way round."""
+    if not isinstance(values, dict):
+        raise Refusal(f"{where} is a section with the fields {', '.join(known)}; {values!r} is not one.")
     for key in values.keys() ^ known.keys():
         place = f"{where}.{key}"
         if key in values:
@@ -49,6 +52,20 @@ def _check_keys(values: dict, known: dict, where: str) -> None:
     for key, value in known.items():
         if isinstance(value, dict) and not f"{where}.{key}".endswith(FREE):
             _check_keys(values[key], value, f"{where}.{key}")
+
+
+def _check_types(value: Any, known: Any, where: str) -> None:
+    """A value is of the type that it has in configs/jen1.py, a number finite. Lists may be longer or shorter than there."""
+    if isinstance(known, dict) and isinstance(value, dict):
+        for key in value:
+            _check_types(value[key], 1.0 if where.endswith(FREE) else known[key], f"{where}.{key}")
+    elif isinstance(known, list) and isinstance(value, list):
+        for place, entry in enumerate(value):
+            _check_types(entry, known[min(place, len(known) - 1)], where)
+    else:
+        fits = type(value) is type(known) or (type(value), type(known)) == (int, float)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise Refusal(f"{where} holds a {type(known).__name__} like {known!r}; {value!r} is not one.")
 
 
 def presets() -> list[str]:
@@ -95,8 +112,15 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
     return plain(config)
 
 
-def from_plain(values: Mapping[str, Any]) -> ConfigDict:
-    """The inverse of `to_plain`; what is missing there takes no default: a run's configuration is complete."""
+def from_plain(values: Mapping[str, Any], where: str) -> ConfigDict:
+    """The inverse of `to_plain`, of values that may have been edited by hand; `where` names them.
+
+    What is missing takes no default: a run's configuration is complete. Raises `Refusal` for a field that is missing, unknown or
+    of another type than in configs/jen1.py.
+    """
+    known = to_plain(importlib.import_module("configs.jen1").get_config())
+    _check_keys(values, known, where)
+    _check_types(values, known, where)
 
     def restore(value):
         if isinstance(value, Mapping):

@@ -22,6 +22,7 @@ from jen1_jax import __version__
 from jen1_jax.config import from_plain, to_plain
 from jen1_jax.errors import Refusal
 
+_PARTS = {"config": object, "versions": str, "fingerprints": str}  # of the record, and what each maps its names to
 # What a part's parameters depend on: it may not change once that part has been trained.
 _FIXED = {
     "autoencoder": ("audio", "autoencoder", "whitening"),
@@ -77,15 +78,18 @@ class Run:
             raise Refusal(f"There is no run at {self.path}: it has no config.json. `jen1 train autoencoder` makes one.")
         try:
             record = json.loads(self.record_path.read_text())
-            if not {"config", "versions", "fingerprints"} <= record.keys():
-                raise ValueError("a part is missing")
-        except (ValueError, AttributeError) as error:
+            if not isinstance(record, dict) or record.keys() != _PARTS.keys():
+                raise ValueError(f"it must hold {', '.join(_PARTS)} and nothing else")
+            for name, kind in _PARTS.items():
+                if not isinstance(record[name], dict) or not all(isinstance(value, kind) for value in record[name].values()):
+                    raise ValueError(f"its {name} are of another kind")
+        except (ValueError, OSError, RecursionError) as error:
             raise Refusal(f"{self.record_path} is not the record of a run ({error}); restore it from a copy.") from None
         return record
 
     @property
     def config(self) -> ConfigDict:
-        return from_plain(self.record["config"])
+        return from_plain(self.record["config"], str(self.record_path))
 
     def write(self, config: ConfigDict, fingerprints: dict[str, str]) -> "Run":
         """Records the configuration and fingerprints, whole or not at all; returns the run as it now is."""

@@ -1,6 +1,8 @@
 """The command line as a person meets it: one sentence and an exit status for everything that can go wrong."""
 
+import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -207,10 +209,26 @@ def test_a_pickle_in_place_of_the_statistics_is_not_opened(capsys, tiny_run, tmp
 def test_a_damaged_record(capsys, tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    (run / "config.json").write_text('{"config": {')
-    assert "not the record of a run" in refused(
-        capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav"
-    )
+    good = json.loads((tiny_run / "config.json").read_text())
+    damaged = [
+        '{"config": {',
+        "[" * 100_000,
+        json.dumps(good | {"more": 1}),
+        json.dumps(good | {"fingerprints": []}),
+        json.dumps(good | {"fingerprints": {"text": None}}),
+    ]
+    generate = ("generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+    for text in damaged:
+        (run / "config.json").write_text(text)
+        assert "not the record of a run" in refused(capsys, *generate)
+    for section, name, value, says in (
+        ("data", "seconds", -1.0, "data.seconds"),
+        ("audio", "sample_rate", 0, "audio.sample_rate"),
+    ):
+        changed = copy.deepcopy(good)
+        changed["config"][section][name] = value
+        (run / "config.json").write_text(json.dumps(changed))
+        assert says in refused(capsys, *generate)
 
 
 def test_unknown_config_key_and_preset(capsys, tmp_path):
@@ -257,6 +275,8 @@ def test_audio_that_is_not_audio_and_spans_outside_it(capsys, tiny_run, tmp_path
     broken.write_bytes(b"RIFF....WAVEnot really")
     assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", broken, "--span", "0:1")
     assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", tmp_path / "absent.wav", "--span", "0:1")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "no such file" in refused(capsys, *inpaint, "--audio", tmp_path / "pipe.wav", "--span", "0:1")
     assert "not inside the audio of 0.20 s" in refused(capsys, *inpaint, "--audio", song, "--span", "0.1:0.5")
     assert not (tmp_path / "x.wav").exists()
 

@@ -8,7 +8,7 @@ def test_presets_load_and_survive_json():
     assert {"jen1", "quickstart"} <= set(presets())
     for name in presets():
         config = load_config(name)
-        assert from_plain(to_plain(config)) == config
+        assert from_plain(to_plain(config), "it") == config
 
 
 def test_the_fast_preset_has_timing_and_the_paper_does_not():
@@ -78,6 +78,42 @@ def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
     own.write_text(start + "        del config.train_diffusion.steps\n    return config\n")
     with pytest.raises(Refusal, match="steps is missing"):
         load_config(str(own))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("unet", [], "unet is a section"),
+        ("unet.channels", "12", "channels holds a int"),
+        ("unet.channels", 12.0, "channels holds a int"),
+        ("unet.channels", None, "channels holds a int"),
+        ("unet.timing", 1, "timing holds a bool"),
+        ("unet.factors", 4, "factors holds a list"),
+        ("unet.factors", [2, "2"], "factors holds a int"),
+        ("data.seconds", float("nan"), "seconds holds a float"),
+        ("data.seconds", float("inf"), "seconds holds a float"),
+        ("tasks.ratios", {"text_to_music": "all"}, "text_to_music holds a float"),
+        ("tasks.ratios", [], "ratios holds a dict"),
+        ("mesh.rules", [["kernel", "fsdp"]], "rules holds a list"),
+        ("unet.chanels", 3, "chanels is not a field"),
+    ],
+)
+def test_a_configuration_edited_by_hand_is_refused_by_the_name_of_what_is_wrong(key, value, says):
+    values = to_plain(load_config("quickstart"))
+    *sections, name = key.split(".")
+    part = values
+    for section in sections:
+        part = part[section]
+    part[name] = value
+    with pytest.raises(Refusal, match=rf"RUN/config\.json.*{says}"):
+        from_plain(values, "RUN/config.json")
+
+
+def test_an_integer_may_stand_for_a_float_and_lists_may_have_another_length():
+    values = to_plain(load_config("quickstart"))
+    values["data"]["seconds"], values["mesh"]["rules"] = 5, values["mesh"]["rules"] * 2
+    values["tasks"]["ratios"]["outpainting"] = 1
+    assert from_plain(values, "it").data.seconds == 5
 
 
 def test_a_loaded_configuration_is_locked():

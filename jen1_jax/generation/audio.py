@@ -16,16 +16,35 @@ log = logging.getLogger(__name__)
 
 Audio = Float32[np.ndarray, "samples 2"]
 
+BLOCK = 1 << 18  # frames that are read at once
+MAX_SECONDS = 3600  # of audio that is read or made
 LOWEST = 20.0  # Hz, of what is heard
 MAX_OFFSET = 0.005  # of full scale, of the mean of generated audio
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
-    """The file as float32 [samples, 2] at `sample_rate` Hz; raises `Refusal` where it cannot be read or is not usable."""
+    """The file as float32 [samples, 2] at `sample_rate` Hz; raises `Refusal` where it cannot be read or is not usable.
+
+    It is read in blocks, so that it takes the memory of the audio that it holds, whatever its header says.
+    """
+    if not Path(path).is_file():
+        raise Refusal(f"{path} cannot be read as audio: there is no such file.")
+    blocks, frames = [], 0
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        with soundfile.SoundFile(path) as file:
+            rate, channels, said = file.samplerate, file.channels, file.frames
+            if channels > 2:
+                raise Refusal(f"{path} has {channels} channels; mix it down to stereo first.")
+            while len(block := file.read(BLOCK, "float32", always_2d=True)):
+                blocks.append(block)
+                frames += len(block)
+                if frames > MAX_SECONDS * rate:
+                    raise Refusal(f"{path} is longer than {MAX_SECONDS} seconds; cut it first.")
+    except (soundfile.LibsndfileError, OSError, TypeError, RuntimeError) as error:
         raise Refusal(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file.") from None
+    if frames < said:
+        log.warning("%s says that it holds %.2f s of audio, but it ends after %.2f s.", path, said / rate, frames / rate)
+    audio = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
     return as_stereo(audio, rate, sample_rate, name=str(path))
 
 

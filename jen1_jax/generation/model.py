@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.config import override
 from jen1_jax.errors import Refusal
-from jen1_jax.generation.audio import Audio, as_stereo, crossfade, master
+from jen1_jax.generation.audio import MAX_SECONDS, Audio, as_stereo, crossfade, master
 from jen1_jax.generation.sampling import SETTINGS, Plan, Prompts, Sampler
 from jen1_jax.run import Run
 from jen1_jax.text.prompts import TextEncoder
@@ -28,7 +28,6 @@ from jen1_jax.training.mesh import local_layout
 
 log = logging.getLogger(__name__)
 
-MAX_SECONDS = 3600
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
 
@@ -78,7 +77,12 @@ class Model:
         params, record = checkpoints.restore_ema("diffusion", diffusion.abstract_params(unet, text))
         checkpoints.close()
         diffusion.check_autoencoder(run, record, codec)
-        window = round(config.data.seconds * codec.frame_rate)
+        frames = config.data.seconds * codec.frame_rate
+        if not unet.frames_multiple <= frames <= MAX_SECONDS * codec.frame_rate:
+            raise Refusal(
+                f"data.seconds of {config.data.seconds} is no length that this model samples at once; restore the run's."
+            )
+        window = round(frames)
         window -= window % unet.frames_multiple
         sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate)
         return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)

@@ -68,7 +68,8 @@ def train_autoencoder(
             theirs = record["keeps_encoder"]
             way_out = f"give --autoencoder with the run of the autoencoder {theirs[:12]}" if theirs else "leave --autoencoder out"
             raise Refusal(f"{run.path} was begun {'' if theirs else 'not '}as a decoder-only stage; {way_out}.")
-        before, now = (from_plain(plain).train_autoencoder for plain in (record["config"], run.record["config"]))
+        before = from_plain(record["config"], "the checkpoint's configuration").train_autoencoder
+        now = run.config.train_autoencoder
         held, asked = (adversarial(part) and (list(part.adversary.windows), part.adversary.channels) for part in (before, now))
         if held != asked:
             raise Refusal(
@@ -168,6 +169,8 @@ def _load_loudest(path: Path, model: Autoencoder) -> Float[np.ndarray, " bands"]
 def make_autoencoder(config: ConfigDict) -> Autoencoder:
     """The configured autoencoder; refuses fields that do not fit together."""
     fields = config.autoencoder
+    if not 4_000 <= config.audio.sample_rate <= 768_000:
+        raise Refusal(f"audio.sample_rate must lie between 4,000 and 768,000 Hz; {config.audio.sample_rate} does not.")
     if not len(fields.strides) == len(fields.channels) > 0 or fields.kernel_size % 2 == 0:
         raise Refusal(
             "autoencoder.strides and autoencoder.channels need as many entries, at least one, and autoencoder.kernel_size is odd."

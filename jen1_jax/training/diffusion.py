@@ -127,7 +127,7 @@ def train_diffusion(
 
 def _check_settings(config: ConfigDict) -> None:
     """Refuses what would otherwise be found out by the first step, or by the first sample of a trained model."""
-    section, unet = config.diffusion, config.unet
+    section = config.diffusion
     if min(config.train_diffusion.steps, config.train_diffusion.batch_size) < 1:
         raise Refusal("train_diffusion.steps and batch_size must be at least 1.")
     check_sampling(section)
@@ -141,13 +141,18 @@ def _check_settings(config: ConfigDict) -> None:
     tasks.weights(config.tasks)
     few = {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
     jax.eval_shape(counted, jax.random.key(0), jnp.int32(0), few)
+    _check_unet(config.unet)
+
+
+def _check_unet(unet: ConfigDict) -> None:
+    """Refuses a section `unet` of which no network can be made."""
     NULL_TEXT[unet.null_text], REMAT[unet.remat]
     if unet.dtype not in ("float32", "bfloat16"):
         raise Refusal(f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16.")
     if unet.head_dim < 2 or unet.head_dim % 2:
         raise Refusal(f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not.")
-    if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier) < 1:
-        raise Refusal("unet.factors, multipliers, channels and ff_multiplier must be at least 1.")
+    if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier, unet.text_features) < 1:
+        raise Refusal("unet.factors, multipliers, channels, ff_multiplier and text_features must be at least 1.")
 
 
 def check_sampling(section: ConfigDict) -> None:
@@ -185,6 +190,7 @@ def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
     To predict noise, or v, is to carry the noise from input to output, at full rate and past a SiLU, which takes two channels for
     each of the latents': a narrower network learns the noise as far as it can and no music at all, at a loss that looks trained.
     """
+    _check_unet(config.unet)
     width = config.unet.channels * config.unet.multipliers[0]
     if config.diffusion.objective != "x0" and width < 2 * k:
         raise Refusal(

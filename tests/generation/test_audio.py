@@ -1,11 +1,15 @@
 """What is done to a generated stretch before anyone hears it."""
 
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 
-from jen1_jax.generation.audio import master
+from jen1_jax.errors import Refusal
+from jen1_jax.generation import audio as audio_module
+from jen1_jax.generation.audio import master, read_audio
 
 RATE = 48_000
 
@@ -57,3 +61,47 @@ def test_a_peak_in_a_stretch_shorter_than_its_surroundings_is_turned_down(sample
     audio = np.zeros((samples, 2), np.float32)
     audio[-1] = 2.0
     assert np.abs(master(audio, RATE)).max() == pytest.approx(1, abs=1e-3)
+
+
+def forged(path) -> None:
+    """A second of noise in a file whose header says that it holds 2^30 MP3 frames, or 2^35 samples of FLAC."""
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((RATE, 2)), RATE)
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".mp3":
+        count = max(data.find(b"Xing"), data.find(b"Info")) + 8
+        data[count : count + 4] = (1 << 30).to_bytes(4, "big")
+    else:
+        data[21:26] = ((data[21] & 0xF0) << 32 | 1 << 35).to_bytes(5, "big")
+    path.write_bytes(data)
+    assert soundfile.info(path).frames >= 1 << 35
+
+
+@pytest.fixture
+def held():
+    """Bytes that were held at most since then."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def test_a_header_that_lies_takes_no_memory_and_is_told(tmp_path, caplog, held):
+    forged(tmp_path / "long.mp3")
+    assert RATE <= len(read_audio(tmp_path / "long.mp3", RATE)) < 1.1 * RATE
+    assert held() < 20e6 and "ends after 1.0" in caplog.text
+
+
+def test_a_header_that_the_decoder_cannot_pass_is_refused_without_taking_memory(tmp_path, held):
+    forged(tmp_path / "long.flac")
+    with pytest.raises(Refusal, match="cannot be read as audio"):
+        read_audio(tmp_path / "long.flac", RATE)
+    assert held() < 20e6
+
+
+def test_more_than_two_channels_and_more_than_an_hour_are_refused(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "six.wav", np.zeros((10, 6)), RATE)
+    with pytest.raises(Refusal, match="6 channels"):
+        read_audio(tmp_path / "six.wav", RATE)
+    monkeypatch.setattr(audio_module, "MAX_SECONDS", 1)
+    soundfile.write(tmp_path / "long.wav", np.zeros((RATE + 1, 2)), RATE)
+    with pytest.raises(Refusal, match="longer than 1 seconds"):
+        read_audio(tmp_path / "long.wav", RATE)
