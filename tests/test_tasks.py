@@ -1,10 +1,9 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from scipy import stats
 
 from configs.jen1 import get_config
 from jen1_jax.errors import Refusal
@@ -96,32 +95,18 @@ def test_continuation_is_given_the_beginning_and_never_looks_ahead(drawn):
     assert (given[valid >= 2] >= 1).all() and causal.all()
 
 
-def generated_by_hand(draws: list[np.float32], valid: int) -> list[int]:
-    """The frames that inpainting generates, read off its uniform numbers with lists and loops."""
-    pick = lambda number, least, most: least + min(int(number * np.float32(most - least + 1)), most - least)
-
-    def parts(numbers: list[np.float32], total: int, count: int) -> list[int]:
-        cuts = [0, *sorted(pick(number, 0, total - count) for number in numbers[: count - 1]), total - count]
-        return [end - start + 1 for start, end in itertools.pairwise(cuts)]
-
-    least, most = (int(f(np.float32(share) * np.float32(valid))) for f, share in ((np.ceil, 0.2), (np.floor, 0.8)))
-    total = pick(draws[0], least, max(least, most))
-    count = min(pick(draws[1], 1, 3), total, valid - total + 1)
-    widths, gaps = parts(draws[2:4], total, count), parts(draws[4:], valid - total + 2, count + 1)
-    frames, place = [], -1  # the first gap has a frame too many
-    for gap, width in zip(gaps, widths, strict=False):
-        place += gap
-        frames += range(place, place + width)
-        place += width
-    return frames
-
-
-def test_masks_equal_a_plain_reading_of_their_draws(drawn):
-    valid, mask, _ = drawn["inpainting"]
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (7,)))(jax.random.split(jax.random.key(0), len(valid)))
-    for row in np.flatnonzero(valid)[:400]:
-        generated = generated_by_hand([*np.asarray(draws)[row]], int(valid[row]))
-        np.testing.assert_array_equal(np.flatnonzero(mask[row] == 0), [*generated, *range(valid[row], FRAMES)])
+def test_inpainting_is_even_in_its_number_of_spans_its_share_and_from_left_to_right():
+    count, bounds = 4000, (8, 32)  # a fifth and four fifths of the frames
+    draw_one = jax.jit(jax.vmap(lambda key: TASKS["inpainting"].draw(key, jnp.int32(FRAMES), FRAMES, config())[0]))
+    hole = 1 - np.asarray(draw_one(jax.random.split(jax.random.key(1), count)))
+    found = np.bincount([spans(row) for row in hole], minlength=4)
+    np.testing.assert_allclose(found / count, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.03)
+    totals = np.bincount(hole.sum(1).astype(int), minlength=FRAMES)
+    assert totals[: bounds[0]].sum() == totals[bounds[1] + 1 :].sum() == 0
+    assert stats.chisquare(totals[bounds[0] : bounds[1] + 1]).pvalue > 1e-3
+    rate = hole.mean(0)
+    np.testing.assert_allclose(rate, rate[::-1], atol=0.03)
+    assert rate[0] > 0.1 and rate.max() < 0.7  # the edges are generated too, and the middle is given too
 
 
 def test_every_example_of_a_batch_has_its_own_mask(mixed):

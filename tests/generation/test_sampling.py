@@ -81,7 +81,10 @@ def test_known_frames_stay_and_only_trusted_ones_are_shown(sampler):
     known[:4] = [[7], [5], [100], [100]]
     latents = fill(sampler, given(known, 2, 4))
     np.testing.assert_array_equal(latents[:4], known[:4])
-    np.testing.assert_allclose(latents[4:], SAYS + 2 * (7 + 5), rtol=1e-4)
+    shown = 2 * (7 + 5)
+    np.testing.assert_allclose(latents[4:], SAYS + shown, rtol=1e-4)
+    guided = fill(sampler, given(known, 2, 4), scale=3.0)  # without text it is shown the same
+    np.testing.assert_allclose(guided[4:], 1 + shown + 3 * (SAYS - 1), rtol=1e-4)
 
 
 def test_a_long_piece_is_filled_window_by_window(sampler):

@@ -2,6 +2,7 @@
 
 import contextlib
 from functools import partial
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.diffusion.objectives import scales
+from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.errors import Refusal
 from jen1_jax.run import Run
+from jen1_jax.tasks import TASKS
+from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
 from jen1_jax.training.autoencoder import load_codec, train_autoencoder
 from jen1_jax.training.checkpoints import Checkpoints
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw, init_state
+from jen1_jax.unet import UNet
 from tests import tiny
 
 HOP, K = 64, 6
@@ -50,6 +57,42 @@ def test_another_step_draws_anew_and_the_same_step_draws_the_same():
     first, again, other = draw(step=3), draw(step=3), draw(step=4)
     np.testing.assert_array_equal(first["mask"], again["mask"])
     assert not np.array_equal(first["mask"], other["mask"])
+
+
+def test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest():
+    """Context where the mask says so, no text where it was left out, and each example's own mode."""
+    rng, config, inputs = np.random.default_rng(0), tiny.config(), []
+    batch = {
+        "latents": jnp.asarray(rng.standard_normal((48, 96, K)), jnp.float32),
+        "valid_frames": jnp.asarray(rng.integers(40, 97, 48)),
+        "text_embedding": jnp.zeros((48, 3, 8)),
+        "text_lengths": jnp.asarray(rng.integers(1, 4, 48)),
+    }
+    config.diffusion.null_text_rate = 0.5
+    drawn = diffusion.draw(jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96)
+    unet = Mock(spec=UNet, timing=False, apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]))
+    text = Mock(spec=TextEncoder, trainable=False)
+    found = diffusion.terms(
+        {"diffusion": {"unet": {}}}, drawn, None,
+        config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=Mock(spec=Codec), text=text,
+    )  # fmt: skip
+    noisy, context, mask, log_snr, _, lengths, valid, causal, _ = map(np.asarray, inputs)
+    real = np.arange(96) < np.asarray(batch["valid_frames"])[:, None]
+    np.testing.assert_array_equal(valid[..., 0], real)
+    given = (np.asarray(drawn["mask"])[..., 0] == 1) & real
+    np.testing.assert_array_equal(mask[..., 0], given)
+    np.testing.assert_array_equal(context, np.where(given[..., None], batch["latents"], 0))
+    assert 0.1 < given[np.asarray(drawn["task"]) > 0].mean() < 0.9 and not given[np.asarray(drawn["task"]) == 0].any()
+    np.testing.assert_array_equal(lengths, np.where(drawn["null_text"], 0, batch["text_lengths"]))
+    assert 0.2 < (lengths == 0).mean() < 0.8
+    np.testing.assert_array_equal(causal, drawn["causal"])
+    assert causal[np.asarray(drawn["task"]) == list(TASKS).index("continuation")].all() and 0.3 < causal.mean() < 0.7
+    alpha, sigma = scales(jnp.asarray(log_snr)[:, None, None])
+    clean = np.where(real[..., None], batch["latents"], 0)
+    np.testing.assert_allclose(noisy, alpha * clean + sigma * drawn["noise"], atol=1e-5)
+    for number, name in enumerate(TASKS):  # padding counts in no loss
+        counts = np.asarray(found[name][1])
+        np.testing.assert_array_equal(counts, np.where(np.asarray(drawn["task"]) == number, real.sum(1), 0))
 
 
 @partial(jax.jit, static_argnames="window")

@@ -1,0 +1,159 @@
+"""Breaks the model's core one line at a time and runs the test that must notice.
+
+    python -m benchmarks.mutants [NAME ...]
+
+Prints for each mutant whether its test failed, as it must, and exits with 1 where one did not. A test that passes on broken code
+tests nothing. tests/test_mutants.py holds each line below to the code as it is.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("benchmarks", "configs", "data_pipeline", "docs", "jen1_jax", "tests", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`before`, which `file` holds once, becomes `after`; then `test` must fail."""
+
+    file: str
+    before: str
+    after: str
+    test: str
+
+
+TRAINING = "tests/training/test_diffusion.py"
+NETWORK = f"{TRAINING}::test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest"
+SAMPLING = "tests/generation/test_sampling.py"
+MUTANTS = {
+    "training sees the answer": Mutant("jen1_jax/training/diffusion.py", "        clean * mask,\n", "        clean,\n", NETWORK),
+    "training keeps every text": Mutant(
+        "jen1_jax/training/diffusion.py",
+        'jnp.where(batch["null_text"], 0, batch["text_lengths"])',
+        'batch["text_lengths"]',
+        NETWORK,
+    ),
+    "training is never causal": Mutant(
+        "jen1_jax/training/diffusion.py", '        batch["causal"],\n', '        batch["causal"] & False,\n', NETWORK
+    ),
+    "training counts padding": Mutant(
+        "jen1_jax/training/diffusion.py",
+        "tasks.loss_mask(mask, valid, config.tasks.loss_on)",
+        "tasks.loss_mask(mask, jnp.ones_like(valid), config.tasks.loss_on)",
+        NETWORK,
+    ),
+    "noise is uniform": Mutant(
+        "jen1_jax/training/diffusion.py",
+        'jax.random.normal(stream(key, "noise"), (size, window, k))',
+        '3**0.5 * jax.random.uniform(stream(key, "noise"), (size, window, k), minval=-1)',
+        f"{TRAINING}::test_noise_is_gaussian_with_unit_variance",
+    ),
+    "all examples share a mask": Mutant(
+        "jen1_jax/tasks.py",
+        "jax.random.fold_in(key, index), valid)",
+        "key, valid)",
+        f"{TRAINING}::test_every_example_draws_its_own_mask_noise_time_and_task",
+    ),
+    "the unguided half loses the context": Mutant(
+        "jen1_jax/generation/sampling.py",
+        "fixed = [twice(x) for x in (given * trusted, trusted)]",
+        "fixed = [jnp.concatenate([x, 0 * x]) if guided else x for x in (given * trusted, trusted)]",
+        f"{SAMPLING}::test_known_frames_stay_and_only_trusted_ones_are_shown",
+    ),
+    "guidance is left out": Mutant(
+        "jen1_jax/generation/sampling.py",
+        "jnp.where(inside, scale, 1.0)",
+        "jnp.where(inside, 1.0, 1.0)",
+        f"{SAMPLING}::test_guidance_is_applied_once_and_only_with_text",
+    ),
+    "known frames are made anew": Mutant(
+        "jen1_jax/generation/sampling.py",
+        "return jnp.where(known, given, clean) * valid",
+        "return clean * valid",
+        f"{SAMPLING}::test_known_frames_stay_and_only_trusted_ones_are_shown",
+    ),
+    "windows begin anywhere": Mutant(
+        "jen1_jax/generation/sampling.py",
+        "start = (round(place) if hole else math.floor(place)) * self._grid - before",
+        "start = first - lead",
+        f"{SAMPLING}::test_windows_begin_on_the_grid_and_hold_their_hole",
+    ),
+    "latents are never masked in training": Mutant(
+        "jen1_jax/autoencoder/objective.py",
+        'made, latents, levels = model.apply({"params": params["autoencoder"]}, audio, rng)',
+        'made, latents, levels = model.apply({"params": params["autoencoder"]}, audio)',
+        "tests/autoencoder/test_objective.py",
+    ),
+    "attention sees the future": Mutant(
+        "jen1_jax/layers/attention.py",
+        "    if causal is not False:",
+        "    if False:",
+        "tests/test_unet.py::test_a_causal_example_hears_no_later_frame_and_a_bidirectional_one_does",
+    ),
+    "padding is heard": Mutant(
+        "jen1_jax/unet.py",
+        'name="stem")(x * valids[0], causal)',
+        'name="stem")(x, causal)',
+        "tests/test_unet.py::test_the_content_of_padding_changes_nothing_and_its_output_is_zero",
+    ),
+    "the EMA stands still": Mutant(
+        "jen1_jax/training/step.py",
+        "lambda e, p: e + (1 - decay) * (p - e)",
+        "lambda e, p: e",
+        "tests/training/test_step.py::test_ema_follows_early_and_settles_at_its_decay",
+    ),
+    "a task's mean is over the batch": Mutant(
+        "jen1_jax/training/step.py",
+        "total / jnp.maximum(counts[key], 1)",
+        "total / jnp.maximum(sum(counts.values()), 1)",
+        "tests/training/test_step.py::test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements",
+    ),
+    "whitening does not scale": Mutant(
+        "jen1_jax/autoencoder/whitening.py",
+        "forward = (self.basis / self.scale).astype(np.float32)",
+        "forward = self.basis.astype(np.float32)",
+        "tests/autoencoder/test_whitening.py",
+    ),
+}
+
+
+def noticed(mutant: Mutant) -> bool:
+    """Whether the mutant's test fails on a copy of the code that is broken so."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in PARTS:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, Path(folder, part))
+        file = Path(folder, mutant.file)
+        text = file.read_text()
+        if text.count(mutant.before) != 1:
+            raise SystemExit(f"{mutant.file} does not hold {mutant.before!r} once; bring benchmarks/mutants.py up to date.")
+        file.write_text(text.replace(mutant.before, mutant.after))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+        environment = os.environ | {"PYTHONPATH": folder}
+        found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if found.returncode not in (0, 1) or "error" in found.stdout.splitlines()[-1]:
+            raise SystemExit(f"{mutant.test} could not be run:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
+        return found.returncode == 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(MUTANTS)}")
+    results = {}
+    for name in parser.parse_args().names or MUTANTS:
+        results[name] = noticed(MUTANTS[name])
+        print(f"{name:40} {'noticed' if results[name] else 'NOT NOTICED'}", flush=True)
+    print(json.dumps({"mutants": len(results), "noticed": sum(results.values())}))
+    sys.exit(0 if all(results.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
