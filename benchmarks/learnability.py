@@ -146,7 +146,7 @@ def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigD
         config.diffusion.update(
             schedule="cosine", objective="x0", null_text_rate=0.1, sampler="dpm_solver", sample_steps=20, guidance_scale=3.0
         )
-        config.data.update(seconds=SECONDS, limit=0)
+        config.data.update(seconds=SECONDS, short_rate=0.0, limit=0)
         config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
         config.train_diffusion.update(
             steps=steps, batch_size=16, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, ema_decay=0.995, log_every=100,

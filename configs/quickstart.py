@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
         )
         config.diffusion.sample_steps = 20  # as good as 50 of ddim
         config.tasks.ratios.text_to_music = 2.0  # half of the examples: it is the hardest to learn
-        config.data.seconds = 5.12
+        config.data.update(seconds=5.12, short_rate=0.0)
         config.train_diffusion.update(
             steps=1400,
             batch_size=16,

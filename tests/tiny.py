@@ -34,7 +34,7 @@ def config() -> ConfigDict:
             scan=False,
         )
         config.diffusion.update(objective="v", schedule="cosine", sample_steps=4)
-        config.data.seconds = SECONDS
+        config.data.update(seconds=SECONDS, short_rate=0.0)
         config.train_autoencoder.update(
             steps=6, batch_size=4, seconds=SECONDS / 2, warmup_steps=2, learning_rate=1e-3, log_every=1, checkpoint_every=100
         )

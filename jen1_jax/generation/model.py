@@ -84,7 +84,8 @@ class Model:
             )
         window = round(frames)
         window -= window % unet.frames_multiple
-        sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate)
+        whole = config.data.short_rate == 0
+        sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate, whole)
         return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
 
     @property

@@ -62,14 +62,17 @@ class Prompts(NamedTuple):
 class _Piece:
     """A piece on its way: what of it is done, and which window is next."""
 
-    def __init__(self, plan: Plan, size: int, grid: int, frame_rate: float):
-        self.latents, self.trusted, self.known = plan.given.astype(np.float32), plan.trusted.copy(), plan.known.copy()
+    def __init__(self, plan: Plan, size: int, grid: int, frame_rate: float, whole: bool):
+        missing = max(size - len(plan.given), 0) if whole else 0
+        self.latents = np.pad(plan.given.astype(np.float32), ((0, missing), (0, 0)), mode="wrap")  # a variation goes on as it is
+        self.trusted, self.known = (np.pad(frames, (0, missing)) for frames in (plan.trusted, plan.known))
+        self.frames = len(plan.given)
         self.number, self._size, self._grid = 0, size, grid  # of windows done; frames of a window, and between two beginnings
         self._plan, self._frame_rate = plan, frame_rate
 
     @property
     def missing(self) -> int:
-        return int((~self.known).sum())
+        return int((~self.known[: self.frames]).sum())
 
     def window(self, causal: bool | None) -> tuple[slice, bool]:
         """The frames to sample next, from the left, and whether in causal mode."""
@@ -111,6 +114,8 @@ class Sampler:
     config: ConfigDict  # the section `diffusion`
     window: int
     frame_rate: float  # latent frames per second
+    # A model that has seen no padding samples a piece shorter than a window as a whole window, which is cut then.
+    whole: bool = True
 
     def fill(
         self,
@@ -130,7 +135,7 @@ class Sampler:
         1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
         batches are filled up to powers of two, so that few sizes are compiled.
         """
-        pieces = [_Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate) for plan in plans]
+        pieces = [_Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate, self.whole) for plan in plans]
         total = sum(piece.missing for piece in pieces)
         while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
             progress(total - sum(piece.missing for piece in pieces), total)
@@ -150,7 +155,7 @@ class Sampler:
             )
             for row, filled in zip(rows, np.asarray(latents), strict=False):
                 pieces[row].fill(windows[row][0], filled)
-        return [piece.latents for piece in pieces]
+        return [piece.latents[: piece.frames] for piece in pieces]
 
     @cached_property
     def _run(self):

@@ -133,6 +133,8 @@ def _check_settings(config: ConfigDict) -> None:
     check_sampling(section)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
         _check_range(section, name, most)
+    if not 0 <= config.data.short_rate <= 1:
+        raise Refusal(f"data.short_rate is a share between 0 and 1; {config.data.short_rate} is not.")
 
     def counted(key, step, batch):
         mask = draw(key, step, batch, config=config, hop=1, k=1, window=8)["mask"]
@@ -231,8 +233,8 @@ def abstract_params(unet: UNet, text: TextEncoder) -> PyTree:
 
 
 def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int, window: int) -> Batch:
-    """All randomness of a step: windows of `window` frames of longer latents, tasks with their masks and modes, times, noise, and
-    which examples go without their text.
+    """All randomness of a step: windows of `window` frames of longer latents, which examples are cut short and where, tasks with
+    their masks and modes, times, noise, and which examples go without their text.
     """
     if "latents" in batch:
         latents, valid_frames = batch["latents"], batch["valid_frames"]
@@ -247,6 +249,10 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
                 batch |= {"start": batch["start"] + first / rate}
     else:
         size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
+    if config.data.short_rate:
+        length = jax.random.randint(stream(key, "length"), (size,), math.prod(config.unet.factors), window + 1)
+        short = jax.random.bernoulli(stream(key, "short"), config.data.short_rate, (size,))
+        valid_frames = jnp.where(short, jnp.minimum(length, valid_frames), valid_frames)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {
         "valid_frames": valid_frames,

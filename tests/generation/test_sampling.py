@@ -169,6 +169,32 @@ def test_the_margin_of_given_audio_never_becomes_context(sampler):
     assert latents[2, 0] == 1000 and np.abs(latents[3:]).max() < 1000
 
 
+class Extent(UNet):
+    """Predicts that every frame is the number of frames that are real."""
+
+    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None):
+        return jnp.broadcast_to(valid.sum(axis=1, keepdims=True), noisy.shape)  # of the objective x0: its clean latents
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("frames", [1, 3, 7, WINDOW])
+def test_a_short_piece_is_padding_only_to_a_model_that_has_seen_padding(frames, whole):
+    config = configuration()
+    config.diffusion.update(objective="x0", schedule="cosine")
+    sampler = Sampler(Extent(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE, whole)
+    known = np.zeros((frames, K), np.float32)
+    for plan in (nothing(frames), given(known, frames - 1, frames - 1)):
+        latents = fill(sampler, plan, scale=2.0)
+        assert latents.shape == (frames, K)
+        np.testing.assert_allclose(latents[-1], WINDOW if whole else frames, rtol=1e-5)
+
+
+def test_a_short_piece_is_the_beginning_of_a_whole_window(sampler):
+    short, window, longer = (fill(sampler, nothing(frames), scale=2.0) for frames in (3, WINDOW, 3 * WINDOW))
+    np.testing.assert_array_equal(short, window[:3])
+    np.testing.assert_array_equal(longer[:WINDOW], window)
+
+
 class Clock(UNet):
     """Predicts that every frame of a window is what the network is told of the window's time, summed up in `K` numbers."""
 
@@ -207,7 +233,7 @@ def test_windows_begin_on_the_grid_and_hold_their_hole(start):
         for run in range(1, frames - first + 1):
             known = np.ones(frames, bool)
             known[first : first + run] = False
-            piece = _Piece(Plan(np.zeros((frames, K)), known, known, start, 100.0), WINDOW, GRID, FRAME_RATE)
+            piece = _Piece(Plan(np.zeros((frames, K)), known, known, start, 100.0), WINDOW, GRID, FRAME_RATE, True)
             missing = piece.missing
             window, _ = piece.window(None)
             assert 0 <= window.start <= first < window.stop <= frames and window.stop - window.start == WINDOW

@@ -127,6 +127,22 @@ def test_longer_examples_give_windows_of_their_valid_part_that_know_where_they_b
     assert len(set(firsts[:, 0])) > 1
 
 
+def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_drawn():
+    config, grid = tiny.config(), np.prod(tiny.config().unet.factors)
+    valid = np.tile([96, 96, 40, 2], 100)
+    batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.asarray(valid)}
+    config.data.short_rate = 0.5
+    drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96)
+    found, mask = np.asarray(drawn["valid_frames"]), np.asarray(drawn["mask"])[..., 0]
+    assert (found <= valid).all() and (found[valid == 2] == 2).all() and found.min() == 2
+    cut = found[valid == 96]
+    assert 0.4 < (cut < 96).mean() < 0.6 and cut[cut < 96].min() < grid + 6 and 45 < cut[cut < 96].mean() < 55
+    assert not (mask * (np.arange(96) >= found[:, None])).any()
+    inpainted = np.asarray(drawn["task"]) == list(TASKS).index("inpainting")
+    share = (1 - mask.sum(1) / found)[inpainted & (found > 10)]
+    assert share.min() > 0.1 and share.max() < 0.9  # of what is left, not of the whole window
+
+
 @pytest.mark.slow
 def test_text_is_left_out_at_the_configured_rate_only():
     assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
@@ -322,6 +338,7 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("diffusion", dict(guidance_interval=(0.8, 0.2)), "two rising times"),
         ("diffusion", dict(guidance_limit=-1.0), "guidance_limit must lie"),
         ("diffusion", dict(null_text_rate=2.0), "null_text_rate must lie"),
+        ("data", dict(short_rate=1.5), "short_rate is a share"),
         ("train_diffusion", dict(steps=0), "steps and batch_size must be at least 1"),
         ("unet", dict(dtype="int8"), "float32 or bfloat16"),
         ("unet", dict(head_dim=3), "head_dim must be even"),
