@@ -64,9 +64,9 @@ MUTANTS = {
     ),
     "the unguided half loses the context": Mutant(
         "jen1_jax/generation/sampling.py",
-        "fixed = [twice(x) for x in (given * trusted, trusted)]",
-        "fixed = [jnp.concatenate([x, 0 * x]) if guided else x for x in (given * trusted, trusted)]",
-        f"{SAMPLING}::test_known_frames_stay_and_only_trusted_ones_are_shown",
+        "context = [twice(x) for x in (given * shown, shown.astype(jnp.float32))]",
+        "context = [jnp.concatenate([x, 0 * x]) if guided else x for x in (given * shown, shown.astype(jnp.float32))]",
+        f"{SAMPLING}::test_trusted_frames_stay_and_only_they_are_shown_at_the_end",
     ),
     "guidance is left out": Mutant(
         "jen1_jax/generation/sampling.py",
@@ -76,9 +76,15 @@ MUTANTS = {
     ),
     "known frames are made anew": Mutant(
         "jen1_jax/generation/sampling.py",
-        "return jnp.where(known, given, clean) * valid",
+        "return jnp.where(shown, given, clean) * valid",
         "return clean * valid",
-        f"{SAMPLING}::test_known_frames_stay_and_only_trusted_ones_are_shown",
+        f"{SAMPLING}::test_trusted_frames_stay_and_only_they_are_shown_at_the_end",
+    ),
+    "a margin is never shown": Mutant(
+        "jen1_jax/generation/sampling.py",
+        "shown = jnp.where(log_snr[:, None, None] < MARGIN_LOG_SNR, known, trusted > 0)",
+        "shown = trusted > 0",
+        f"{SAMPLING}::test_what_is_made_goes_on_from_the_margin_as_the_process_does",
     ),
     "windows begin anywhere": Mutant(
         "jen1_jax/generation/sampling.py",

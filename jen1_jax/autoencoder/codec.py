@@ -5,7 +5,7 @@ is what the whole file would give; short ones are padded to a power of two. A fe
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.errors import Refusal
 
 CHUNK_SECONDS = 10.24  # the default length of a clip: one chunk
+DISTURBED = 0.05  # standard deviations of a whitened channel
 
 Progress = Callable[[int, int], None]  # frames done, and of how many
 
@@ -33,7 +34,9 @@ class Codec:
     """`params` are the autoencoder's (EMA) parameters.
 
     `loudest` are the levels above which no band is decoded: levels are exponents, so one that is too high is heard as a much
-    louder sound. They are measured on the training data when the autoencoder has been trained.
+    louder sound. `margin` is the number of latent frames at a border which silence on its other side changes by more than
+    `DISTURBED`, too much for a generator's context (default: all that it changes at all). Both are measured on the training data
+    when the autoencoder has been trained.
     """
 
     model: Autoencoder
@@ -41,6 +44,11 @@ class Codec:
     whitening: Whitening
     sample_rate: int
     loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST
+    margin: int | None = None
+
+    def __post_init__(self):
+        if self.margin is None:
+            object.__setattr__(self, "margin", self.encoder_reach)
 
     @property
     def k(self) -> int:
@@ -57,14 +65,14 @@ class Codec:
         return self.sample_rate / self.hop
 
     @property
-    def margin(self) -> int:
-        """Latent frames on each side of a border that know what is on the other side."""
-        return self.model.margin
+    def encoder_reach(self) -> int:
+        """Latent frames on each side of a border that depend on what is on the other side, however little."""
+        return self.model.encoder_reach
 
     @property
-    def decoder_margin(self) -> int:
+    def decoder_reach(self) -> int:
         """Latent frames on each side of a sample's own that it depends on."""
-        return self.model.decoder_margin
+        return self.model.decoder_reach
 
     @cached_property
     def fingerprint(self) -> str:
@@ -83,7 +91,7 @@ class Codec:
             part = np.pad(part, ((0, 0), (0, (stop - start) * hop - part.shape[1]), (0, 0)))
             return part.reshape(len(part), stop - start, hop * 2)
 
-        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, self.margin, progress)
+        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, self.encoder_reach, progress)
 
     def decode(
         self,
@@ -110,7 +118,7 @@ class Codec:
             rest = np.pad(np.concatenate([audio, known], -1), ((0, 0), (0, latents.shape[1] * self.hop - audio.shape[1]), (0, 0)))
             latents = np.concatenate([latents, rest.reshape(*latents.shape[:2], -1)], -1, dtype=np.float32)
         read = lambda start, stop: latents[:, start:stop]
-        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, self.decoder_margin, progress)
+        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, self.decoder_reach, progress)
         return audio.reshape(len(latents), -1, 2)[:, :samples]
 
     def _chunked(
@@ -151,6 +159,32 @@ class Codec:
             return audio.reshape(*whitened.shape[:2], -1)
 
         return jax.jit(decode)
+
+
+def measure_margin(codec: Codec, clips: Iterable[Float[np.ndarray, "samples 2"]]) -> int:
+    """The `margin` of `codec`: beyond so many frames from a border, silence on its other side changes no whitened channel by more
+    than `DISTURBED`, root mean square over the clips, in either direction.
+
+    The border lies in the middle of each clip. Clips of less than two frames are left out.
+    """
+    hop, reach = codec.hop, codec.encoder_reach
+    squares, count = np.zeros((2, reach, codec.k)), 0
+    for clip in clips:
+        middle = len(clip) // hop // 2
+        if middle == 0:
+            continue
+        clip, count = clip[: 2 * middle * hop], count + 1
+        silenced = np.stack([clip, clip, clip])
+        silenced[1, middle * hop :] = 0
+        silenced[2, : middle * hop] = 0
+        whole, before, after = codec.encode(silenced)
+        near = min(reach, middle)
+        squares[0, :near] += np.square(before - whole)[middle - near : middle][::-1]
+        squares[1, :near] += np.square(after - whole)[middle : middle + near]
+    if count == 0:
+        return reach
+    disturbed = np.sqrt(squares / count).max((0, 2)) > DISTURBED
+    return int(reach - np.argmax(disturbed[::-1])) if disturbed.any() else 0
 
 
 def fingerprint(params: PyTree, whitening: Whitening, *, sample_rate: int, hop: int) -> str:

@@ -181,12 +181,12 @@ class Autoencoder(nn.Module):
         return self.hop + 2 * self._reach
 
     @property
-    def margin(self) -> int:
-        """Latent frames at a border that depend on the other side of it."""
+    def encoder_reach(self) -> int:
+        """Latent frames at a border that depend on the other side of it, however little."""
         return math.ceil(self._reach * (2 if self.causal else 1) / self.hop)
 
     @property
-    def decoder_margin(self) -> int:
+    def decoder_reach(self) -> int:
         """Latent frames that the decoder reads to each side of a sample's own: as the encoder, and for the search for phases."""
         search = spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
         return math.ceil((self._reach * (2 if self.causal else 1) + search) / self.hop)

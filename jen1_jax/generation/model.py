@@ -199,7 +199,7 @@ class Model:
         latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
         for left, right in holes:
             # Only what the hole's samples depend on is decoded.
-            part = slice(max(left // hop - self.codec.decoder_margin, 0), -(-right // hop) + self.codec.decoder_margin)
+            part = slice(max(left // hop - self.codec.decoder_reach, 0), -(-right // hop) + self.codec.decoder_reach)
             first, nearby = part.start, slice(part.start * hop, part.stop * hop)
             made = self._decode(latents[part], (result[nearby], ~inside[nearby]))
             made = master(made[left - first * hop : right - first * hop], self.sample_rate)
@@ -236,7 +236,7 @@ class Model:
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         added = self._samples(seconds)
         hop, margin = self.codec.hop, self.codec.margin
-        # A window of context is all that the sampler reads; the margin before it lets the encoder settle.
+        # A window of context is all that the sampler reads; the margin before it is what the encoder needs to settle.
         # Frames are counted back from the end, so that the border lies between two of them.
         whole = min(len(audio) // hop, self.sampler.window + 2 * margin)
         tail = audio[len(audio) - whole * hop :]

@@ -20,6 +20,8 @@ from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 BATCH = 16  # windows that are sampled at once, at most
+# Up to here a margin's frames are context: the noise, .22 of the signal, is about what silence behind the border does to them.
+MARGIN_LOG_SNR = 3.0
 # Of the configuration, what a trained model can be sampled with in another way than its run says.
 SETTINGS = (
     "diffusion.sampler",
@@ -37,10 +39,11 @@ SETTINGS = (
 class Plan:
     """What is known of a piece before it is made.
 
-    `trusted` frames go to the network as context. `known` frames, all trusted ones and the margin around a border, keep their
-    given latents whatever the network says: an encoder sees across the border, so the network was never shown such frames as
-    context, and yet they must agree with the audio that is there. The first frame lies `start` seconds into the piece, and the
-    whole piece lasts `total` seconds.
+    `trusted` frames keep their given latents, and the network sees them as context. The other `known` frames, the margin at a
+    border, are treated so only while there is much noise (`MARGIN_LOG_SNR`): what is made must go on from them, but their latents
+    are somewhat wrong, since the encoder saw across the border. With little noise left, the network corrects them.
+
+    The first frame lies `start` seconds into the piece, and the whole piece lasts `total` seconds.
     """
 
     given: Float[np.ndarray, "frames k"]
@@ -183,19 +186,20 @@ class Sampler:
             if guided:
                 text = jnp.concatenate([text, prompts.negative])
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
-            fixed = [twice(x) for x in (given * trusted, trusted)]
             conditioning = {"timing": twice(timing_features(*timing.T))} if self.unet.timing else {}
             rest = text, lengths, twice(valid), twice(causal), conditioning
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)
-                prediction = self.unet.apply({"params": params}, noisy, *fixed, level, *rest)
+                shown = jnp.where(log_snr[:, None, None] < MARGIN_LOG_SNR, known, trusted > 0)
+                context = [twice(x) for x in (given * shown, shown.astype(jnp.float32))]
+                prediction = self.unet.apply({"params": params}, noisy, *context, level, *rest)
                 clean = objective.clean(prediction, noisy, level)
                 if guided:
                     inside = (log_snr[0] >= first) & (log_snr[0] <= last)
                     clean = guide(*jnp.split(clean, 2), jnp.where(inside, scale, 1.0), (1 - known) * valid, **guidance)
-                return jnp.where(known, given, clean) * valid
+                return jnp.where(shown, given, clean) * valid
 
             noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)
             log_snrs = sample_log_snrs(schedule, steps, start)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder import spectrum
-from jen1_jax.autoencoder.codec import Codec, fingerprint
+from jen1_jax.autoencoder.codec import Codec, fingerprint, measure_margin
 from jen1_jax.autoencoder.discriminator import ADVERSARIAL, Discriminator
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.objective import adversarial, autoencoder_terms, discriminator_terms
@@ -33,6 +33,7 @@ from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.mesh import make_mesh
 from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
 
+MARGIN_CLIPS = 64  # that the margin is measured on
 ROOM = 0.1  # units of levels, 3.5 dB: how much louder than in the training data a band may be decoded
 
 
@@ -115,7 +116,10 @@ def train_autoencoder(
     needed = model.window or not kept
     found = measure(model, params, data.sweep("train") if needed else (), progress)
     whitening = kept.whitening if kept else fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
-    write_text(run.measured, json.dumps({"loudest": [round(float(level), 4) for level in found.loudest]}))
+    codec = Codec(model, params, whitening, config.audio.sample_rate)
+    margin = measure_margin(codec, islice(_clips(data.sweep("train")), MARGIN_CLIPS))
+    measured = {"margin": margin, "loudest": [round(float(level), 4) for level in found.loudest]}
+    write_text(run.measured, json.dumps(measured))
     whitening.save(run.whitening)
     run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
     says = f"whitening: {whitening.k} of {model.latent_channels} directions kept"
@@ -129,6 +133,14 @@ def train_autoencoder(
     progress(says)
 
 
+def _clips(batches: Iterable[Mapping[str, Any]]) -> Iterator[np.ndarray]:
+    """The valid audio [samples, 2] of every example that is finite."""
+    for batch in batches:
+        for audio, valid in zip(batch["audio"], batch["valid_samples"], strict=True):
+            if np.isfinite(audio[:valid]).all():
+                yield audio[:valid]
+
+
 def load_codec(run: Run) -> Codec:
     """The run's trained autoencoder (EMA weights) with its whitening; a missing or foreign part is refused."""
     missing = f"The run {run.path} has no trained autoencoder; train it with `jen1 train autoencoder --workdir {run.path}`."
@@ -140,7 +152,7 @@ def load_codec(run: Run) -> Codec:
     params, _ = checkpoints.restore_ema("autoencoder", jax.eval_shape(partial(init_params, model=model), jax.random.key(0)))
     checkpoints.close()
     whitening = Whitening.load(run.whitening)
-    codec = Codec(model, params, whitening, config.audio.sample_rate, _load_loudest(run.measured, model))
+    codec = Codec(model, params, whitening, config.audio.sample_rate, **_load_measured(run.measured, model))
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(
@@ -150,20 +162,22 @@ def load_codec(run: Run) -> Codec:
     return codec
 
 
-def _load_loudest(path: Path, model: Autoencoder) -> Float[np.ndarray, " bands"] | float:
-    """The `loudest` levels of the training data that `measure` found and `train_autoencoder` wrote."""
-    if not model.window:
-        return spectrum.LOUDEST
+def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
+    """The fields `loudest` and `margin` of a `Codec`, as `train_autoencoder` has measured and written them."""
+    bands = spectrum.bands(model.window) if model.window else 0
     try:
-        loudest = np.asarray(json.loads(path.read_text())["loudest"], np.float32)
-        if loudest.shape != (spectrum.bands(model.window),) or not np.isfinite(loudest).all():
-            raise ValueError(f"it holds no {spectrum.bands(model.window)} finite levels")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        measured = json.loads(path.read_text())
+        loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]
+        if loudest.shape != (bands,) or not np.isfinite(loudest).all():
+            raise ValueError(f"it holds no {bands} finite levels")
+        if type(margin) is not int or not 0 <= margin <= model.encoder_reach:
+            raise ValueError(f"its margin is not between 0 and {model.encoder_reach}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(
-            f"{path} does not hold the loudest levels of the training data ({error}); delete it and run the same "
+            f"{path} does not hold what was measured on the training data ({error}); delete it and run the same "
             "`jen1 train autoencoder` again."
         ) from None
-    return loudest
+    return {"margin": margin} | ({"loudest": loudest} if bands else {})
 
 
 def make_autoencoder(config: ConfigDict) -> Autoencoder:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -55,8 +56,28 @@ def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
     """The equality above is the margin's doing: with one frame less, chunks differ from the whole."""
     audio = audio_of(1000)
     whole = codec.encode(audio)
-    monkeypatch.setattr(Codec, "margin", property(lambda self: self.model.margin - 1))
+    monkeypatch.setattr(Codec, "encoder_reach", property(lambda self: self.model.encoder_reach - 1))
     assert np.abs(dataclasses.replace(codec).encode(audio) - whole).max() > 1e-5
+
+
+class Smearing:
+    """Latents are the audio's frames and shares of their neighbours: .3 of the next, .2 of the one before, .03 beyond."""
+
+    hop, k, encoder_reach = 4, 2, 3
+
+    def encode(self, clips):
+        frames = clips[:, ::4]
+        at = lambda shift: np.roll(np.pad(frames, ((0, 0), (4, 4), (0, 0))), shift, axis=1)[:, 4:-4]
+        return frames + 0.3 * at(-1) + 0.2 * at(1) + 0.03 * (at(-2) + at(2)) + 0.01 * (at(-3) + at(3))
+
+
+@pytest.mark.parametrize("limit, margin", [(0.005, 3), (0.015, 2), (0.05, 1), (0.25, 1), (0.4, 0)])
+def test_the_margin_is_as_far_as_silence_behind_a_border_disturbs(monkeypatch, limit, margin):
+    monkeypatch.setattr(codec_module, "DISTURBED", limit)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    clips = np.random.default_rng(0).standard_normal((200, 80, 2)).astype(np.float32)
+    assert codec_module.measure_margin(Smearing(), [*clips, clips[0, :6]]) == margin
+    assert codec_module.measure_margin(Smearing(), [clips[0, :6]]) == 3  # nothing to measure on
 
 
 def test_a_prefix_has_the_latents_of_the_whole_file_but_for_its_margin(codec):

@@ -55,17 +55,19 @@ def test_margin_is_exact(built):
     model, run, audio = built
     border = FRAMES // 2
     before = audio.at[:, : border * model.hop].add(0.5)  # only what came before the border differs
-    assert changed(run(audio), run(before)) == (0, border + model.margin - 1)
+    assert changed(run(audio), run(before)) == (0, border + model.encoder_reach - 1)
     latents = run(audio)
     shifted = latents.at[:, :border].add(0.5)
-    assert changed(run(latents, method="decode"), run(shifted, method="decode"))[1] // model.hop == border + model.margin - 1
+    assert (
+        changed(run(latents, method="decode"), run(shifted, method="decode"))[1] // model.hop == border + model.encoder_reach - 1
+    )
 
 
 def test_only_a_causal_encoder_is_deaf_to_the_future(built):
     model, run, audio = built
     border = FRAMES // 2
     first, _ = changed(run(audio), run(audio.at[:, border * model.hop :].add(0.5)))
-    assert first == (border if model.causal else border - model.margin)
+    assert first == (border if model.causal else border - model.encoder_reach)
     latents = run(audio)
     first, _ = changed(run(latents, method="decode"), run(latents.at[:, border:].add(0.5), method="decode"))
     assert (first == border * model.hop) if model.causal else (first < border * model.hop)

@@ -132,7 +132,7 @@ def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
     np.testing.assert_allclose(latents, codec.whitening.apply(whole(padded, "encode"))[0], atol=1e-3)
     expected = np.asarray(whole(codec.whitening.invert(latents[None]), "decode"))[0, : len(audio)]
     np.testing.assert_allclose(codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max())
-    monkeypatch.setattr(Codec, "decoder_margin", property(lambda self: 2))  # the margin's doing
+    monkeypatch.setattr(Codec, "decoder_reach", property(lambda self: 2))  # the margin's doing
     assert np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max() > 0.05 * np.abs(expected).max()
 
 

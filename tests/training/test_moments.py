@@ -45,17 +45,20 @@ def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
     np.testing.assert_allclose(loudest, levels.max((0, 1)) + autoencoder.ROOM, atol=1e-4)
 
 
-def test_without_the_loudest_levels_a_codec_of_levels_is_refused(tmp_path):
+def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
     path = tmp_path / "measured.json"
     model, _ = build(strides=(16, 2), window=64, phase_iterations=1)
-    count = spectrum.bands(64)
-    for text in (None, "{", "{}", json.dumps({"loudest": [1.0]}), json.dumps({"loudest": [None] * count})):
+    good = {"margin": 1, "loudest": [1.5] * spectrum.bands(64)}
+    changes = [{"loudest": [1.0]}, {"loudest": [None] * spectrum.bands(64)}, {"margin": -1}, {"margin": 1.0}, {"margin": 99}]
+    for text in (None, "{", "{}", "[" * 100_000, *(json.dumps(good | change) for change in changes)):
         if text is not None:
             path.write_text(text)
         with pytest.raises(Refusal, match=r"measured\.json.*delete it"):
-            autoencoder._load_loudest(path, model)
-    path.write_text(json.dumps({"loudest": [1.5] * count}))
-    np.testing.assert_array_equal(autoencoder._load_loudest(path, model), np.full(count, 1.5, np.float32))
+            autoencoder._load_measured(path, model)
+    path.write_text(json.dumps(good))
+    measured = autoencoder._load_measured(path, model)
+    assert measured["margin"] == 1
+    np.testing.assert_array_equal(measured["loudest"], np.full(spectrum.bands(64), 1.5, np.float32))
 
 
 @pytest.mark.slow
