@@ -82,7 +82,7 @@ MUTANTS = {
     ),
     "a margin is never shown": Mutant(
         "jen1_jax/generation/sampling.py",
-        "shown = jnp.where(log_snr[:, None, None] < MARGIN_LOG_SNR, known, trusted > 0)",
+        "shown = jnp.where(log_snr[:, None, None] < margin_until, known, trusted > 0)",
         "shown = trusted > 0",
         f"{SAMPLING}::test_what_is_made_goes_on_from_the_margin_as_the_process_does",
     ),

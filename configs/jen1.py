@@ -96,8 +96,8 @@ def get_config() -> ConfigDict:
     config.data = dict(
         dir="",  # prepared shards; "" means RUN/data for the autoencoder and RUN/latents for diffusion
         seconds=10.24,  # (inferred) of a window: what generation samples at once; of longer latents training takes random windows
-        # Share of the diffusion examples that are cut to a random length, so that padding is nothing new where a piece shorter
-        # than a window is asked for. At 0 such a piece is sampled as a whole window and cut.
+        # (inferred) Share of the diffusion examples that are cut to a random length, so that padding is nothing new where a piece
+        # shorter than a window is asked for. At 0 such a piece is sampled as a whole window and cut.
         short_rate=0.1,
         limit=0,  # train diffusion on this many clips only; 0: all. What cannot learn 8 clips by heart has a fault
         prefetch=2,  # batches

@@ -37,6 +37,7 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     _check_keys(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
     for key, value in overrides.items():
         override(config, key, value)
+    _check_types(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
     return config.lock()
 
 
@@ -48,7 +49,10 @@ def _check_keys(values: Any, known: dict, where: str) -> None:
         place = f"{where}.{key}"
         if key in values:
             raise Refusal(f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}.")
-        raise Refusal(f"{place} is missing; start from configs/jen1.py, which has every field.")
+        raise Refusal(
+            f"{place} is missing; start from configs/jen1.py, which has every field. A run of another version must be trained "
+            "anew in another --workdir."
+        )
     for key, value in known.items():
         if isinstance(value, dict) and not f"{where}.{key}".endswith(FREE):
             _check_keys(values[key], value, f"{where}.{key}")
@@ -62,7 +66,7 @@ def _check_types(value: Any, known: Any, where: str) -> None:
     elif isinstance(known, list) and isinstance(value, list):
         for place, entry in enumerate(value):
             _check_types(entry, known[min(place, len(known) - 1)], where)
-    else:
+    elif not (value is None and where.endswith("mesh.rules")):  # an axis may be left out there
         fits = type(value) is type(known) or (type(value), type(known)) == (int, float)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise Refusal(f"{where} holds a {type(known).__name__} like {known!r}; {value!r} is not one.")

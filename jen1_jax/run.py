@@ -109,7 +109,7 @@ class Run:
             fingerprints = dict(self.record["fingerprints"])
             trained = [name for name in _FIXED if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())]
             for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
-                old, new = _at(self.record["config"], key), _at(to_plain(config), key)
+                old, new = (_at(to_plain(part), key) for part in (self.config, config))
                 if old != new:
                     raise Refusal(
                         f"{self.path} was trained with another `{key}` ({_difference(old, new)}); "

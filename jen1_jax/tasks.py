@@ -113,7 +113,7 @@ def assign(batch: int, step: Int[Array, ""] | int, ratios: ConfigDict) -> Int[Ar
 
 def weights(config: ConfigDict) -> dict[str, float]:
     """What each task's mean loss is multiplied by in the sum: `config.weights`, and 1 for a task that is not named there."""
-    for name in config.weights:
+    for name in (*config.weights, *config.ratios):
         TASKS[name]  # refuses an unknown one
     found = {name: float(config.weights.get(name, 1.0)) for name in TASKS}
     if not all(0 <= weight < math.inf for weight in found.values()):

@@ -127,3 +127,14 @@ def test_a_file_that_sets_an_unknown_field_of_a_locked_configuration_is_refused(
     own.write_text(f"{start}    config.unet.chanels = 3\n    return config\n")
     with pytest.raises(Refusal, match=r"own\.py.*chanels"):
         load_config(str(own))
+
+
+@pytest.mark.parametrize("key, text", [("unet.factors", "(2.0, 4.0)"), ("diffusion.guidance_limit", "1e999"), ("seed", "1e999")])
+def test_what_a_record_could_not_hold_is_refused_before_training(key, text):
+    with pytest.raises(Refusal, match=key.split(".")[-1]):
+        load_config("quickstart", {key: text})
+
+
+def test_a_rule_may_leave_an_axis_out():
+    rules = load_config("quickstart", {"mesh.rules": "(('kernel', (None, 'fsdp')),)"}).mesh.rules
+    assert rules == (("kernel", (None, "fsdp")),)

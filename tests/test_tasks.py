@@ -201,6 +201,7 @@ def test_every_task_weighs_as_configured_and_1_where_it_is_not_named(monkeypatch
     "changes, named",
     [
         (dict(weights={"inpaint": 1.0}), r"'inpaint'.*text_to_music, inpainting, continuation"),
+        (dict(ratios={"inpaint": 1.0}), r"'inpaint'.*text_to_music, inpainting, continuation"),
         (dict(weights={"inpainting": -0.5}), "not negative"),
         (dict(weights={"inpainting": float("nan")}), "finite"),
         (dict(weights={"inpainting": 0.0}, ratios={"inpainting": 1.0}), "leaves no task"),

@@ -165,25 +165,25 @@ def measure_margin(codec: Codec, clips: Iterable[Float[np.ndarray, "samples 2"]]
     """The `margin` of `codec`: beyond so many frames from a border, silence on its other side changes no whitened channel by more
     than `DISTURBED`, root mean square over the clips, in either direction.
 
-    The border lies in the middle of each clip. Clips of less than two frames are left out.
+    The border lies in the middle of each clip. A distance that no clip is long enough for counts as disturbed.
     """
     hop, reach = codec.hop, codec.encoder_reach
-    squares, count = np.zeros((2, reach, codec.k)), 0
+    squares, counts = np.zeros((2, reach, codec.k)), np.zeros(reach, int)
     for clip in clips:
         middle = len(clip) // hop // 2
         if middle == 0:
             continue
-        clip, count = clip[: 2 * middle * hop], count + 1
+        clip = clip[: 2 * middle * hop]
         silenced = np.stack([clip, clip, clip])
         silenced[1, middle * hop :] = 0
         silenced[2, : middle * hop] = 0
         whole, before, after = codec.encode(silenced)
         near = min(reach, middle)
+        counts[:near] += 1
         squares[0, :near] += np.square(before - whole)[middle - near : middle][::-1]
         squares[1, :near] += np.square(after - whole)[middle : middle + near]
-    if count == 0:
-        return reach
-    disturbed = np.sqrt(squares / count).max((0, 2)) > DISTURBED
+    means = squares.max((0, 2)) / np.maximum(counts, 1)
+    disturbed = (np.sqrt(means) > DISTURBED) | (counts == 0)
     return int(reach - np.argmax(disturbed[::-1])) if disturbed.any() else 0
 
 

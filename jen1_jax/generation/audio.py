@@ -27,18 +27,19 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
 
     It is read in blocks, so that it takes the memory of the audio that it holds, whatever its header says.
     """
-    if not Path(path).is_file():
-        raise Refusal(f"{path} cannot be read as audio: there is no such file.")
+    if not os.path.isfile(path):
+        raise Refusal(f"{path} cannot be read as audio: there is no such file, or it is no regular one.")
     blocks, frames = [], 0
     try:
         with soundfile.SoundFile(path) as file:
             rate, channels, said = file.samplerate, file.channels, file.frames
             if channels > 2:
                 raise Refusal(f"{path} has {channels} channels; mix it down to stereo first.")
+            _check_rate(rate, str(path))
             while len(block := file.read(BLOCK, "float32", always_2d=True)):
                 blocks.append(block)
                 frames += len(block)
-                if frames > MAX_SECONDS * rate:
+                if frames > MAX_SECONDS * min(rate, 96_000):  # at most 3 GiB
                     raise Refusal(f"{path} is longer than {MAX_SECONDS} seconds; cut it first.")
     except (soundfile.LibsndfileError, OSError, TypeError, RuntimeError) as error:
         raise Refusal(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file.") from None
@@ -48,14 +49,18 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
     return as_stereo(audio, rate, sample_rate, name=str(path))
 
 
+def _check_rate(rate: int, name: str) -> None:
+    if not 4_000 <= rate <= 768_000:
+        raise Refusal(f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz.")
+
+
 def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
     """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
     audio = np.asarray(audio)
     if not np.issubdtype(audio.dtype, np.floating):
         raise Refusal(f"{name} holds {audio.dtype}; give floating-point samples in [-1, 1] (16-bit integers / 32768).")
     audio = audio.astype(np.float32, copy=False)
-    if not 4_000 <= rate <= 768_000:
-        raise Refusal(f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz.")
+    _check_rate(rate, name)
     if audio.ndim == 1:
         audio = audio[:, None]
     if audio.ndim != 2 or audio.shape[1] not in (1, 2):

@@ -84,7 +84,7 @@ class Model:
             )
         window = round(frames)
         window -= window % unet.frames_multiple
-        whole = config.data.short_rate == 0
+        whole = record["config"]["data"]["short_rate"] == 0  # as it was trained, whatever config.json says now
         sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate, whole)
         return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
@@ -70,6 +71,7 @@ class _Piece:
         self.latents = np.pad(plan.given.astype(np.float32), ((0, missing), (0, 0)), mode="wrap")  # a variation goes on as it is
         self.trusted, self.known = (np.pad(frames, (0, missing)) for frames in (plan.trusted, plan.known))
         self.frames = len(plan.given)
+        self._total = max(plan.total, plan.start + size / frame_rate) if missing else plan.total
         self.number, self._size, self._grid = 0, size, grid  # of windows done; frames of a window, and between two beginnings
         self._plan, self._frame_rate = plan, frame_rate
 
@@ -98,12 +100,15 @@ class _Piece:
         parts = self.latents[window], self.trusted[window, None], self.known[window, None], np.ones_like(self.known[window, None])
         pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
         latents, trusted, known, valid = map(pad, parts)
-        timing = np.float32([self._plan.start + window.start / self._frame_rate, self._plan.total])
+        timing = np.float32([self._plan.start + window.start / self._frame_rate, self._total])
         return latents, trusted.astype(np.float32), known, valid.astype(np.float32), timing
 
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
-        self.latents[window] = latents[: len(self.latents[window])]
-        self.trusted[window] |= ~self.known[window]  # what was known and not trusted stays so: it knows of what lay beyond it
+        before, made = self.latents[window], latents[: len(self.latents[window])]
+        unknown, margin = ~self.known[window], self.known[window] & ~self.trusted[window]
+        corrected = ndimage.binary_propagation(unknown, mask=unknown | margin)  # beside what was made here
+        self.latents[window] = np.where((margin & ~corrected)[:, None], before, made)
+        self.trusted[window] |= corrected  # the rest of a margin waits for the window of its own hole
         self.known[window] = True
         self.number += 1
 
@@ -190,9 +195,12 @@ class Sampler:
             rest = text, lengths, twice(valid), twice(causal), conditioning
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
+            log_snrs = sample_log_snrs(schedule, steps, start)
+            margin_until = jnp.minimum(MARGIN_LOG_SNR, log_snrs[-2]) if steps > 1 else MARGIN_LOG_SNR  # the last step corrects
+
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)
-                shown = jnp.where(log_snr[:, None, None] < MARGIN_LOG_SNR, known, trusted > 0)
+                shown = jnp.where(log_snr[:, None, None] < margin_until, known, trusted > 0)
                 context = [twice(x) for x in (given * shown, shown.astype(jnp.float32))]
                 prediction = self.unet.apply({"params": params}, noisy, *context, level, *rest)
                 clean = objective.clean(prediction, noisy, level)
@@ -202,7 +210,6 @@ class Sampler:
                 return jnp.where(shown, given, clean) * valid
 
             noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)
-            log_snrs = sample_log_snrs(schedule, steps, start)
             alpha, sigma = scales(log_snrs[0])
             noisy = jnp.where(start < 1, alpha * given + sigma * noise, noise)
             return sampler(denoise, noisy * valid, log_snrs, keys)

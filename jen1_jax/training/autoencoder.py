@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -108,16 +108,20 @@ def train_autoencoder(
     params = _whole(state.ema["autoencoder"])
     identify = partial(fingerprint, params, sample_rate=config.audio.sample_rate, hop=model.hop)
     recorded = run.record["fingerprints"].get("autoencoder")
-    finished = run.whitening.is_file() and run.measured.is_file()
-    if finished and identify(whitening=Whitening.load(run.whitening)) == recorded:
+    held = Whitening.load(run.whitening) if run.whitening.is_file() else None
+    if held and identify(whitening=held) != recorded:
+        held = None
+    if held and run.measured.is_file():
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
         return
     progress("whitening: reading the training split")
-    needed = model.window or not kept
-    found = measure(model, params, data.sweep("train") if needed else (), progress)
-    whitening = kept.whitening if kept else fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
+    found = measure(model, params, data.sweep("train"), progress)
+    whitening = kept.whitening if kept else held  # fitted anew, it could change the fingerprint by a rounding
+    whitening = whitening or fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
     codec = Codec(model, params, whitening, config.audio.sample_rate)
-    margin = measure_margin(codec, islice(_clips(data.sweep("train")), MARGIN_CLIPS))
+    margin = measure_margin(codec, found.clips)
+    if jax.process_count() > 1:  # each has other clips
+        margin = int(multihost_utils.broadcast_one_to_all(np.int32(margin)))
     measured = {"margin": margin, "loudest": [round(float(level), 4) for level in found.loudest]}
     write_text(run.measured, json.dumps(measured))
     whitening.save(run.whitening)
@@ -131,14 +135,6 @@ def train_autoencoder(
             "(root mean square over entries; 0 on the data it was fitted on)"
         )
     progress(says)
-
-
-def _clips(batches: Iterable[Mapping[str, Any]]) -> Iterator[np.ndarray]:
-    """The valid audio [samples, 2] of every example that is finite."""
-    for batch in batches:
-        for audio, valid in zip(batch["audio"], batch["valid_samples"], strict=True):
-            if np.isfinite(audio[:valid]).all():
-                yield audio[:valid]
 
 
 def load_codec(run: Run) -> Codec:
@@ -304,10 +300,14 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
 
 
 class Measured(NamedTuple):
-    """Of all valid frames of some data: the moments of the unmasked latents, and with a `window` each band's loudest level."""
+    """Of all valid frames of some data: the moments of the unmasked latents, and with a `window` each band's loudest level.
+
+    `clips` are this process's random sample of at most `MARGIN_CLIPS` examples, the middle of each, for `measure_margin`.
+    """
 
     moments: Moments
     loudest: Float[np.ndarray, " bands"]
+    clips: list[Float[np.ndarray, "samples 2"]]
 
 
 def measure(
@@ -329,6 +329,8 @@ def measure(
     params = jax.device_put(params, jax.local_devices()[0])
     moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
     loudest = np.zeros(spectrum.bands(model.window) if model.window else 0, np.float32)
+    clips, seen, rng = [], 0, np.random.default_rng(0)
+    most = 4 * model.encoder_reach * model.hop  # frames within reach of the middle, and what these depend on
     for batch in islice(batches, jax.process_index(), None, jax.process_count()):
         rows, samples, _ = batch["audio"].shape
         size = max(size, rows)  # the last batch may be smaller: padded, it needs no compiling of its own
@@ -338,13 +340,20 @@ def measure(
         left_out += int((~finite).sum())
         frames = np.where(finite, -(-batch["valid_samples"] // model.hop), 0)
         real = np.arange(latents.shape[1]) < frames[:, None]
+        for row in np.flatnonzero(finite):
+            seen += 1  # a reservoir: every example is as likely to be in the sample
+            place = len(clips) if len(clips) < MARGIN_CLIPS else int(rng.integers(seen))
+            if place < MARGIN_CLIPS:
+                valid = int(batch["valid_samples"][row])
+                first = max(valid - most, 0) // 2
+                clips[place : place + 1] = [np.array(batch["audio"][row, first : min(first + most, valid)])]
         moments = moments.merge(Moments.of(latents[real]))
         loudest = np.maximum(loudest, levels[real].max(0, initial=0))
     if left_out:
         progress(f"whitening: left out {left_out} examples that are not finite; `jen1 data validate` names them")
     if jax.process_count() > 1:
         loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
-    return Measured(over_processes(moments), np.minimum(loudest + ROOM, spectrum.LOUDEST))
+    return Measured(over_processes(moments), np.minimum(loudest + ROOM, spectrum.LOUDEST), clips)
 
 
 def _whole(params: PyTree) -> PyTree:

@@ -252,6 +252,9 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
     if config.data.short_rate:
         length = jax.random.randint(stream(key, "length"), (size,), math.prod(config.unet.factors), window + 1)
         short = jax.random.bernoulli(stream(key, "short"), config.data.short_rate, (size,))
+        if "total" in batch:  # where a short piece ends when it is asked for
+            end = batch["start"] + length * hop / config.audio.sample_rate
+            batch = batch | {"total": jnp.where(short & (length < valid_frames), end, batch["total"])}
         valid_frames = jnp.where(short, jnp.minimum(length, valid_frames), valid_frames)
     drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {

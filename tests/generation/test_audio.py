@@ -97,6 +97,12 @@ def test_a_header_that_the_decoder_cannot_pass_is_refused_without_taking_memory(
     assert held() < 20e6
 
 
+@pytest.mark.parametrize("name", ["absent.wav", "x" * 300 + ".wav", "."])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    with pytest.raises(Refusal, match="no such file"):
+        read_audio(tmp_path / name, RATE)
+
+
 def test_more_than_two_channels_and_more_than_an_hour_are_refused(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "six.wav", np.zeros((10, 6)), RATE)
     with pytest.raises(Refusal, match="6 channels"):

@@ -253,6 +253,26 @@ def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
         np.testing.assert_allclose(frames, np.tile(told, (len(frames), 1)), rtol=1e-4, atol=1e-4)
 
 
+def test_a_whole_window_in_place_of_a_short_piece_is_told_its_own_length():
+    known = np.zeros(3, bool)
+    for whole, total in ((True, 30 + WINDOW / FRAME_RATE), (False, 30.75)):
+        piece = _Piece(Plan(np.zeros((3, K)), known, known, 30.0, 30.75), WINDOW, GRID, FRAME_RATE, whole)
+        np.testing.assert_allclose(piece.inputs(piece.window(None)[0])[-1], [30, total])
+
+
+def test_a_margin_is_corrected_with_its_own_hole_and_not_before():
+    known = np.ones(WINDOW, bool)
+    known[3], known[6] = False, False
+    trusted = np.zeros(WINDOW, bool)
+    trusted[0] = True
+    piece = _Piece(Plan(np.zeros((WINDOW, K)), trusted, known, 0.0, 10.0), WINDOW, GRID, FRAME_RATE, True)
+    piece.known[6] = True  # as if its hole lay in another window, with a margin of one frame at 5 and 7
+    piece.trusted[4] = True
+    piece.fill(slice(0, WINDOW), np.ones((WINDOW, K), np.float32))
+    np.testing.assert_array_equal(piece.latents[:, 0], [1, 1, 1, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(piece.trusted, [1, 1, 1, 1, 1, 0, 0, 0])
+
+
 @pytest.mark.parametrize("start", [0.0, 30.0, 30.25, 31.75])
 def test_windows_begin_on_the_grid_and_hold_their_hole(start):
     """Of pieces that begin anywhere in a longer one; only the piece's ends and long holes keep a window from the grid."""

@@ -131,6 +131,7 @@ def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_dr
     config, grid = tiny.config(), np.prod(tiny.config().unet.factors)
     valid = np.tile([96, 96, 40, 2], 100)
     batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.asarray(valid)}
+    batch |= {"start": jnp.full(400, 30.0), "total": jnp.full(400, 90.0)}
     config.data.short_rate = 0.5
     drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96)
     found, mask = np.asarray(drawn["valid_frames"]), np.asarray(drawn["mask"])[..., 0]
@@ -138,6 +139,8 @@ def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_dr
     cut = found[valid == 96]
     assert 0.4 < (cut < 96).mean() < 0.6 and cut[cut < 96].min() < grid + 6 and 45 < cut[cut < 96].mean() < 55
     assert not (mask * (np.arange(96) >= found[:, None])).any()
+    ends = np.where(found < valid, 30 + found * HOP / 48_000, 90)  # of a piece that ends there
+    np.testing.assert_allclose(drawn["total"], ends, rtol=1e-6)
     inpainted = np.asarray(drawn["task"]) == list(TASKS).index("inpainting")
     share = (1 - mask.sum(1) / found)[inpainted & (found > 10)]
     assert share.min() > 0.1 and share.max() < 0.9  # of what is left, not of the whole window

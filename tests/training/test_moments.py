@@ -1,6 +1,7 @@
 """Latent statistics over several processes."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -43,6 +44,19 @@ def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
     loudest = autoencoder.measure(model, params, batches).loudest
     levels = np.asarray(jax.jit(spectrum.analyse, static_argnums=1)(audio, 64))
     np.testing.assert_allclose(loudest, levels.max((0, 1)) + autoencoder.ROOM, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_measured_again_without_touching_the_whitening(tiny_run, tmp_path):
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run, run.path)
+    before, measured = run.whitening.read_bytes(), json.loads(run.measured.read_text())
+    assert 0 < measured["margin"] <= autoencoder.load_codec(run).encoder_reach
+    run.measured.unlink()
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz", seed=5)), 4, seed=0, crop=3072)  # other audio than before
+    autoencoder.train_autoencoder(tiny.config(), run, data, progress=lambda text: None)
+    assert run.whitening.read_bytes() == before and json.loads(run.measured.read_text())["margin"] > 0
+    assert run.record == Run(tiny_run).record
 
 
 def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
