@@ -87,7 +87,8 @@ def data_encode(options: argparse.Namespace) -> None:
         text = TextEncoder.frozen(options.text, options.text_max_length, options.text_dtype, local_layout(run.config))
     fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
     encode(
-        options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, text_fn=text.embed if text else None
+        options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, around=codec.encoder_reach,
+        text_fn=text.embed if text else None,
     )  # fmt: skip
     print(f"latents written to {options.out}")
 

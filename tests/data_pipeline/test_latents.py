@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import soundfile
 
 from data_pipeline import stream
 from data_pipeline.latents import encode
+from data_pipeline.prepare import prepare
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES
@@ -52,6 +54,42 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
             np.testing.assert_array_equal(latent["valid_frames"], -(-clip["valid_samples"] // HOP))
             assert latent["caption"][0] == clip["caption"][0]
             assert latent["start"] == clip["start"] and latent["total"] == clip["total"] > 0
+
+
+def smeared(audio):
+    """An encoder that sees two frames to each side: the frames' means, and shares of their neighbours'."""
+    frames = np.pad(means(audio), ((0, 0), (2, 2), (0, 0)))
+    return sum(0.3 ** abs(shift) * frames[:, 2 + shift : frames.shape[1] - 2 + shift] for shift in range(-2, 3))
+
+
+@pytest.mark.parametrize("around, error", [(2, 2e-3), (1, 1)])
+def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
+    """Of whole hops, with the encoder's reach on each side; a clip that was left out is an edge, as a true end is."""
+    rng, clip = np.random.default_rng(0), 40 * HOP
+    loud = rng.uniform(-0.9, 0.9, (12 * clip + clip // 2, 2))
+    loud[5 * clip : 6 * clip] = 0  # left out
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music" / "long.wav", loud, 48_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "music" / "short.wav", loud[::-1][: 2 * clip], 48_000, subtype="FLOAT")
+    prepare(str(tmp_path / "music"), str(tmp_path / "data"), seconds=clip / 48_000, test_fraction=0)
+    shapes = []
+    encode(
+        str(tmp_path / "data"), str(tmp_path / "out"), lambda audio: shapes.append(audio.shape) or smeared(audio),
+        FINGERPRINT, k=K, hop=HOP, around=around, batch_size=2,
+    )  # fmt: skip
+    assert len(set(shapes)) <= 4
+    clips = list(stream.batches(str(tmp_path / "data"), "train", 1, shuffle=False, epochs=1))
+    latents = list(stream.batches(str(tmp_path / "out"), "train", 1, shuffle=False, epochs=1))
+    assert len(clips) == 11 + 1 + 2
+    pieces, expected, run, before = {}, [], 0, 0.0
+    for number, each in enumerate(clips):  # runs of clips that follow each other
+        run = run if 0 < each["start"] - before < 1.5 * clip / 48_000 else number
+        before = each["start"]
+        pieces.setdefault(run, []).append(each["audio"][0])
+    for run in pieces.values():
+        expected += np.split(smeared(np.concatenate(run)[None])[0], len(run))
+    worst = max(np.abs(found["latents"][0] - right).max() for found, right in zip(latents, expected, strict=True))
+    assert worst < error if error < 1 else worst > 1e-2
 
 
 def test_every_caption_comes_with_its_embedding(latents):
