@@ -5,8 +5,8 @@ Every other configuration starts from this one and changes fields; this file lis
 Cost: the paper trained 200,000 steps of 512 on 8 A100. Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
 Result to expect: the paper reports FAD 2.0, KL 1.29, CLAP .33 on MusicCaps. Not measured with this code. In a
 small, short training its latents gave no music though the loss fell; those of `jen1_levels` gave some (docs/decisions.md).
-Values marked (inferred) are not in the paper as numbers. What is off bears no mark, nor does what is the machine's: precision,
-remat, scan, prefetch, logs, checkpoints, mesh. Choices where the paper is silent or contradicts itself: docs/model.md.
+Values marked (inferred) are not in the paper as numbers. Features that are off have no mark, and neither do settings of the
+machine: precision, remat, scan, prefetch, logs, checkpoints, mesh. docs/model.md explains choices where the paper is silent.
 """
 
 from ml_collections import ConfigDict

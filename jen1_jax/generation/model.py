@@ -294,7 +294,9 @@ class Model:
                 raise Refusal(f"{seed!r} is no seed; give a whole number from 0 to {2**32 - 1}.")
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         if not (isinstance(scale, Real) and math.isfinite(scale)):
-            raise Refusal(f"A guidance scale of {scale!r} leads nowhere; give a number, 1 for the model as trained.")
+            raise Refusal(
+                f"The guidance scale must be a finite number, and {scale!r} is not; 1 samples the model as it was trained."
+            )
         if negative_prompt.strip() and scale == 1:
             log.warning("Without guidance (scale 1) the negative prompt has no effect.")
         if any(not prompt.strip() for prompt in prompts):

@@ -52,8 +52,9 @@ def attention(
 
 
 class Attention(nn.Module):
-    """Attention of `x` to itself with rotary positions, or, where given, to `text` without them; which of it a frame sees say
-    `valid`, `lengths` and `causal`, as in `attention`.
+    """Self-attention of `x` with rotary positions, or cross-attention to `text`, where it is given, without them.
+
+    `valid`, `lengths` and `causal` limit what a frame sees, as in `attention`.
     """
 
     head_dim: int
