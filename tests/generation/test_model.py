@@ -250,7 +250,7 @@ def test_a_run_with_a_task_of_its_own_is_sampled_without_it(tiny_run, monkeypatc
         ({"steps": 0}, "0 steps"),
         ({"steps": 2.5}, "2.5 steps"),
         ({"steps": "4"}, "'4' steps"),
-        ({"guidance_scale": "2"}, "scale of '2'"),
+        ({"guidance_scale": "2"}, "scale must be a finite number, and '2' is not"),
     ],
 )
 def test_what_cannot_be_sampled_with_is_refused(tiny_model, options, says, monkeypatch):
