@@ -360,9 +360,7 @@ def _parser() -> argparse.ArgumentParser:
         elif name == "vary":
             sub.add_argument("--strength", type=float, default=0.6, help="0 to 1: how little is kept (default: %(default)s)")
         else:
-            sub.add_argument(
-                "--seconds", required=True, type=float, help="length of the music" if name == "generate" else "how much to add"
-            )
+            sub.add_argument("--seconds", required=True, type=float, help="how much music is made, or added")
         sub.add_argument("--prompt", default="", help="empty means unconditional")
         sub.add_argument("--negative-prompt", default="", help="what to keep away from (default: music without a prompt)")
         sub.add_argument("--seed", type=int, default=0)

@@ -34,11 +34,16 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
         config = module.get_config()
     except (AttributeError, KeyError) as error:  # a locked ConfigDict says so itself
         raise Refusal(f"{name} cannot be used: {str(error).strip().splitlines()[0]}") from None
-    _check_keys(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
+    _check_keys(to_plain(config), _all_fields(), name)
     for key, value in overrides.items():
         override(config, key, value)
-    _check_types(to_plain(config), to_plain(importlib.import_module("configs.jen1").get_config()), name)
+    _check_types(to_plain(config), _all_fields(), name)
     return config.lock()
+
+
+def _all_fields() -> dict[str, Any]:
+    """Every field there is, with the paper's value."""
+    return to_plain(importlib.import_module("configs.jen1").get_config())
 
 
 def _check_keys(values: Any, known: dict, where: str) -> None:
@@ -122,9 +127,8 @@ def from_plain(values: Mapping[str, Any], where: str) -> ConfigDict:
     What is missing takes no default: a run's configuration is complete. Raises `Refusal` for a field that is missing, unknown or
     of another type than in configs/jen1.py.
     """
-    known = to_plain(importlib.import_module("configs.jen1").get_config())
-    _check_keys(values, known, where)
-    _check_types(values, known, where)
+    _check_keys(values, _all_fields(), where)
+    _check_types(values, _all_fields(), where)
 
     def restore(value):
         if isinstance(value, Mapping):

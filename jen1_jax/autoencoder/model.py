@@ -210,7 +210,13 @@ class Autoencoder(nn.Module):
         """
         return self._audio(self.decoder(latents, valid), valid, around, loudest)
 
-    def _audio(self, made: Float[Array, "batch frames features"], valid=None, around=None, loudest=spectrum.LOUDEST):
+    def _audio(
+        self,
+        made: Float[Array, "batch frames features"],
+        valid: Valid = None,
+        around: spectrum.Around | None = None,
+        loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST,
+    ) -> Float[Array, "batch samples 2"]:
         """What the decoder has made as audio, which it is already without a `window`."""
         if not self.window:
             return made

@@ -108,18 +108,19 @@ def train_autoencoder(
     params = _whole(state.ema["autoencoder"])
     identify = partial(fingerprint, params, sample_rate=config.audio.sample_rate, hop=model.hop)
     recorded = run.record["fingerprints"].get("autoencoder")
-    held = Whitening.load(run.whitening) if run.whitening.is_file() else None
-    if held and identify(whitening=held) != recorded:
-        held = None
-    if held and run.measured.is_file():
+    fitted = Whitening.load(run.whitening) if run.whitening.is_file() else None
+    if fitted and identify(whitening=fitted) != recorded:
+        fitted = None
+    if fitted and run.measured.is_file():
         progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
         return
     progress("whitening: reading the training split")
-    found = measure(model, params, data.sweep("train"), progress)
-    whitening = kept.whitening if kept else held  # fitted anew, it could change the fingerprint by a rounding
+    changed = model.window or not kept  # of what is measured: the encoder alone decides the rest, and it may be kept
+    found = measure(model, params, data.sweep("train") if changed else (), progress)
+    whitening = kept.whitening if kept else fitted  # fitted anew, it could change the fingerprint by a rounding
     whitening = whitening or fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
     codec = Codec(model, params, whitening, config.audio.sample_rate)
-    margin = measure_margin(codec, found.clips)
+    margin = kept.margin if kept else measure_margin(codec, found.clips)
     if jax.process_count() > 1:  # each has other clips
         margin = int(multihost_utils.broadcast_one_to_all(np.int32(margin)))
     measured = {"margin": margin, "loudest": [round(float(level), 4) for level in found.loudest]}
