@@ -21,8 +21,9 @@ from configs.quickstart import get_config as quickstart
 from data_pipeline import synthetic
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation import adherence
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.run import Run
+from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.npz import NpzData
 
 SECONDS = 1.28  # 24 frames of latents

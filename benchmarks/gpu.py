@@ -1,7 +1,7 @@
 """What an accelerator makes of a preset: training's model FLOPs utilisation and memory, and the seconds that a clip takes.
 
 A training step is that of `jen1 train diffusion`, optimiser and EMA included, on latents and text embeddings of random numbers,
-for growing batches until memory ends. Utilisation is the operations of three forward passes (jen1_jax.training.flops; what remat
+for growing batches until memory ends. Utilisation is the operations of three forward passes (jen1_jax.planning.flops; what remat
 computes again does not count) over the time and the device's dense bfloat16 peak by its data sheet. A clip is 10 seconds by
 the preset's own sampler and by 25 steps of DPM-Solver++, guided, then decoded; text is embedded before. Weights are random: speed
 does not depend on them. On a CPU, where there is no peak to compare with, `--preset quickstart` shows that the script runs.
@@ -27,9 +27,10 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit
 from jen1_jax.config import load_config
 from jen1_jax.generation.sampling import Plan, Prompts, Sampler
-from jen1_jax.training.autoencoder import make_autoencoder
-from jen1_jax.training.diffusion import draw, init_params, make_unet, player
-from jen1_jax.training.flops import flops
+from jen1_jax.models.autoencoder import make_autoencoder
+from jen1_jax.models.diffusion import init_diffusion, make_unet
+from jen1_jax.planning.flops import flops
+from jen1_jax.training.diffusion import draw, player
 from jen1_jax.training.step import adamw, init_state, make_step
 
 # Dense bfloat16 operations a second, by NVIDIA's data sheets (SXM; half of what those of H100 and H200 give with sparsity).
@@ -90,7 +91,7 @@ def training(config, unet, codec, text, frames: int, sizes: list[int], peak: flo
 
 
 def clip(config, unet, codec, text, window: int) -> list[dict]:
-    params = jax.jit(partial(init_params, unet=unet, text=text))(jax.random.key(0))["unet"]
+    params = jax.jit(partial(init_diffusion, unet=unet, text=text))(jax.random.key(0))["unet"]
     frames = -(-round(SECONDS * codec.sample_rate) // codec.hop)
     nothing = np.zeros(frames, bool)
     plan = Plan(np.zeros((frames, codec.k), np.float32), nothing, nothing, start=0.0, total=SECONDS)

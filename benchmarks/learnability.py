@@ -35,13 +35,14 @@ from jen1_jax.config import override
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.sampling import Plan, Prompts, Sampler
-from jen1_jax.run import Run
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.diffusion import make_unet
+from jen1_jax.models.metrics import read_metrics
+from jen1_jax.models.run import Run
+from jen1_jax.sharding import make_mesh
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training.autoencoder import load_codec
-from jen1_jax.training.diffusion import draw, make_unet, player
+from jen1_jax.training.diffusion import draw, player
 from jen1_jax.training.loop import fit
-from jen1_jax.training.mesh import make_mesh
-from jen1_jax.training.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors

@@ -19,8 +19,9 @@ from configs.waveform import get_config as waveform
 from data_pipeline.shard_data import ShardData
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation.reconstruction import mel_distance, si_sdr
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.run import Run
+from jen1_jax.training.autoencoder import train_autoencoder
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RATES = (0.0, 0.05)

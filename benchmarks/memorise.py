@@ -22,10 +22,11 @@ from configs.waveform import get_config as waveform
 from data_pipeline import synthetic
 from jen1_jax.evaluation.reconstruction import si_sdr
 from jen1_jax.generation.model import Model
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.metrics import read_metrics
+from jen1_jax.models.run import Run
+from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
-from jen1_jax.training.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 
 SECONDS = 1.28

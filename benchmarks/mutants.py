@@ -52,8 +52,8 @@ MUTANTS = {
     ),
     "noise is uniform": Mutant(
         "jen1_jax/training/diffusion.py",
-        'jax.random.normal(stream(key, "noise"), (size, window, k))',
-        '3**0.5 * jax.random.uniform(stream(key, "noise"), (size, window, k), minval=-1)',
+        'jax.random.normal(named_key(key, "noise"), (size, window, k))',
+        '3**0.5 * jax.random.uniform(named_key(key, "noise"), (size, window, k), minval=-1)',
         f"{TRAINING}::test_noise_is_gaussian_with_unit_variance",
     ),
     "all examples share a mask": Mutant(

@@ -18,9 +18,9 @@ import numpy as np
 from data_pipeline.shard_data import ShardData
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation.reconstruction import FIGURES, figures, medians
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import init_params, load_codec
-from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.models.autoencoder import init_autoencoder, load_codec
+from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.run import Run
 
 LABELS = {"si_sdr": "SI-SDR, dB", "stft_distance": "STFT distance", "mel_distance": "mel distance", "side_error": "side, dB off"}
 
@@ -69,7 +69,7 @@ if __name__ == "__main__":
         raise SystemExit("Curves over checkpoints need a whitening that keeps all directions: --config.whitening.keep=1.0.")
     clips = held_out(options.data, options.clips)
     checkpoints = Checkpoints(run.checkpoints("autoencoder"))
-    shapes = jax.eval_shape(partial(init_params, model=codec.model), jax.random.key(0))
+    shapes = jax.eval_shape(partial(init_autoencoder, model=codec.model), jax.random.key(0))
     records = []
     print(f"{len(clips)} held-out clips, {codec.frame_rate:g} Hz x {codec.model.latent_channels} channels")
     print(f"{'step':>8}" + "".join(f"{name:>19}" for name in FIGURES))

@@ -25,10 +25,11 @@ from ml_collections import ConfigDict
 
 from configs.waveform import get_config as waveform
 from jen1_jax.evaluation.reconstruction import si_sdr
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.metrics import read_metrics
+from jen1_jax.models.run import Run
+from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.loop import Data
-from jen1_jax.training.metrics import read_metrics
 
 POISON = 97
 

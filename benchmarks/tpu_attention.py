@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.layers import splash
 from jen1_jax.layers.attention import Attention, TransformerBlock
-from jen1_jax.training.mesh import BATCH_AXES, make_mesh
+from jen1_jax.sharding import BATCH_AXES, make_mesh
 
 EXAMPLES, WIDTH, HEAD_DIM, TOKENS = 8, 1024, 128, 128  # EXAMPLES: on a chip
 

@@ -24,7 +24,7 @@ import optax
 import torch
 
 from configs import jen1
-from jen1_jax.training.flops import flops
+from jen1_jax.planning.flops import flops
 from jen1_jax.training.step import adamw
 from jen1_jax.unet import UNet
 

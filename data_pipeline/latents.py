@@ -20,10 +20,10 @@ from data_pipeline.shards import (
     info,
     latent_features,
     records,
-    staging,
 )
 from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_folder
 
 GROUP = 4  # batches of clips that are read at once
 
@@ -62,7 +62,7 @@ def encode(
     around = min(around, samples // hop)
     decode, done, captions = features(folder).deserialize_example_np, 0, set()
     began = told = time.monotonic()
-    with staging(out) as target:
+    with whole_folder(out) as target:
         with Writer(target, latent_features(frames, k), f"latents of {folder}") as writer:
             for split, size in about.examples.items():
                 read = records(folder, split)

@@ -18,9 +18,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_pipeline.shards import SAMPLE_RATE, Writer, staging, waveform_features
+from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
 from data_pipeline.sources import Item, Rejection, open_source
 from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_folder
 
 SILENCE = 10 ** (-60 / 20)  # peak
 BLOCK = 1 << 18  # frames
@@ -100,7 +101,7 @@ def prepare(
     def full(split: str) -> bool:
         return length[split] >= budget[split]
 
-    with staging(out) as folder:
+    with whole_folder(out) as folder:
         with Writer(folder, waveform_features(samples), f"48 kHz stereo clips of {seconds} s from {Path(source).name}") as writer:
             for done, (place, _, item) in enumerate(_played_ahead(items, lambda place: not full(split_of(place)))):
                 split = split_of(place)

@@ -6,12 +6,9 @@ the whole file). Latents: `latents` float16 [frames, k], `valid_frames` and the 
 size and not compressed: PCM hardly shrinks, and reading must be fast.
 """
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,31 +37,6 @@ def latent_features(frames: int, k: int) -> tfds.features.FeaturesDict:
 
 def _about() -> dict:
     return {name: tfds.features.Text() for name in ("caption", "id", "meta")} | dict(start=np.float32, total=np.float32)
-
-
-@contextlib.contextmanager
-def staging(out: str) -> Iterator[Path]:
-    """A fresh folder beside `out` that takes its name when the block ends well and disappears otherwise.
-
-    Raises:
-        Refusal: `out` holds something already, or cannot be written.
-    """
-    target = Path(out).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Refusal(f"{out} already exists and is not empty; name another folder with --out.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise Refusal(f"Cannot write into {target.parent} ({error.strerror}); name another folder with --out.") from None
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.replace(folder, target)
-    except OSError as error:
-        raise Refusal(f"Writing {out} failed: {error.strerror or error}; free some space or name another folder.") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

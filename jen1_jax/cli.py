@@ -76,10 +76,10 @@ def data_validate(options: argparse.Namespace) -> None:
 
 def data_encode(options: argparse.Namespace) -> None:
     from data_pipeline.latents import encode
-    from jen1_jax.run import Run
+    from jen1_jax.models.autoencoder import load_codec
+    from jen1_jax.models.run import Run
+    from jen1_jax.sharding import local_layout
     from jen1_jax.text.prompts import TextEncoder
-    from jen1_jax.training.autoencoder import load_codec
-    from jen1_jax.training.mesh import local_layout
 
     run = Run.open(options.autoencoder)
     codec, text = load_codec(run), None
@@ -94,7 +94,8 @@ def data_encode(options: argparse.Namespace) -> None:
 
 
 def train_autoencoder(options: argparse.Namespace) -> None:
-    from jen1_jax.training.autoencoder import make_autoencoder, train_autoencoder
+    from jen1_jax.models.autoencoder import make_autoencoder
+    from jen1_jax.training.autoencoder import train_autoencoder
 
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
@@ -155,8 +156,8 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
 
     from jen1_jax.evaluation.autoencoder import clips_in, clips_of, evaluate_autoencoder
     from jen1_jax.evaluation.reconstruction import FIGURES
-    from jen1_jax.run import Run
-    from jen1_jax.training.autoencoder import load_codec
+    from jen1_jax.models.autoencoder import load_codec
+    from jen1_jax.models.run import Run
 
     codec = load_codec(Run.open(options.checkpoint))
     folder = Path(options.data)
@@ -196,7 +197,7 @@ def evaluate_captions(options: argparse.Namespace) -> None:
 
 def page(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.page import draw_run
-    from jen1_jax.run import Run
+    from jen1_jax.models.run import Run
 
     draw_run(Run.open(options.checkpoint), [Path(file) for file in options.audio], Path(options.out))
     print(f"page written to {options.out}")
@@ -204,7 +205,7 @@ def page(options: argparse.Namespace) -> None:
 
 def _configured(options):
     from jen1_jax.config import load_config, to_plain
-    from jen1_jax.run import Run
+    from jen1_jax.models.run import Run
 
     config = load_config(options.config, options.overrides)
     print("\n".join(f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()))
@@ -212,7 +213,7 @@ def _configured(options):
 
 
 def _source(options):
-    from jen1_jax.run import Run
+    from jen1_jax.models.run import Run
 
     return Run.open(options.autoencoder) if options.autoencoder else None
 
@@ -257,9 +258,9 @@ def _sampling(options) -> dict:
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
     """The WAV, and beside it in JSON how it was made."""
+    from jen1_jax.files import write_text
     from jen1_jax.generation.audio import write_wav
     from jen1_jax.generation.sampling import SETTINGS
-    from jen1_jax.run import write_text
 
     write_wav(out, audio, model.sample_rate)
     defaults = model.config.diffusion

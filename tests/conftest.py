@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """A run folder with both halves trained for a few steps; read it, do not write it."""
-    from jen1_jax.run import Run
+    from jen1_jax.models.run import Run
     from jen1_jax.training.autoencoder import train_autoencoder
     from jen1_jax.training.diffusion import train_diffusion
     from jen1_jax.training.npz import NpzData

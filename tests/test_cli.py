@@ -71,8 +71,8 @@ def test_page_draws_the_run(tiny_run, tmp_path, song):
 
 def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
     codec = Codec(*build(), fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5), 48_000)
-    monkeypatch.setattr("jen1_jax.run.Run.open", lambda path: path)
-    monkeypatch.setattr("jen1_jax.training.autoencoder.load_codec", lambda run: codec)
+    monkeypatch.setattr("jen1_jax.models.run.Run.open", lambda path: path)
+    monkeypatch.setattr("jen1_jax.models.autoencoder.load_codec", lambda run: codec)
     monkeypatch.setattr("jen1_jax.evaluation.autoencoder.run_page", lambda *arguments, **options: None)
     monkeypatch.setattr("jen1_jax.cli.time", SimpleNamespace(monotonic=count(step=10).__next__))
     out = tmp_path / "out"
@@ -132,7 +132,7 @@ def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
 
 def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
     """The autoencoder of a longer training put in its place: its own record agrees with it, the diffusion model's does not."""
-    from jen1_jax.run import Run
+    from jen1_jax.models.run import Run
     from jen1_jax.training.autoencoder import train_autoencoder
     from jen1_jax.training.npz import NpzData
 

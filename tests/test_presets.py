@@ -11,7 +11,7 @@ from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.layers.embeddings import timing_features
-from jen1_jax.training.flops import flops
+from jen1_jax.planning.flops import flops
 from jen1_jax.unet import UNet
 from tests.layers.testing import normal, randomised
 

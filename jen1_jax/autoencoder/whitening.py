@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,8 @@ class Whitening:
 
     def save(self, path: Path) -> None:
         """Writes an .npz, under its final name only when it is whole."""
-        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # several processes may write the same
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **self.arrays())
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":

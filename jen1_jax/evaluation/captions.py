@@ -13,9 +13,9 @@ from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.adherence import VIEWS, compare
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.evaluation.pictures import Sound, run_page
+from jen1_jax.files import write_text
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
-from jen1_jax.run import write_text
 
 PAIRS = 4  # written as audio and drawn
 LEAST = 8  # clips to compare

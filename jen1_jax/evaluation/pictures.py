@@ -1,6 +1,5 @@
 """One page that shows a run: its losses, the autoencoder's round trips, and what it generates. matplotlib loads on first use."""
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+
+from jen1_jax.files import whole_file
 
 FFT, HOP, MELS = 2048, 480, 128
 FLOOR, RANGE = -100.0, 80.0  # dB: the lowest level kept, and how much is drawn below the loudest of a page
@@ -121,9 +122,8 @@ def run_page(
                     else:
                         _sound(page, x, y, y + row_height, item, mels[id(item)], scale)
                 y += row_height
-        partial = Path(path).with_name(Path(path).name + ".partial")
-        figure.savefig(partial, format="png")
-    os.replace(partial, path)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from jen1_jax.errors import Refusal
+from jen1_jax.files import local, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the a
 
 def check_writable(path: str | os.PathLike) -> Path:
     """`path` as a place for a WAV, its folder made where needed; checked before the work and not after it."""
-    path = Path(path)
+    path = local(path)
     if path.suffix.lower() != ".wav":
         raise Refusal(f"{path} should end in .wav: audio is written as 32-bit float WAV.")
     try:
@@ -94,12 +95,10 @@ def check_writable(path: str | os.PathLike) -> Path:
 
 def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
     """Writes a 32-bit float WAV, under its final name only when it is whole."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        soundfile.write(partial, audio, sample_rate, subtype="FLOAT", format="WAV")
-        partial.replace(path)
+        with whole_file(path) as partial:
+            soundfile.write(partial, audio, sample_rate, subtype="FLOAT", format="WAV")
     except (soundfile.LibsndfileError, OSError) as error:
-        partial.unlink(missing_ok=True)
         raise Refusal(f"{path} cannot be written ({error}); choose another --out.") from None
 
 

@@ -19,12 +19,9 @@ from jen1_jax.config import override
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.audio import MAX_SECONDS, Audio, as_stereo, crossfade, master
 from jen1_jax.generation.sampling import SETTINGS, Plan, Prompts, Sampler
-from jen1_jax.run import Run
+from jen1_jax.models.diffusion import check_sampling, load_diffusion
+from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training import diffusion
-from jen1_jax.training.autoencoder import load_codec
-from jen1_jax.training.checkpoints import Checkpoints
-from jen1_jax.training.mesh import local_layout
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +61,9 @@ class Model:
                 raise Refusal(f"{key!r} is no setting of sampling; those are {', '.join(SETTINGS)}.")
             value = value.item() if isinstance(value, np.generic) else value
             override(config, key, value if isinstance(value, str) else repr(value))
-        diffusion.check_sampling(config.diffusion)
-        codec = load_codec(run)
-        checkpoints = Checkpoints.existing(
-            run.checkpoints("diffusion"),
-            f"The run {path} has no trained diffusion model yet; train it with `jen1 train diffusion --workdir {path}`.",
-        )
-        text = TextEncoder.open(run.text, local_layout(config))
-        if text.fingerprint != run.record["fingerprints"].get("text"):
-            raise Refusal(f"{run.text} is not the text encoder that the run {path} was trained with; put that one back.")
-        unet = diffusion.make_unet(config, codec.k, text)
-        params, record = checkpoints.restore_ema("diffusion", diffusion.abstract_params(unet, text))
-        checkpoints.close()
-        diffusion.check_autoencoder(run, record, codec)
+        check_sampling(config.diffusion)
+        trained = load_diffusion(run)
+        codec, unet = trained.codec, trained.unet
         frames = config.data.seconds * codec.frame_rate
         if not unet.frames_multiple <= frames <= MAX_SECONDS * codec.frame_rate:
             raise Refusal(
@@ -84,9 +71,9 @@ class Model:
             )
         window = round(frames)
         window -= window % unet.frames_multiple
-        whole = record["config"]["data"]["short_rate"] == 0  # as it was trained, whatever config.json says now
-        sampler = Sampler(unet, params["unet"], config.diffusion, window, codec.frame_rate, whole)
-        return cls(run, config, codec, text, params.get("text", text.params), sampler, progress)
+        whole = trained.trained["config"]["data"]["short_rate"] == 0  # as it was trained, whatever config.json says now
+        sampler = Sampler(unet, trained.params, config.diffusion, window, codec.frame_rate, whole)
+        return cls(run, config, codec, trained.text, trained.text_params, sampler, progress)
 
     @property
     def sample_rate(self) -> int:

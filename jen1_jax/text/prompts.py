@@ -24,7 +24,7 @@ from jaxtyping import Array, Float16, Int32, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
-from jen1_jax.run import write_text
+from jen1_jax.files import write_text
 from jen1_jax.text import t5
 from jen1_jax.text.tokenizer import Tokenizer, train
 

@@ -1,7 +1,6 @@
 """Captions to token ids: sentencepiece with T5's special ids (0 padding, 1 end, 2 unknown)."""
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import sentencepiece
 from jaxtyping import Int32
 
 from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_file
 
 
 class Tokenizer:
@@ -80,7 +80,5 @@ def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
         raise Refusal(
             f"No vocabulary of {vocab_size} pieces can be made from {len(distinct)} captions ({reason}): raise text.vocab_size."
         ) from None
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(model.getvalue())

@@ -2,10 +2,8 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from numbers import Real
 from typing import Any
 
 import jax
@@ -17,18 +15,27 @@ from ml_collections import ConfigDict
 from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
-from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import Schedule, draw_times, make_schedule
 from jen1_jax.errors import Refusal
+from jen1_jax.keys import named_key
 from jen1_jax.layers.embeddings import timing_features
-from jen1_jax.run import Run
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.diffusion import (
+    check_autoencoder,
+    check_range,
+    check_sampling,
+    check_unet,
+    copy_autoencoder,
+    init_diffusion,
+    make_unet,
+)
+from jen1_jax.models.run import Run
+from jen1_jax.sharding import local_layout, make_mesh
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import text_gain
-from jen1_jax.training.autoencoder import load_codec
 from jen1_jax.training.loop import Data, fit
-from jen1_jax.training.mesh import local_layout, make_mesh
-from jen1_jax.training.step import Batch, Player, Terms, adamw, stream
-from jen1_jax.unet import NULL_TEXT, REMAT, UNet
+from jen1_jax.training.step import Batch, Player, Terms, adamw
+from jen1_jax.unet import UNet
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ def train_diffusion(
     """
     _check_settings(config)
     if autoencoder is not None:
-        _adopt(autoencoder, run)
+        copy_autoencoder(autoencoder, run)
     codec = load_codec(run)
     latents = data.description["kind"] == "latents"
     theirs = data.description.get("fingerprint", "none" if latents else codec.fingerprint)  # waveforms have none, latents must
@@ -132,7 +139,7 @@ def _check_settings(config: ConfigDict) -> None:
         raise Refusal("train_diffusion.steps and batch_size must be at least 1.")
     check_sampling(section)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
-        _check_range(section, name, most)
+        check_range(section, name, most)
     if not 0 <= config.data.short_rate <= 1:
         raise Refusal(f"data.short_rate is a share between 0 and 1; {config.data.short_rate} is not.")
 
@@ -143,93 +150,17 @@ def _check_settings(config: ConfigDict) -> None:
     tasks.weights(config.tasks)
     few = {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
     jax.eval_shape(counted, jax.random.key(0), jnp.int32(0), few)
-    _check_unet(config.unet)
-
-
-def _check_unet(unet: ConfigDict) -> None:
-    """Refuses a section `unet` of which no network can be made."""
-    NULL_TEXT[unet.null_text], REMAT[unet.remat]
-    if unet.dtype not in ("float32", "bfloat16"):
-        raise Refusal(f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16.")
-    if unet.head_dim < 2 or unet.head_dim % 2:
-        raise Refusal(f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not.")
-    if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier, unet.text_features) < 1:
-        raise Refusal("unet.factors, multipliers, channels, ff_multiplier and text_features must be at least 1.")
-
-
-def check_sampling(section: ConfigDict) -> None:
-    """Refuses a section `diffusion` that no sample can be made by."""
-    make_sampler(section)
-    make_schedule(section)
-    OBJECTIVES[section.objective]
-    times = section.guidance_interval
-    if len(times) != 2 or not all(isinstance(time, Real) for time in times) or not 0 <= times[0] < times[1] <= 1:
-        raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not.")
-    if section.sample_steps < 1:
-        raise Refusal(f"diffusion.sample_steps must be at least 1; {section.sample_steps} is not.")
-    for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):
-        _check_range(section, name, most)
-
-
-def _check_range(section: ConfigDict, name: str, most: float) -> None:
-    if not 0 <= section[name] <= most:
-        raise Refusal(f"diffusion.{name} must lie between 0 and {most}; {section[name]} does not.")
-
-
-def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None:
-    """Refuses a diffusion checkpoint, by its record, that was trained with another autoencoder than the run now holds."""
-    trained_with = record["fingerprints"]["autoencoder"]
-    if trained_with != codec.fingerprint:
-        raise Refusal(
-            f"The diffusion model of {run.path} was trained with the autoencoder {trained_with[:12]}, but the run now holds "
-            f"{codec.fingerprint[:12]}; put that one back, or train the diffusion model in another --workdir."
-        )
-
-
-def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
-    """The run's U-Net; refuses one too narrow for its objective, and a text encoder of another width than the configuration says.
-
-    To predict noise, or v, is to carry the noise from input to output, at full rate and past a SiLU, which takes two channels for
-    each of the latents': a narrower network learns the noise as far as it can and no music at all, at a loss that looks trained.
-    """
-    _check_unet(config.unet)
-    width = config.unet.channels * config.unet.multipliers[0]
-    if config.diffusion.objective != "x0" and width < 2 * k:
-        raise Refusal(
-            f"The U-Net is {width} wide at full rate (unet.channels * unet.multipliers[0]); with the objective "
-            f"{config.diffusion.objective} it must be at least {2 * k}, twice the latent channels, or it can only learn noise."
-        )
-    if text.features != config.unet.text_features:
-        raise Refusal(
-            f"unet.text_features is {config.unet.text_features}, but the text encoder gives {text.features}; "
-            f"set --config.unet.text_features={text.features}."
-        )
-    return UNet(out_channels=k, **config.unet)
+    check_unet(config.unet)
 
 
 def player(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder, optimizer) -> Player:
     """The diffusion model as the one player of its step: parameters `unet`, and `text` where the encoder is trained."""
     return Player(
-        init=partial(init_params, unet=unet, text=text),
+        init=partial(init_diffusion, unet=unet, text=text),
         terms=partial(terms, config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=codec, text=text),
         weights=tasks.weights(config.tasks),
         optimizer=optimizer,
     )
-
-
-def init_params(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree:
-    frames, k = unet.frames_multiple, unet.out_channels
-    latents, one = jnp.zeros((1, frames, k)), jnp.ones((1, frames, 1))
-    prompt, zero = jnp.zeros((1, 1, unet.text_features)), jnp.zeros(1)
-    conditioning = {"timing": timing_features(zero, zero)} if unet.timing else {}
-    inputs = latents, latents, one, zero, prompt, jnp.ones(1, jnp.int32), one, jnp.zeros(1, bool), conditioning
-    params = unet.init(stream(key, "unet"), *inputs)["params"]
-    return {"unet": params} | ({"text": text.init_params(stream(key, "text"))} if text.trainable else {})
-
-
-def abstract_params(unet: UNet, text: TextEncoder) -> PyTree:
-    """Shapes of the diffusion model's parameters."""
-    return jax.eval_shape(partial(init_params, unet=unet, text=text), jax.random.key(0))
 
 
 def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int, window: int) -> Batch:
@@ -242,7 +173,7 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         if frames > window:
             rate = config.audio.sample_rate / hop
             before = jnp.round(batch.get("start", jnp.zeros(size)) * rate).astype(jnp.int32)
-            first = _draw_first(stream(key, "window"), valid_frames, before, window, math.prod(config.unet.factors))
+            first = _draw_first(named_key(key, "window"), valid_frames, before, window, math.prod(config.unet.factors))
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
             batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
             if "start" in batch:
@@ -250,21 +181,21 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
     else:
         size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
     if config.data.short_rate:
-        length = jax.random.randint(stream(key, "length"), (size,), math.prod(config.unet.factors), window + 1)
-        short = jax.random.bernoulli(stream(key, "short"), config.data.short_rate, (size,))
+        length = jax.random.randint(named_key(key, "length"), (size,), math.prod(config.unet.factors), window + 1)
+        short = jax.random.bernoulli(named_key(key, "short"), config.data.short_rate, (size,))
         if "total" in batch:  # where a short piece ends when it is asked for
             end = batch["start"] + length * hop / config.audio.sample_rate
             batch = batch | {"total": jnp.where(short & (length < valid_frames), end, batch["total"])}
         valid_frames = jnp.where(short, jnp.minimum(length, valid_frames), valid_frames)
-    drawn = tasks.draw(stream(key, "tasks"), valid_frames, window, step, config.tasks)
+    drawn = tasks.draw(named_key(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {
         "valid_frames": valid_frames,
         "task": drawn.task,
         "mask": drawn.mask,
         "causal": drawn.causal,
-        "time": draw_times(stream(key, "times"), size, config.diffusion),
-        "noise": jax.random.normal(stream(key, "noise"), (size, window, k)),
-        "null_text": jax.random.bernoulli(stream(key, "null text"), config.diffusion.null_text_rate, (size,)),
+        "time": draw_times(named_key(key, "times"), size, config.diffusion),
+        "noise": jax.random.normal(named_key(key, "noise"), (size, window, k)),
+        "null_text": jax.random.bernoulli(named_key(key, "null text"), config.diffusion.null_text_rate, (size,)),
     }
 
 
@@ -328,18 +259,3 @@ def terms(
     counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
     total, count = (error * counted).sum(axis=1), counted.sum(axis=1)
     return {name: (total * own, count * own) for n, name in enumerate(tasks.TASKS) for own in [batch["task"] == n]}
-
-
-def _adopt(source: Run, run: Run) -> None:
-    """Copies another run's trained autoencoder and whitening into this one, which must not have its own."""
-    load_codec(source)  # refuses an unfinished one
-    if (run.path / "autoencoder").exists():
-        if load_codec(run).fingerprint == load_codec(source).fingerprint:
-            return
-        raise Refusal(f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another --workdir.")
-    run.path.mkdir(parents=True, exist_ok=True)
-    partial_copy = run.path / "autoencoder.partial"
-    shutil.rmtree(partial_copy, ignore_errors=True)
-    shutil.copytree(source.path / "autoencoder", partial_copy, ignore=shutil.ignore_patterns("tensorboard", "demos"))
-    run.write(source.config, {"autoencoder": source.record["fingerprints"]["autoencoder"]})
-    partial_copy.rename(run.path / "autoencoder")

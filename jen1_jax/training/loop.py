@@ -24,9 +24,9 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
-from jen1_jax.training.checkpoints import Checkpoints
-from jen1_jax.training.mesh import BATCH_AXES, put_batch, shardings
-from jen1_jax.training.metrics import MetricsWriter
+from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.metrics import MetricsWriter
+from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
 from jen1_jax.training.step import Player, TrainState, init_state, make_step
 
 MAX_SKIPPED = 50  # steps in a row

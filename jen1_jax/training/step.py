@@ -7,7 +7,6 @@ micro-batches, or spread over devices, without changing what is learned. (The au
 micro-batch, drawn in `draw` all the same.)
 """
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,8 +165,3 @@ def add_up(function: Callable[[Batch], PyTree], batch: Batch, parts: int) -> PyT
     first = jax.tree.map(lambda x: x[0], stacked)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first))
     return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, stacked)[0]
-
-
-def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The named random stream of a step's key: a new stream leaves the others as they were."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jen1_jax.config import load_config
-from jen1_jax.training.autoencoder import make_autoencoder
+from jen1_jax.models.autoencoder import make_autoencoder
 
 PRESETS = {
     "jen1": (320, 128, 150.0),

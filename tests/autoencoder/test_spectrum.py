@@ -14,7 +14,8 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.reconstruction import side_error
-from jen1_jax.training.autoencoder import check_training, make_autoencoder
+from jen1_jax.models.autoencoder import make_autoencoder
+from jen1_jax.training.autoencoder import check_training
 from tests.autoencoder.testing import build
 
 RATE, WINDOW = 48_000, 512

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jen1_jax.errors import Refusal
-from jen1_jax.run import Run
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.run import Run
+from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.npz import NpzData
 from tests import tiny
 

@@ -14,12 +14,14 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.errors import Refusal
-from jen1_jax.run import Run
+from jen1_jax.models import diffusion as models
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.run import Run
 from jen1_jax.tasks import TASKS
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
-from jen1_jax.training.autoencoder import load_codec, train_autoencoder
-from jen1_jax.training.checkpoints import Checkpoints
+from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import adamw, init_state
 from jen1_jax.unet import UNet
@@ -160,7 +162,7 @@ def parts(tiny_run):
     from jen1_jax.text.prompts import TextEncoder
 
     text = TextEncoder.open(run.text)
-    return config, codec, text, diffusion.make_unet(config, codec.k, text), run
+    return config, codec, text, models.make_unet(config, codec.k, text), run
 
 
 @pytest.mark.slow
@@ -189,7 +191,7 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     optimizer, _ = adamw(config.train_diffusion)
     players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
     abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
-    ema = checkpoints.restore_ema("diffusion", diffusion.abstract_params(unet, text))[0]
+    ema = checkpoints.restore_ema("diffusion", models.abstract_diffusion(unet, text))[0]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state, _ = checkpoints.restore(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
@@ -232,7 +234,7 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
 def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_asked_for(parts, tiny_model, timing):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.unet.timing = timing
-    player = diffusion.player(config, diffusion.make_unet(config, codec.k, text), codec, text, adamw(config.train_diffusion)[0])
+    player = diffusion.player(config, models.make_unet(config, codec.k, text), codec, text, adamw(config.train_diffusion)[0])
     tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
     batch = {"latents": jnp.ones((6, 96, codec.k)), "valid_frames": jnp.full(6, 96), "tokens": tokens, "text_lengths": lengths}
     rng = np.random.default_rng(0)  # so that what is heard is heard well
@@ -368,7 +370,7 @@ def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, re
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.update(dict(diffusion=dict(objective=objective), unet=dict(channels=2 * codec.k - 1)))
     with pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext():
-        diffusion.make_unet(config, codec.k, text)
+        models.make_unet(config, codec.k, text)
 
 
 def test_latents_are_no_data_for_the_autoencoder(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.whitening import Moments
 from jen1_jax.errors import Refusal
-from jen1_jax.run import Run
-from jen1_jax.training import autoencoder
+from jen1_jax.models.autoencoder import _load_measured, load_codec
+from jen1_jax.models.run import Run
+from jen1_jax.training import autoencoder, whitening
 from jen1_jax.training.npz import NpzData
 from tests import tiny
 from tests.autoencoder.testing import build
@@ -23,11 +24,11 @@ def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
     parts = [Moments.of(part) for part in np.split(vectors, [100, 400])]
     packed = []
     monkeypatch.setattr(jax, "process_count", lambda: len(parts))
-    monkeypatch.setattr(autoencoder.multihost_utils, "process_allgather", lambda bits: packed.append(bits) or bits[None])
+    monkeypatch.setattr(whitening.multihost_utils, "process_allgather", lambda bits: packed.append(bits) or bits[None])
     for part in parts:
-        autoencoder.over_processes(part)
-    monkeypatch.setattr(autoencoder.multihost_utils, "process_allgather", lambda bits: np.stack(packed))
-    total, expected = autoencoder.over_processes(parts[1]), Moments.of(vectors)
+        whitening.over_processes(part)
+    monkeypatch.setattr(whitening.multihost_utils, "process_allgather", lambda bits: np.stack(packed))
+    total, expected = whitening.over_processes(parts[1]), Moments.of(vectors)
     assert total.count == 1000 and packed[0].dtype == np.uint32
     np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(total.covariance, expected.covariance, rtol=1e-6, atol=1e-9)
@@ -41,9 +42,9 @@ def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
     loud = audio.copy()
     loud[0, 256:] = 1.0  # behind what is valid
     batches = [{"audio": loud[:2], "valid_samples": np.array([224, 320])}, {"audio": loud[2:], "valid_samples": np.array([320])}]
-    loudest = autoencoder.measure(model, params, batches).loudest
+    loudest = whitening.measure(model, params, batches).loudest
     levels = np.asarray(jax.jit(spectrum.analyse, static_argnums=1)(audio, 64))
-    np.testing.assert_allclose(loudest, levels.max((0, 1)) + autoencoder.ROOM, atol=1e-4)
+    np.testing.assert_allclose(loudest, levels.max((0, 1)) + whitening.ROOM, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ def test_what_was_measured_is_measured_again_without_touching_the_whitening(tiny
     run = Run(tmp_path / "run")
     shutil.copytree(tiny_run, run.path)
     before, measured = run.whitening.read_bytes(), json.loads(run.measured.read_text())
-    assert 0 < measured["margin"] <= autoencoder.load_codec(run).encoder_reach
+    assert 0 < measured["margin"] <= load_codec(run).encoder_reach
     run.measured.unlink()
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz", seed=5)), 4, seed=0, crop=3072)  # other audio than before
     autoencoder.train_autoencoder(tiny.config(), run, data, progress=lambda text: None)
@@ -68,9 +69,9 @@ def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
         if text is not None:
             path.write_text(text)
         with pytest.raises(Refusal, match=r"measured\.json.*delete it"):
-            autoencoder._load_measured(path, model)
+            _load_measured(path, model)
     path.write_text(json.dumps(good))
-    measured = autoencoder._load_measured(path, model)
+    measured = _load_measured(path, model)
     assert measured["margin"] == 1
     np.testing.assert_array_equal(measured["loudest"], np.full(spectrum.bands(64), 1.5, np.float32))
 
@@ -86,7 +87,7 @@ def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told
         tiny.config(), Run(tmp_path / "run"), NpzData(str(path), 4, seed=0, crop=3072), progress=said.append
     )
     assert any("left out 1 examples that are not finite" in line for line in said)
-    assert np.isfinite(autoencoder.load_codec(Run.open(tmp_path / "run")).whitening.scale).all()
+    assert np.isfinite(load_codec(Run.open(tmp_path / "run")).whitening.scale).all()
 
 
 @pytest.mark.parametrize(

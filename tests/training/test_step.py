@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from configs import quickstart
+from jen1_jax.keys import named_key
+from jen1_jax.models.metrics import read_metrics
 from jen1_jax.training.loop import _Log
-from jen1_jax.training.metrics import read_metrics
-from jen1_jax.training.step import Player, adamw, init_state, make_step, stream
+from jen1_jax.training.step import Player, adamw, init_state, make_step
 
 
 def linear(weights=None, optimizer=None) -> Player:
@@ -156,9 +157,9 @@ def test_what_does_not_move_keeps_its_ema_bit_for_bit():
 
 def test_streams_of_a_key_differ_and_repeat():
     key = jax.random.key(0)
-    draws = {name: float(jax.random.uniform(stream(key, name))) for name in ("noise", "times", "tasks")}
+    draws = {name: float(jax.random.uniform(named_key(key, name))) for name in ("noise", "times", "tasks")}
     assert len(set(draws.values())) == 3
-    assert draws["noise"] == float(jax.random.uniform(stream(key, "noise")))
+    assert draws["noise"] == float(jax.random.uniform(named_key(key, "noise")))
 
 
 @pytest.mark.parametrize("size", [0.1, 30.0])

@@ -11,10 +11,11 @@ import pytest
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.run import Run
+from jen1_jax.models import diffusion as models
+from jen1_jax.models.metrics import read_metrics
+from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
-from jen1_jax.training.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.text_gain import EXAMPLES, LOG_SNRS, PER_CAPTION, held_out, make_evaluate, text_errors
 from jen1_jax.unet import UNet
@@ -88,11 +89,11 @@ def test_padding_does_not_count(batch):
 @pytest.mark.slow
 def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
     config, size = tiny.config(), 4
-    unet = diffusion.make_unet(config, K, FROZEN)
+    unet = models.make_unet(config, K, FROZEN)
     rng = np.random.default_rng(0)  # nothing starts at zero then
     params = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
-        jax.eval_shape(partial(diffusion.init_params, unet=unet, text=FROZEN), jax.random.key(0)),
+        jax.eval_shape(partial(models.init_diffusion, unet=unet, text=FROZEN), jax.random.key(0)),
     )
     deaf = jax.tree.map_with_path(
         lambda path, leaf: 0 * leaf if "cross_attention" in jax.tree_util.keystr(path) else leaf, params

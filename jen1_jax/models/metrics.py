@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from jen1_jax.run import write_text
+from jen1_jax.files import write_text
 
 
 class MetricsWriter:

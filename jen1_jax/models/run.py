@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from ml_collections import ConfigDict
 
 from jen1_jax import __version__
 from jen1_jax.config import from_plain, to_plain
 from jen1_jax.errors import Refusal
+from jen1_jax.files import local, write_text
 
 _PARTS = {"config": object, "versions": str, "fingerprints": str}  # of the record, and what each maps its names to
 # What a part's parameters depend on: it may not change once that part has been trained.
@@ -49,7 +49,7 @@ class Run:
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Run":
         """An existing run; raises `Refusal` where there is none."""
-        run = cls(Path(path))
+        run = cls(local(path))
         _ = run.record
         return run
 
@@ -120,13 +120,6 @@ class Run:
             return self.write(config, fingerprints)
         except OSError as error:
             raise Refusal(f"The folder {self.path} cannot be written ({error.strerror}); choose another --workdir.") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under its final name only when it is whole."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # several processes may write the same
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _at(config: dict, key: str) -> Any:

@@ -14,9 +14,9 @@ PROGRAM = """
 import json, sys, tempfile
 from pathlib import Path
 import jax, numpy as np
-from jen1_jax.run import Run
+from jen1_jax.models.run import Run
 from jen1_jax.training.autoencoder import train_autoencoder
-from jen1_jax.training.metrics import read_metrics
+from jen1_jax.models.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 from tests import tiny
 
@@ -66,12 +66,12 @@ TEXT = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np
-from jen1_jax.run import Run
+from jen1_jax.models.run import Run
 from jen1_jax.generation.model import Model
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion import train_diffusion
-from jen1_jax.training.mesh import local_layout, make_mesh
-from jen1_jax.training.metrics import read_metrics
+from jen1_jax.sharding import local_layout, make_mesh
+from jen1_jax.models.metrics import read_metrics
 from jen1_jax.training.npz import NpzData
 from tests import tiny
 

@@ -1,0 +1,69 @@
+"""Paths, and writing that leaves a whole file or folder under its final name, or none."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from jen1_jax.errors import Refusal
+
+
+def local(path: str | os.PathLike) -> Path:
+    """`path` on this machine; raises `Refusal` for a URL, which would become a folder of that name."""
+    text = os.fspath(path)
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:/)", text):
+        raise Refusal(
+            f"{text} is a URL ({scheme[0]}:), and only local paths can be read and written; "
+            "mount or copy it, and give the local path."
+        )
+    return Path(text)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes that name when the block ends, and is deleted if it raises.
+
+    Several processes may write the same file: the last one wins.
+    """
+    path = local(path)
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file (UTF-8), whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder beside `path`, which takes that name when the block ends, and is deleted if it raises.
+
+    Raises:
+        Refusal: `path` holds something already, or cannot be written.
+    """
+    target = local(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Refusal(f"{path} already exists and is not empty; name another folder with --out.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise Refusal(f"Cannot write into {target.parent} ({error.strerror}); name another folder with --out.") from None
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.replace(folder, target)
+    except OSError as error:
+        raise Refusal(f"Writing {path} failed: {error.strerror or error}; free some space or name another folder.") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

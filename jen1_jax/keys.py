@@ -1,0 +1,11 @@
+"""Random keys by name."""
+
+import zlib
+
+import jax
+from jaxtyping import Array, Key
+
+
+def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The random stream of `key` that has this `name`: a new stream leaves the others as they were."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -1,0 +1,94 @@
+"""The autoencoder of a run: built from the configuration, or loaded with its whitening."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax.autoencoder import spectrum
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
+from jen1_jax.autoencoder.whitening import Whitening
+from jen1_jax.errors import Refusal
+from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.run import Run
+
+
+def make_autoencoder(config: ConfigDict) -> Autoencoder:
+    """The configured autoencoder; refuses fields that do not fit together."""
+    fields = config.autoencoder
+    if not 4_000 <= config.audio.sample_rate <= 768_000:
+        raise Refusal(f"audio.sample_rate must lie between 4,000 and 768,000 Hz; {config.audio.sample_rate} does not.")
+    if not len(fields.strides) == len(fields.channels) > 0 or fields.kernel_size % 2 == 0:
+        raise Refusal(
+            "autoencoder.strides and autoencoder.channels need as many entries, at least one, and autoencoder.kernel_size is odd."
+        )
+    sizes = (*fields.strides, *fields.channels, *fields.dilations, fields.latent_channels, fields.kernel_size, fields.compress)
+    if min(sizes) < 1 or fields.compress > min(fields.channels):
+        raise Refusal(
+            "autoencoder's strides, widths, dilations and compress are at least 1, and compress is no more than a width."
+        )
+    if fields.window and (fields.window % 8 or fields.window != 4 * fields.strides[0] or fields.causal):
+        raise Refusal(
+            f"autoencoder.window is a multiple of 8 samples and four times strides[0], without autoencoder.causal; "
+            f"got {fields.window} with strides {tuple(fields.strides)} and causal={fields.causal}."
+        )
+    if fields.phase_iterations < (1 if fields.window else 0):
+        raise Refusal(
+            f"autoencoder.phase_iterations is at least 0, and with autoencoder.window at least 1, got {fields.phase_iterations}."
+        )
+    if not 0 <= fields.mask_rate < 1:
+        raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
+    if fields.dtype not in ("float32", "bfloat16"):
+        raise Refusal(f'autoencoder.dtype is "float32" or "bfloat16", not "{fields.dtype}".')
+    _ = ACTIVATIONS[fields.activation], MASK_UNITS[fields.mask_unit]  # refuse unknown names
+    return Autoencoder(**config.autoencoder)
+
+
+def init_autoencoder(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
+    return model.init(key, jnp.zeros((1, model.hop, 2)))["params"]
+
+
+def load_codec(run: Run) -> Codec:
+    """The run's trained autoencoder (EMA weights) with its whitening; a missing or foreign part is refused."""
+    missing = f"The run {run.path} has no trained autoencoder; train it with `jen1 train autoencoder --workdir {run.path}`."
+    config = run.config
+    checkpoints = Checkpoints.existing(run.checkpoints("autoencoder"), missing)
+    if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
+        raise Refusal(f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again.")
+    model = make_autoencoder(config)
+    params, _ = checkpoints.restore_ema("autoencoder", jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0)))
+    checkpoints.close()
+    whitening = Whitening.load(run.whitening)
+    codec = Codec(model, params, whitening, config.audio.sample_rate, **_load_measured(run.measured, model))
+    recorded = run.record["fingerprints"]["autoencoder"]
+    if codec.fingerprint != recorded:
+        raise Refusal(
+            f"The autoencoder in {run.path} has the fingerprint {codec.fingerprint}, but its record says {recorded}; "
+            "a file was replaced: restore it, or train anew in another folder."
+        )
+    return codec
+
+
+def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
+    """The fields `loudest` and `margin` of a `Codec`, as `train_autoencoder` has measured and written them."""
+    bands = spectrum.bands(model.window) if model.window else 0
+    try:
+        measured = json.loads(path.read_text())
+        loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]
+        if loudest.shape != (bands,) or not np.isfinite(loudest).all():
+            raise ValueError(f"it holds no {bands} finite levels")
+        if type(margin) is not int or not 0 <= margin <= model.encoder_reach:
+            raise ValueError(f"its margin is not between 0 and {model.encoder_reach}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refusal(
+            f"{path} does not hold what was measured on the training data ({error}); delete it and run the same "
+            "`jen1 train autoencoder` again."
+        ) from None
+    return {"margin": margin} | ({"loudest": loudest} if bands else {})

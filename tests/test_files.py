@@ -1,0 +1,39 @@
+"""Files appear whole or not at all, and nothing is written to a folder called `gs:`."""
+
+import pytest
+
+from jen1_jax.errors import Refusal
+from jen1_jax.files import local, whole_file, whole_folder, write_text
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", "file:///tmp/x", "gs:/bucket"])
+def test_urls_are_refused_by_their_scheme(url):
+    with pytest.raises(Refusal, match=rf"{url} is a URL \({url.split(':')[0]}:\).*local path"):
+        local(url)
+
+
+@pytest.mark.parametrize("path", ["run", "/tmp/a b", "runs/12:30", "C", "a.b/c"])
+def test_local_paths_stay_as_they_are(path):
+    assert str(local(path)) == path
+
+
+def test_a_file_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(KeyError), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_folder_appears_with_all_its_files_or_not_at_all(tmp_path):
+    with pytest.raises(KeyError), whole_folder(tmp_path / "out") as folder:
+        (folder / "half").touch()
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "whole").touch()
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+    with pytest.raises(Refusal, match="already exists"), whole_folder(tmp_path / "out"):
+        pass
