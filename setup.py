@@ -12,7 +12,9 @@ TRAIN = [
     "array_record>=0.6",
     "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
 ]
-TORCH = ["torch>=2.4"]  # with CUDA, some 3 GB, on Linux from PyPI; the CPU build comes from PyTorch's own index
+TORCH = [
+    "torch>=2.4"
+]  # with CUDA, some 3 GB, on Linux from PyPI; the CPU build comes from PyTorch's own index
 
 setup(
     name="jen1-jax",

@@ -27,7 +27,10 @@ from configs import encodec_layout, jen1
 from jen1_jax.autoencoder.model import Autoencoder
 
 RATE = 48_000
-RECONSTRUCT, TRAIN = (1, 4.096), (4, 1.024)  # batch and seconds; both whole hops of 320 and 2048 samples
+RECONSTRUCT, TRAIN = (
+    (1, 4.096),
+    (4, 1.024),
+)  # batch and seconds; both whole hops of 320 and 2048 samples
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -83,7 +86,12 @@ def encodec(lstm: bool):
     from transformers import EncodecConfig, EncodecModel
 
     config = EncodecConfig(
-        sampling_rate=RATE, audio_channels=2, norm_type="time_group_norm", use_causal_conv=False, normalize=False, num_filters=32
+        sampling_rate=RATE,
+        audio_channels=2,
+        norm_type="time_group_norm",
+        use_causal_conv=False,
+        normalize=False,
+        num_filters=32,
     )
     model = EncodecModel(config)
     del model.quantizer
@@ -98,10 +106,15 @@ def oobleck(parameters: int):
     from diffusers import AutoencoderOobleck
 
     build = lambda width: AutoencoderOobleck(
-        encoder_hidden_size=width, decoder_channels=width, decoder_input_channels=width // 2, sampling_rate=RATE
+        encoder_hidden_size=width,
+        decoder_channels=width,
+        decoder_input_channels=width // 2,
+        sampling_rate=RATE,
     )
     with torch.device("meta"):
-        size = {width: sum(p.numel() for p in build(width).parameters()) for width in range(32, 161, 8)}
+        size = {
+            width: sum(p.numel() for p in build(width).parameters()) for width in range(32, 161, 8)
+        }
     model = build(min(size, key=lambda width: abs(size[width] - parameters)))
     return theirs(model, lambda audio: model.decode(model.encode(audio).latent_dist.mode()).sample)
 
@@ -109,7 +122,10 @@ def oobleck(parameters: int):
 def compare(name: str, us, them, repeats: int) -> dict:
     """Times both in turn and prints one line for each kind of work."""
     record = {"pair": name, "parameters": [us[0], them[0]]}
-    for work, kind, (batch, seconds) in (("reconstruction", 1, RECONSTRUCT), ("training step", 2, TRAIN)):
+    for work, kind, (batch, seconds) in (
+        ("reconstruction", 1, RECONSTRUCT),
+        ("training step", 2, TRAIN),
+    ):
         samples = round(seconds * RATE) // 10_240 * 10_240  # whole hops of every layout here
         audio = np.random.default_rng(0).uniform(-0.5, 0.5, (batch, samples, 2)).astype(np.float32)
         times = ([], [])
@@ -133,11 +149,19 @@ def compare(name: str, us, them, repeats: int) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--skip-oobleck", action="store_true", help="without the large pair, and without diffusers")
+    parser.add_argument(
+        "--skip-oobleck", action="store_true", help="without the large pair, and without diffusers"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    print(f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32")
+    device = (
+        torch.cuda.get_device_name()
+        if DEVICE == "cuda"
+        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    )
+    print(
+        f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32"
+    )
     plain = ours(encodec_layout.get_config())
     records = [
         compare("EnCodec layout / EncodecModel", plain, encodec(lstm=True), options.repeats),
@@ -146,9 +170,13 @@ if __name__ == "__main__":
     if not options.skip_oobleck:
         low_rate = jen1.get_config()
         with low_rate.unlocked():
-            low_rate.autoencoder.update(strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64)
+            low_rate.autoencoder.update(
+                strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64
+            )
         large = ours(low_rate)
-        records.append(compare("23.4 Hz / AutoencoderOobleck", large, oobleck(large[0]), options.repeats))
+        records.append(
+            compare("23.4 Hz / AutoencoderOobleck", large, oobleck(large[0]), options.repeats)
+        )
     ratios = {
         f"{work}_ratio": records[0][name]["ratio"]
         for work, name in (("reconstruct", "reconstruction"), ("train", "training step"))

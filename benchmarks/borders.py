@@ -36,17 +36,28 @@ def main() -> None:
     options = parser.parse_args()
     model = jen1_jax.load(options.run)
     rate, records = model.sample_rate, []
-    for number, clip in enumerate(islice(clips_of(ShardData(str(options.run / "data"), 8, seed=0).sweep("test")), options.clips)):
+    for number, clip in enumerate(
+        islice(
+            clips_of(ShardData(str(options.run / "data"), 8, seed=0).sweep("test")), options.clips
+        )
+    ):
         audio, seconds = clip.audio, len(clip.audio) / model.sample_rate
         hole, half = (0.4 * seconds, 0.6 * seconds), len(audio) // 2
         inpainted = model.inpaint(audio, [hole], clip.caption, seed=number)
         extended = model.extend(audio[:half], seconds - half / rate, clip.caption, seed=number)
         first, last = (round(edge * rate) for edge in hole)
         kept = half - round(EXTEND_FADE * rate)
-        for ours, span in ((inpainted, slice(first)), (inpainted, slice(last, None)), (extended, slice(kept))):
+        for ours, span in (
+            (inpainted, slice(first)),
+            (inpainted, slice(last, None)),
+            (extended, slice(kept)),
+        ):
             if not np.array_equal(ours[span], audio[span]):
                 raise SystemExit(f"Clip {number} is changed where it was given.")
-        for kind, made, borders in (("inpainted", inpainted, hole), ("continued", extended, (kept / rate, half / rate))):
+        for kind, made, borders in (
+            ("inpainted", inpainted, hole),
+            ("continued", extended, (kept / rate, half / rate)),
+        ):
             for name, sound in ((kind, made), (f"{kind}: original", audio)):
                 figures = judge(sound, rate, borders) | {"click": clicks(sound, rate, borders)}
                 records.append({"clip": number, "kind": name} | figures)

@@ -35,7 +35,9 @@ def config() -> ConfigDict:
     config = quickstart()
     with config.unlocked():
         config.autoencoder.update(channels=(96, 192), latent_channels=24, phase_iterations=4)
-        config.train_autoencoder.update(steps=40, learning_rate=5e-4, seconds=0.64, log_every=30, checkpoint_every=10_000)
+        config.train_autoencoder.update(
+            steps=40, learning_rate=5e-4, seconds=0.64, log_every=30, checkpoint_every=10_000
+        )
     return config
 
 
@@ -44,7 +46,12 @@ def composer(frame_rate: float) -> ConfigDict:
     with config.unlocked():
         config.text.update(d_model=48, d_kv=12, d_ff=96)
         config.unet.update(
-            channels=32, multipliers=(3, 4, 6), factors=(2, 2), attentions=(0, 1, 1), head_dim=32, text_features=48
+            channels=32,
+            multipliers=(3, 4, 6),
+            factors=(2, 2),
+            attentions=(0, 1, 1),
+            head_dim=32,
+            text_features=48,
         )
         config.data.seconds = SECONDS
         config.train_diffusion.update(learning_rate=3e-3, ema_decay=0.98, log_every=150)
@@ -65,7 +72,9 @@ def make_codec(audio: np.ndarray, folder: Path, config: ConfigDict) -> Codec:
         caption=np.full(count, ""), test=np.zeros(count, bool),
     )  # fmt: skip
     crop = round(config.train_autoencoder.seconds * RATE)
-    data = NpzData(str(folder / "audio.npz"), config.train_autoencoder.batch_size, config.seed, crop)
+    data = NpzData(
+        str(folder / "audio.npz"), config.train_autoencoder.batch_size, config.seed, crop
+    )
     train_autoencoder(config, Run(folder / "run"), data)
     return load_codec(Run.open(folder / "run"))
 
@@ -78,13 +87,18 @@ def judge(made_by: Generator, codec: Codec, real: np.ndarray, captions: list[str
     """How near what the captions give is to the `real` clips (`adherence.follow`), by timbre, for each as many captions."""
     timbre = lambda clips: np.stack([adherence.describe(clip, RATE)["timbre"] for clip in clips])
     parts = np.split(made_by.make(captions), len(captions) // len(real))
-    return [adherence.follow(timbre(codec.decode(latents, real.shape[1])), timbre(real)) for latents in parts]
+    return [
+        adherence.follow(timbre(codec.decode(latents, real.shape[1])), timbre(real))
+        for latents in parts
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--controls", action="store_true", help="also shuffled captions and waveform latents")
+    parser.add_argument(
+        "--controls", action="store_true", help="also shuffled captions and waveform latents"
+    )
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     if folder.exists() and any(folder.iterdir()):
@@ -97,21 +111,34 @@ def main() -> None:
         for name, row in zip(names, judge(made_by, codec, real, captions), strict=True):
             rows[name] = row
             followed = "  followed" if row["p"] < LEAST else ""
-            print(f"{name:18} median rank {row['rank']:4.1f} of {HELD_OUT}, p {row['p']:.4f}{followed}", flush=True)
+            print(
+                f"{name:18} median rank {row['rank']:4.1f} of {HELD_OUT}, p {row['p']:.4f}{followed}",
+                flush=True,
+            )
 
     codec = make_codec(songs, folder, config())
     made_by = compose(codec, songs, words, folder / "right")
     show(["right captions", "no text"], made_by, codec, wanted + [""] * HELD_OUT)
     if options.controls:
         shuffled = [words[i] for i in np.random.default_rng(0).permutation(CLIPS)]
-        show(["shuffled captions"], compose(codec, songs, shuffled, folder / "shuffled"), codec, wanted)
+        show(
+            ["shuffled captions"],
+            compose(codec, songs, shuffled, folder / "shuffled"),
+            codec,
+            wanted,
+        )
         waveform = config()
         with waveform.unlocked():
             waveform.autoencoder.update(window=0, strides=(64, 40), latent_channels=48)
             waveform.train_autoencoder.update(steps=300, learning_rate=2e-3)
             waveform.train_autoencoder.losses.update(waveform=1.0, stft=0.2, levels=0.0)
         phases = make_codec(songs, folder / "phases", waveform)
-        show(["waveform latents"], compose(phases, songs, words, folder / "phases" / "right"), phases, wanted)
+        show(
+            ["waveform latents"],
+            compose(phases, songs, words, folder / "phases" / "right"),
+            phases,
+            wanted,
+        )
     print(json.dumps(rows))
 
 

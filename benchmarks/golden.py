@@ -23,7 +23,9 @@ RECORD = Path(__file__).with_name("golden.jsonl")
 def flat(values: dict, prefix: str = "") -> dict:
     result = {}
     for name, value in values.items():
-        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        result |= (
+            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return result
 
 
@@ -31,10 +33,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-append", action="store_true", help="print only")
     options = parser.parse_args()
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, cwd=RECORD.parent).stdout.strip()
-    commit = git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    git = lambda *words: subprocess.run(
+        ["git", *words], capture_output=True, text=True, cwd=RECORD.parent
+    ).stdout.strip()
+    commit = git("rev-parse", "--short", "HEAD") + (
+        "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
-    before = [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
+    before = (
+        [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
+    )
     record = {"commit": commit, "device": device} | figures(Path(tempfile.mkdtemp()))
     last = flat(before[-1]) if before else {}
     print(f"{'figure':32} {'now':>12} {'last':>12}")

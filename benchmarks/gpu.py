@@ -45,15 +45,21 @@ def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
         "valid_frames": np.full(size, frames, np.int32),
         "start": 0 * seconds,
         "total": seconds,
-        "text_embedding": rng.standard_normal((size, config.text.max_length, config.unet.text_features)).astype(np.float16),
+        "text_embedding": rng.standard_normal(
+            (size, config.text.max_length, config.unet.text_features)
+        ).astype(np.float16),
         "text_lengths": np.full(size, 32, np.int32),
     }
 
 
-def training(config, unet, codec, text, frames: int, sizes: list[int], peak: float | None) -> list[dict]:
+def training(
+    config, unet, codec, text, frames: int, sizes: list[int], peak: float | None
+) -> list[dict]:
     players = {"diffusion": player(config, unet, codec, text, adamw(config.train_diffusion)[0])}
     drawn = partial(draw, config=config, hop=codec.hop, k=codec.k, window=frames)
-    step = jax.jit(make_step(players, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0)
+    step = jax.jit(
+        make_step(players, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0
+    )
     records = []
     for size in sizes:
         batch = batch_of(size, frames, config, codec.k)
@@ -95,14 +101,22 @@ def clip(config, unet, codec, text, window: int) -> list[dict]:
     frames = -(-round(SECONDS * codec.sample_rate) // codec.hop)
     nothing = np.zeros(frames, bool)
     plan = Plan(np.zeros((frames, codec.k), np.float32), nothing, nothing, start=0.0, total=SECONDS)
-    embedding, lengths = jnp.ones((1, config.text.max_length, config.unet.text_features)), np.array([32])
+    embedding, lengths = (
+        jnp.ones((1, config.text.max_length, config.unet.text_features)),
+        np.array([32]),
+    )
     prompts = Prompts(embedding, lengths, embedding, 0 * lengths)
     records = []
-    for sampler, steps in ((config.diffusion.sampler, config.diffusion.sample_steps), ("dpm_solver", 25)):
+    for sampler, steps in (
+        (config.diffusion.sampler, config.diffusion.sample_steps),
+        ("dpm_solver", 25),
+    ):
         settings = config.diffusion.copy_and_resolve_references()
         settings.sampler = sampler
         fill = partial(
-            Sampler(unet, params, settings, window, codec.frame_rate).fill, steps=steps, guidance_scale=settings.guidance_scale
+            Sampler(unet, params, settings, window, codec.frame_rate).fill,
+            steps=steps,
+            guidance_scale=settings.guidance_scale,
         )
         times = []
         for seed in range(4):  # the first compiles
@@ -112,13 +126,23 @@ def clip(config, unet, codec, text, window: int) -> list[dict]:
             codec.decode(latents)
             times.append((sampled - start, time.perf_counter() - sampled))
         sampling, decoding = map(statistics.median, zip(*times[1:], strict=True))
-        records.append({"sampler": sampler, "steps": steps, "sampling_seconds": sampling, "decoding_seconds": decoding})
+        records.append(
+            {
+                "sampler": sampler,
+                "steps": steps,
+                "sampling_seconds": sampling,
+                "decoding_seconds": decoding,
+            }
+        )
         print(f"{SECONDS:.0f} s clip, " + described(records[-1]), flush=True)
     return records
 
 
 def described(record: dict) -> str:
-    return ", ".join(f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in record.items())
+    return ", ".join(
+        f"{key} {f'{value:.4g}' if isinstance(value, float) else value}"
+        for key, value in record.items()
+    )
 
 
 if __name__ == "__main__":
@@ -129,24 +153,48 @@ if __name__ == "__main__":
     config = load_config(options.preset)
     device = jax.devices()[0]
     peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
-    denominator = f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "not known for this device"
-    print(f"{device.device_kind}; jax {jax.__version__}; {options.preset}; denominator of utilisation: {denominator}")
+    denominator = (
+        f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "not known for this device"
+    )
+    print(
+        f"{device.device_kind}; jax {jax.__version__}; {options.preset}; denominator of utilisation: {denominator}"
+    )
 
     autoencoder = make_autoencoder(config)
     audio = jnp.zeros((1, autoencoder.hop * 8, 2))
-    moments = Moments.of(np.random.default_rng(0).standard_normal((4096, config.autoencoder.latent_channels)))
+    moments = Moments.of(
+        np.random.default_rng(0).standard_normal((4096, config.autoencoder.latent_channels))
+    )
     whitening = fit(moments, config.whitening.keep, config.whitening.floor)
-    codec = Codec(autoencoder, jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"], whitening, config.audio.sample_rate)
-    text = SimpleNamespace(trainable=False, features=config.unet.text_features)  # embeddings come with the batch
+    codec = Codec(
+        autoencoder,
+        jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"],
+        whitening,
+        config.audio.sample_rate,
+    )
+    text = SimpleNamespace(
+        trainable=False, features=config.unet.text_features
+    )  # embeddings come with the batch
     unet = make_unet(config, codec.k, text)
     window = round(config.data.seconds * codec.frame_rate)
     window -= window % unet.frames_multiple
 
-    record = {"device": device.device_kind, "jax": jax.__version__, "preset": options.preset, "peak": peak}
-    record["training"] = training(config, unet, codec, text, window, [int(size) for size in options.batches.split(",")], peak)
+    record = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "preset": options.preset,
+        "peak": peak,
+    }
+    record["training"] = training(
+        config, unet, codec, text, window, [int(size) for size in options.batches.split(",")], peak
+    )
     record["clip"] = clip(config, unet, codec, text, window)
     print(json.dumps(record))
     if device.platform != "cpu":
-        path = Path(__file__).parent / "results" / f"gpu-{Path(options.preset).stem}-{device.device_kind.replace(' ', '-')}.json"
+        path = (
+            Path(__file__).parent
+            / "results"
+            / f"gpu-{Path(options.preset).stem}-{device.device_kind.replace(' ', '-')}.json"
+        )
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")

@@ -28,7 +28,9 @@ def peak() -> float:
 
 
 def report(name: str, minutes: float, seconds: float) -> None:
-    print(f"{name}: {minutes:g} min in {seconds:.0f} s, {minutes * 60 / seconds:.0f}x real time; {peak():.2f} GB held at most")
+    print(
+        f"{name}: {minutes:g} min in {seconds:.0f} s, {minutes * 60 / seconds:.0f}x real time; {peak():.2f} GB held at most"
+    )
 
 
 if __name__ == "__main__":
@@ -44,7 +46,9 @@ if __name__ == "__main__":
         path = Path(folder) / "audio.f32"
         with path.open("wb") as file:
             for start in range(0, samples, 10 * RATE):
-                part = np.random.default_rng(start).uniform(-0.5, 0.5, (min(10 * RATE, samples - start), 2))
+                part = np.random.default_rng(start).uniform(
+                    -0.5, 0.5, (min(10 * RATE, samples - start), 2)
+                )
                 file.write(part.astype(np.float32).tobytes())
         audio = np.memmap(path, np.float32, "r", shape=(samples, 2))
         codec.decode(codec.encode(np.zeros((30 * RATE, 2), np.float32)))  # compiles

@@ -46,11 +46,19 @@ def curve(codec: Codec, data: str) -> dict[str, list[float]]:
         latents = codec.encode(batch["audio"])
         noise = np.random.default_rng(number).standard_normal(latents.shape).astype(np.float32)
         for place, strength in enumerate(STRENGTHS):
-            made = codec.decode(latents + strength * noise)  # whitened: the latents' standard deviation is 1
-            for row, (audio, valid) in enumerate(zip(batch["audio"], batch["valid_samples"], strict=True)):
+            made = codec.decode(
+                latents + strength * noise
+            )  # whitened: the latents' standard deviation is 1
+            for row, (audio, valid) in enumerate(
+                zip(batch["audio"], batch["valid_samples"], strict=True)
+            ):
                 found["si_sdr"][place].append(si_sdr(made[row, :valid], audio[:valid]))
-                found["mel_distance"][place].append(mel_distance(made[row, :valid], audio[:valid], codec.sample_rate))
-    return {name: [float(np.nanmedian(values)) for values in series] for name, series in found.items()}
+                found["mel_distance"][place].append(
+                    mel_distance(made[row, :valid], audio[:valid], codec.sample_rate)
+                )
+    return {
+        name: [float(np.nanmedian(values)) for values in series] for name, series in found.items()
+    }
 
 
 def draw(curves: dict[float, list[dict]], path: Path) -> None:
@@ -60,11 +68,19 @@ def draw(curves: dict[float, list[dict]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
-    for axis, (name, label) in zip(axes, (("si_sdr", "SI-SDR, dB"), ("mel_distance", "mel distance")), strict=True):
+    for axis, (name, label) in zip(
+        axes, (("si_sdr", "SI-SDR, dB"), ("mel_distance", "mel distance")), strict=True
+    ):
         for rate, runs in curves.items():
             for number, run in enumerate(runs):
                 colour = "#b5573a" if rate else "#2f5d8a"
-                axis.plot(STRENGTHS, run[name], marker="o", color=colour, label=f"{rate:.0%} masked" if number == 0 else None)
+                axis.plot(
+                    STRENGTHS,
+                    run[name],
+                    marker="o",
+                    color=colour,
+                    label=f"{rate:.0%} masked" if number == 0 else None,
+                )
         axis.set(xlabel="noise added to the latents, in their standard deviations", ylabel=label)
         axis.legend(frameon=False)
     figure.tight_layout()
@@ -82,14 +98,25 @@ if __name__ == "__main__":
     for seed in range(options.seeds):
         for rate in RATES:
             with tempfile.TemporaryDirectory() as folder:
-                curves[rate].append(curve(train(options.data, rate, seed, options.steps, Path(folder) / "run"), options.data))
+                curves[rate].append(
+                    curve(
+                        train(options.data, rate, seed, options.steps, Path(folder) / "run"),
+                        options.data,
+                    )
+                )
             print(
-                json.dumps({"mask_rate": rate, "seed": seed, "steps": options.steps, "noise": STRENGTHS} | curves[rate][-1]),
+                json.dumps(
+                    {"mask_rate": rate, "seed": seed, "steps": options.steps, "noise": STRENGTHS}
+                    | curves[rate][-1]
+                ),
                 flush=True,
             )
     for name in ("si_sdr", "mel_distance"):
         print(f"{name:14}" + "".join(f"{strength:>8}" for strength in STRENGTHS))
         for rate, runs in curves.items():
-            print(f"{rate:13.0%} " + "".join(f"{value:8.2f}" for value in np.mean([run[name] for run in runs], axis=0)))
+            print(
+                f"{rate:13.0%} "
+                + "".join(f"{value:8.2f}" for value in np.mean([run[name] for run in runs], axis=0))
+            )
     if options.picture:
         draw(curves, options.picture)

@@ -55,10 +55,20 @@ def config() -> ConfigDict:
         config.diffusion.update(objective="v", sample_steps=25, guidance_scale=1.5)
         config.data.update(seconds=SECONDS, limit=0)
         config.train_autoencoder.update(
-            steps=300, seconds=0.68, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
+            steps=300,
+            seconds=0.68,
+            learning_rate=4e-3,
+            ema_decay=0.98,
+            log_every=100,
+            checkpoint_every=10_000,
         )
         config.train_diffusion.update(
-            steps=1000, batch_size=16, learning_rate=4e-3, ema_decay=0.98, log_every=100, checkpoint_every=10_000
+            steps=1000,
+            batch_size=16,
+            learning_rate=4e-3,
+            ema_decay=0.98,
+            log_every=100,
+            checkpoint_every=10_000,
         )
     return config
 
@@ -73,10 +83,19 @@ def train(config: ConfigDict, folder: Path) -> Run:
     run, songs = Run(folder / "run"), clips()
     about = {"caption": np.array([clip.caption for clip in songs]), "test": np.zeros(CLIPS, bool)}
     audio = np.stack([clip.audio for clip in songs])
-    np.savez(folder / "audio.npz", audio=audio, valid_samples=np.full(CLIPS, audio.shape[1], np.int32), **about)
+    np.savez(
+        folder / "audio.npz",
+        audio=audio,
+        valid_samples=np.full(CLIPS, audio.shape[1], np.int32),
+        **about,
+    )
     hop = math.prod(config.autoencoder.strides)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate) // hop * hop
-    train_autoencoder(config, run, NpzData(str(folder / "audio.npz"), config.train_autoencoder.batch_size, config.seed, crop))
+    train_autoencoder(
+        config,
+        run,
+        NpzData(str(folder / "audio.npz"), config.train_autoencoder.batch_size, config.seed, crop),
+    )
     codec = load_codec(Run.open(run.path))
     latents = codec.encode(audio)
     np.savez(
@@ -86,7 +105,11 @@ def train(config: ConfigDict, folder: Path) -> Run:
         fingerprint=codec.fingerprint,
         **about,
     )
-    train_diffusion(config, run, NpzData(str(folder / "latents.npz"), config.train_diffusion.batch_size, config.seed))
+    train_diffusion(
+        config,
+        run,
+        NpzData(str(folder / "latents.npz"), config.train_diffusion.batch_size, config.seed),
+    )
     return Run.open(run.path)
 
 
@@ -107,17 +130,26 @@ def judge(model: Model) -> dict[str, Any]:
         made = {
             "text": (model.generate(clip.caption, SECONDS, seed=number), slice(None)),
             "inpaint": (hole, slice(frames(HOLE[0]), frames(HOLE[1]))),
-            "extend": (model.extend(given, SECONDS - GIVEN, "", seed=number), slice(frames(GIVEN), None)),
+            "extend": (
+                model.extend(given, SECONDS - GIVEN, "", seed=number),
+                slice(frames(GIVEN), None),
+            ),
         }
         for name, (audio, part) in made.items():
             latents = model.codec.encode(audio)
-            errors = [np.sum((latents - truth)[part] ** 2) / np.sum(truth[part] ** 2) for truth in truths]
+            errors = [
+                np.sum((latents - truth)[part] ** 2) / np.sum(truth[part] ** 2) for truth in truths
+            ]
             results[name]["nearest"] += int(np.argmin(errors) == number)
             results[name]["error"].append(float(errors[number]))
-        jumps = [np.abs(np.diff(hole[round(edge * rate) - 1 : round(edge * rate) + 1], axis=0)).max() for edge in HOLE]
+        jumps = [
+            np.abs(np.diff(hole[round(edge * rate) - 1 : round(edge * rate) + 1], axis=0)).max()
+            for edge in HOLE
+        ]
         seams.append(float(max(jumps) / np.abs(np.diff(clip.audio, axis=0)).max()))
     reconstructions = [
-        si_sdr(model.codec.decode(truth)[: len(clip.audio)], clip.audio) for truth, clip in zip(truths, songs, strict=True)
+        si_sdr(model.codec.decode(truth)[: len(clip.audio)], clip.audio)
+        for truth, clip in zip(truths, songs, strict=True)
     ]
     return results | {"seam": max(seams), "si_sdr": float(np.median(reconstructions))}
 
@@ -134,12 +166,16 @@ def figures(folder: Path) -> dict[str, Any]:
     sampled = time.monotonic() - compiled
     judged = judge(model)
     speed = {
-        part: read_metrics(run.path / part / "metrics.jsonl")[-1]["steps_per_second"] for part in ("autoencoder", "diffusion")
+        part: read_metrics(run.path / part / "metrics.jsonl")[-1]["steps_per_second"]
+        for part in ("autoencoder", "diffusion")
     }
     return {
         "si_sdr": judged["si_sdr"],
         "memorisation": {
-            name: {"nearest": judged[name]["nearest"], "error": float(np.median(judged[name]["error"]))}
+            name: {
+                "nearest": judged[name]["nearest"],
+                "error": float(np.median(judged[name]["error"])),
+            }
             for name in ("text", "inpaint", "extend")
         },
         "seam": judged["seam"],

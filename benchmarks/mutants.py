@@ -34,7 +34,9 @@ TRAINING = "tests/training/test_diffusion.py"
 NETWORK = f"{TRAINING}::test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest"
 SAMPLING = "tests/generation/test_sampling.py"
 MUTANTS = {
-    "training sees the answer": Mutant("jen1_jax/training/diffusion.py", "        clean * mask,\n", "        clean,\n", NETWORK),
+    "training sees the answer": Mutant(
+        "jen1_jax/training/diffusion.py", "        clean * mask,\n", "        clean,\n", NETWORK
+    ),
     "training keeps every text": Mutant(
         "jen1_jax/training/diffusion.py",
         'jnp.where(batch["null_text"], 0, batch["text_lengths"])',
@@ -42,7 +44,10 @@ MUTANTS = {
         NETWORK,
     ),
     "training is never causal": Mutant(
-        "jen1_jax/training/diffusion.py", '        batch["causal"],\n', '        batch["causal"] & False,\n', NETWORK
+        "jen1_jax/training/diffusion.py",
+        '        batch["causal"],\n',
+        '        batch["causal"] & False,\n',
+        NETWORK,
     ),
     "training counts padding": Mutant(
         "jen1_jax/training/diffusion.py",
@@ -140,19 +145,34 @@ def noticed(mutant: Mutant) -> bool:
         file = Path(folder, mutant.file)
         text = file.read_text()
         if text.count(mutant.before) != 1:
-            raise SystemExit(f"{mutant.file} does not hold {mutant.before!r} once; bring benchmarks/mutants.py up to date.")
+            raise SystemExit(
+                f"{mutant.file} does not hold {mutant.before!r} once; bring benchmarks/mutants.py up to date."
+            )
         file.write_text(text.replace(mutant.before, mutant.after))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            mutant.test,
+        ]
         environment = os.environ | {"PYTHONPATH": folder}
         found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if found.returncode not in (0, 1) or "error" in found.stdout.splitlines()[-1]:
-            raise SystemExit(f"{mutant.test} could not be run:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
+            raise SystemExit(
+                f"{mutant.test} could not be run:\n{found.stdout[-2000:]}{found.stderr[-2000:]}"
+            )
         return found.returncode == 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(MUTANTS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(MUTANTS)}"
+    )
     results = {}
     for name in parser.parse_args().names or MUTANTS:
         results[name] = noticed(MUTANTS[name])

@@ -22,7 +22,12 @@ from jen1_jax.models.autoencoder import init_autoencoder, load_codec
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
 
-LABELS = {"si_sdr": "SI-SDR, dB", "stft_distance": "STFT distance", "mel_distance": "mel distance", "side_error": "side, dB off"}
+LABELS = {
+    "si_sdr": "SI-SDR, dB",
+    "stft_distance": "STFT distance",
+    "mel_distance": "mel distance",
+    "side_error": "side, dB off",
+}
 
 
 def held_out(data: str, clips: int) -> list[np.ndarray]:
@@ -37,7 +42,10 @@ def held_out(data: str, clips: int) -> list[np.ndarray]:
 
 def measure(codec: Codec, clips: list[np.ndarray]) -> dict[str, float]:
     """Medians over the clips."""
-    records = [figures(codec.decode(codec.encode(audio), len(audio)), audio, codec.sample_rate) for audio in clips]
+    records = [
+        figures(codec.decode(codec.encode(audio), len(audio)), audio, codec.sample_rate)
+        for audio in clips
+    ]
     return medians(records)
 
 
@@ -49,7 +57,12 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(LABELS), figsize=(12, 3))
     for axis, (name, label) in zip(axes, LABELS.items(), strict=True):
-        axis.plot([record["step"] for record in records], [record[name] for record in records], marker="o", color="#2f5d8a")
+        axis.plot(
+            [record["step"] for record in records],
+            [record[name] for record in records],
+            marker="o",
+            color="#2f5d8a",
+        )
         axis.set(xlabel="step", title=label)
         axis.grid(alpha=0.3)
     figure.tight_layout()
@@ -66,12 +79,16 @@ if __name__ == "__main__":
     run = Run.open(options.run)
     codec = load_codec(run)
     if codec.k < codec.model.latent_channels:
-        raise SystemExit("Curves over checkpoints need a whitening that keeps all directions: --config.whitening.keep=1.0.")
+        raise SystemExit(
+            "Curves over checkpoints need a whitening that keeps all directions: --config.whitening.keep=1.0."
+        )
     clips = held_out(options.data, options.clips)
     checkpoints = Checkpoints(run.checkpoints("autoencoder"))
     shapes = jax.eval_shape(partial(init_autoencoder, model=codec.model), jax.random.key(0))
     records = []
-    print(f"{len(clips)} held-out clips, {codec.frame_rate:g} Hz x {codec.model.latent_channels} channels")
+    print(
+        f"{len(clips)} held-out clips, {codec.frame_rate:g} Hz x {codec.model.latent_channels} channels"
+    )
     print(f"{'step':>8}" + "".join(f"{name:>19}" for name in FIGURES))
     for step in sorted(checkpoints.steps):
         params, _ = checkpoints.restore_ema("autoencoder", shapes, step)

@@ -27,7 +27,9 @@ STEP = 0.05  # seconds between two values of level and flux
 def course(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Level in dB and spectral flux (mean rise of the log-mel spectrum), one value every `STEP` seconds."""
     hop = round(STEP * rate)
-    power = librosa.feature.melspectrogram(y=audio.mean(axis=1), sr=rate, n_fft=2 * hop, hop_length=hop, n_mels=64)
+    power = librosa.feature.melspectrogram(
+        y=audio.mean(axis=1), sr=rate, n_fft=2 * hop, hop_length=hop, n_mels=64
+    )
     loudness = librosa.power_to_db(power, amin=1e-6, top_db=None)
     flux = np.maximum(np.diff(loudness, axis=1, prepend=loudness[:, :1]), 0).mean(axis=0)
     return librosa.power_to_db(power.sum(axis=0), amin=1e-6, top_db=None), flux
@@ -41,7 +43,10 @@ def judge(audio: np.ndarray, rate: int, seams: list[float]) -> dict[str, float]:
     # the largest value within 0.1 s of a seam, ranked among the largest values of all stretches as long
     width = round(0.2 / STEP) + 1
     around = lambda values: np.lib.stride_tricks.sliding_window_view(values, width).max(axis=1)
-    rank = lambda values: [float((around(values) < around(values)[round(seam / STEP) - width // 2]).mean()) for seam in seams]
+    rank = lambda values: [
+        float((around(values) < around(values)[round(seam / STEP) - width // 2]).mean())
+        for seam in seams
+    ]
     return {"drift": float(quarters[-1] - quarters[0]), "flux": rank(flux), "level": rank(step)}
 
 
@@ -53,23 +58,41 @@ if __name__ == "__main__":
     seams = [window * (1 + n / 2) for n in range(2 * (times - 1))]
     records = []
     for clip in sorted((run / "clips").glob("?.wav")):
-        caption, original = clip.with_suffix(".txt").read_text().strip(), read_audio(clip, model.sample_rate)
+        caption, original = (
+            clip.with_suffix(".txt").read_text().strip(),
+            read_audio(clip, model.sample_rate),
+        )
         beginning, long = original[: round(window * model.sample_rate)], times * window
         pieces = {
             "from nothing": model.generate(caption, seconds=long, seed=range(SEEDS)),
-            "continued": [model.extend(beginning, long - window, prompt=caption, seed=seed) for seed in range(SEEDS)],
-            "the clip": [model.codec.decode(model.codec.encode(original), len(original))[: round(long * model.sample_rate)]],
+            "continued": [
+                model.extend(beginning, long - window, prompt=caption, seed=seed)
+                for seed in range(SEEDS)
+            ],
+            "the clip": [
+                model.codec.decode(model.codec.encode(original), len(original))[
+                    : round(long * model.sample_rate)
+                ]
+            ],
         }
         for kind, made in pieces.items():
             for piece in made:
                 if len(piece) >= 0.99 * long * model.sample_rate:
-                    records.append({"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams))
-                    print("{clip} {kind:15} drift {drift:+5.1f} dB".format(**records[-1]), flush=True)
-    print(f"{window:.2f} s trained, {times * window:.2f} s made; by chance 5 % of the seams are high (95th percentile)")
+                    records.append(
+                        {"clip": clip.stem, "kind": kind} | judge(piece, model.sample_rate, seams)
+                    )
+                    print(
+                        "{clip} {kind:15} drift {drift:+5.1f} dB".format(**records[-1]), flush=True
+                    )
+    print(
+        f"{window:.2f} s trained, {times * window:.2f} s made; by chance 5 % of the seams are high (95th percentile)"
+    )
     for kind in ("from nothing", "continued", "the clip"):
         if chosen := [record for record in records if record["kind"] == kind]:
             drift = np.array([record["drift"] for record in chosen])
-            flux, level = (np.concatenate([record[name] for record in chosen]) for name in ("flux", "level"))
+            flux, level = (
+                np.concatenate([record[name] for record in chosen]) for name in ("flux", "level")
+            )
             print(
                 f"{kind:15} drift {np.median(drift):+.1f} dB in the median, {drift[np.abs(drift).argmax()]:+.1f} at most; "
                 f"{len(flux)} seams, high by flux {np.mean(flux > 0.95):.0%}, by level step {np.mean(level > 0.95):.0%}"

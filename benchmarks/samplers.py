@@ -27,9 +27,20 @@ from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 
-MIXTURE = ((0.3, -4.0, 0.5), (0.7, 3.0, 1.0))  # weight, mean, standard deviation; far outside [-1, 1], as latents are
+MIXTURE = (
+    (0.3, -4.0, 0.5),
+    (0.7, 3.0, 1.0),
+)  # weight, mean, standard deviation; far outside [-1, 1], as latents are
 EVALUATIONS = (4, 8, 16, 32, 64, 128, 256)
-TRAINED = (("dpm_solver", 10), ("dpm_solver", 25), ("dpm_solver", 50), ("heun", 25), ("ddim", 25), ("ddim", 50), ("ddim", 200))
+TRAINED = (
+    ("dpm_solver", 10),
+    ("dpm_solver", 25),
+    ("dpm_solver", 50),
+    ("heun", 25),
+    ("ddim", 25),
+    ("ddim", 50),
+    ("ddim", 200),
+)
 PROMPTS = 4
 COLOURS = {"ddim": "#2f5d8a", "heun": "#b5573a", "dpm_solver": "#3f7d4e"}
 
@@ -58,7 +69,13 @@ def mixture() -> dict[str, list[float]]:
     reference = run("ddim", 20_000)
     return {
         sampler: [
-            float(jnp.sqrt(jnp.mean((run(sampler, count // (2 if sampler == "heun" else 1)) - reference) ** 2)))
+            float(
+                jnp.sqrt(
+                    jnp.mean(
+                        (run(sampler, count // (2 if sampler == "heun" else 1)) - reference) ** 2
+                    )
+                )
+            )
             for count in EVALUATIONS
         ]
         for sampler in COLOURS
@@ -70,8 +87,12 @@ def trained(path: str) -> list[dict]:
     from jen1_jax.generation.model import Model
 
     model = Model.load(path)
-    total = soundfile.info(Path(path, "learnt/1.wav")).duration  # of the pieces that these windows begin
-    captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][:PROMPTS]
+    total = soundfile.info(
+        Path(path, "learnt/1.wav")
+    ).duration  # of the pieces that these windows begin
+    captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][
+        :PROMPTS
+    ]
 
     def sample(sampler: str, steps: int):
         settings = model.sampler.config.copy_and_resolve_references()
@@ -93,8 +114,12 @@ def trained(path: str) -> list[dict]:
     for sampler, steps in TRAINED:
         latents, seconds = sample(sampler, steps)
         distance = float(np.linalg.norm(latents - reference) / np.linalg.norm(reference))
-        records.append({"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds})
-        print(f"{sampler:>11} {steps:4} steps: distance {distance:.4f}, {seconds:6.2f} s", flush=True)
+        records.append(
+            {"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds}
+        )
+        print(
+            f"{sampler:>11} {steps:4} steps: distance {distance:.4f}, {seconds:6.2f} s", flush=True
+        )
     return records
 
 
@@ -121,7 +146,9 @@ if __name__ == "__main__":
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     device = (
-        jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{platform.machine()}, {os.cpu_count()} CPU cores"
+        jax.devices()[0].device_kind
+        if jax.default_backend() != "cpu"
+        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
     )
     print(f"{device}; jax {jax.__version__}")
     curves = mixture()

@@ -90,14 +90,19 @@ def soak(config: ConfigDict, data: Data, folder: Path, progress=print) -> dict[s
     figures = []
     for batch in data.sweep("test"):
         made = codec.decode(codec.encode(batch["audio"]))
-        figures += [si_sdr(m[:n], a[:n]) for m, a, n in zip(made, batch["audio"], batch["valid_samples"], strict=True)]
+        figures += [
+            si_sdr(m[:n], a[:n])
+            for m, a, n in zip(made, batch["audio"], batch["valid_samples"], strict=True)
+        ]
     return {
         "steps": steps,
         "adversarial_from": config.train_autoencoder.adversary.start,
         "skipped": len(expected),
         "seconds": round(seconds),
         "first_loss": losses[0],
-        "last": {key: round(value, 4) for key, value in records[-1].items() if key.startswith("loss")},
+        "last": {
+            key: round(value, 4) for key, value in records[-1].items() if key.startswith("loss")
+        },
         "held_out_si_sdr": float(np.nanmedian(figures)) if figures else None,
     }
 
@@ -107,9 +112,16 @@ def config(steps: int) -> ConfigDict:
     config = waveform()
     config.train_autoencoder.losses.update(stft=0.2, mel=0.2, adversarial=0.1, feature_matching=1.0)
     config.train_autoencoder.update(
-        steps=steps, learning_rate=1e-3, log_every=50, checkpoint_every=max(steps // 10, 1), keep_checkpoints=10, seconds=0.54
+        steps=steps,
+        learning_rate=1e-3,
+        log_every=50,
+        checkpoint_every=max(steps // 10, 1),
+        keep_checkpoints=10,
+        seconds=0.54,
     )
-    config.train_autoencoder.adversary.update(windows=(512,), channels=8, start=steps // 10, ramp=steps // 20)
+    config.train_autoencoder.adversary.update(
+        windows=(512,), channels=8, start=steps // 10, ramp=steps // 20
+    )
     return config
 
 
@@ -124,5 +136,11 @@ if __name__ == "__main__":
     settings = config(options.steps)
     hop = math.prod(settings.autoencoder.strides)
     crop = round(settings.train_autoencoder.seconds * settings.audio.sample_rate) // hop * hop
-    shards = ShardData(options.data, settings.train_autoencoder.batch_size, settings.seed, crop=crop)
-    print(json.dumps(soak(settings, shards, options.folder or Path(tempfile.mkdtemp()) / "run"), indent=1))
+    shards = ShardData(
+        options.data, settings.train_autoencoder.batch_size, settings.seed, crop=crop
+    )
+    print(
+        json.dumps(
+            soak(settings, shards, options.folder or Path(tempfile.mkdtemp()) / "run"), indent=1
+        )
+    )

@@ -27,7 +27,9 @@ EXAMPLES, WIDTH, HEAD_DIM, TOKENS = 8, 1024, 128, 128  # EXAMPLES: on a chip
 
 def compiled(mesh, what: str, frames: int):
     """The gradient of self-attention with its projections or of a block as in `jen1`, each example with a mode and padding."""
-    shape = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((EXAMPLES * mesh.size, *shape), dtype)
+    shape = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(
+        (EXAMPLES * mesh.size, *shape), dtype
+    )
     x, valid, causal = shape(frames, WIDTH), shape(frames, dtype=bool), shape(dtype=bool)
     if what == "attention":
         module, inputs = Attention(HEAD_DIM, dtype=jnp.bfloat16), (x, valid, causal)
@@ -36,14 +38,23 @@ def compiled(mesh, what: str, frames: int):
         inputs = (x, shape(TOKENS, WIDTH), shape(dtype=jnp.int32), shape(frames, 1), causal)
     params = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
     laid = lambda tree, spec: jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)), tree
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        tree,
     )
     loss = lambda params, *inputs: jnp.mean(module.apply(params, *inputs).astype(jnp.float32) ** 2)
-    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(laid(params, P()), *laid(inputs, P(BATCH_AXES))).compile()
+    return (
+        jax.jit(jax.grad(loss, argnums=(0, 1)))
+        .lower(laid(params, P()), *laid(inputs, P(BATCH_AXES)))
+        .compile()
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--frames", type=int, nargs="+", default=[512, 768, 1536])
     args = parser.parse_args()
@@ -57,8 +68,14 @@ def main():
             for name, pays in (("XLA", lambda query, key: False), ("splash", splash.pays)):
                 with jax.set_mesh(mesh), mock.patch.object(splash, "pays", pays):
                     program = compiled(mesh, what, frames)
-                memory, traffic = program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["bytes accessed"]
-                print(f"| {what} | {frames} | {name} | {memory / 2**20:.0f} | {traffic / 1e9:.2f} |", flush=True)
+                memory, traffic = (
+                    program.memory_analysis().temp_size_in_bytes,
+                    program.cost_analysis()["bytes accessed"],
+                )
+                print(
+                    f"| {what} | {frames} | {name} | {memory / 2**20:.0f} | {traffic / 1e9:.2f} |",
+                    flush=True,
+                )
                 figures[f"{what}_{frames}_{name}"] = {"temporaries": memory, "traffic": traffic}
     print(json.dumps(figures))
 

@@ -54,7 +54,9 @@ def ours():
 
     def predict(params, latents, text):
         context, log_snr, lengths = latents * (1 - ones), jnp.zeros(BATCH), jnp.full(BATCH, TOKENS)
-        return unet.apply({"params": params}, latents, context, 1 - ones, log_snr, text, lengths, ones, causal)
+        return unet.apply(
+            {"params": params}, latents, context, 1 - ones, log_snr, text, lengths, ones, causal
+        )
 
     shape = lambda *sizes: jnp.zeros((1, *sizes))
     params = jax.jit(unet.init)(
@@ -77,18 +79,42 @@ def ours():
         jax.block_until_ready(state)
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    work = flops(predict, params, *(jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for shape in (LATENTS, PROMPT)))
-    return count, work, lambda latents, _, text: jax.block_until_ready(run(params, latents, text)), train
+    work = flops(
+        predict,
+        params,
+        *(jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for shape in (LATENTS, PROMPT)),
+    )
+    return (
+        count,
+        work,
+        lambda latents, _, text: jax.block_until_ready(run(params, latents, text)),
+        train,
+    )
 
 
 def theirs():
     """(number of parameters, forward, train) as above."""
-    from a_unet.apex import AttentionItem, CrossAttentionItem, FeedForwardItem, ModulationItem, ResnetItem, SkipCat, XBlock, XUNet
+    from a_unet.apex import (
+        AttentionItem,
+        CrossAttentionItem,
+        FeedForwardItem,
+        ModulationItem,
+        ResnetItem,
+        SkipCat,
+        XBlock,
+        XUNet,
+    )
 
     levels = [XBlock(channels=WIDTHS[0], factor=1, items=[], attention_heads=1)]
     for width, factor, attentions in zip(WIDTHS[1:], FACTORS, ATTENTIONS, strict=True):
-        items = [ResnetItem, ModulationItem] * 3 + [AttentionItem, CrossAttentionItem, FeedForwardItem] * attentions
-        levels.append(XBlock(channels=width, factor=factor, items=items, attention_heads=width // HEAD))
+        items = [ResnetItem, ModulationItem] * 3 + [
+            AttentionItem,
+            CrossAttentionItem,
+            FeedForwardItem,
+        ] * attentions
+        levels.append(
+            XBlock(channels=width, factor=factor, items=items, attention_heads=width // HEAD)
+        )
     model = XUNet(
         dim=1, in_channels=2 * CHANNELS + 1, out_channels=CHANNELS, blocks=levels, skip_t=SkipCat, resnet_groups=8,
         modulation_features=MODULATION, attention_features=HEAD, attention_multiplier=2, embedding_features=TEXT,
@@ -120,7 +146,12 @@ def theirs():
 
 def compile_seconds(scan: bool) -> float:
     """Of the gradient of the paper preset's layout, an eighth as wide."""
-    layout = jen1.get_config().unet.to_dict() | {"channels": 32, "head_dim": 16, "text_features": 128, "scan": scan}
+    layout = jen1.get_config().unet.to_dict() | {
+        "channels": 32,
+        "head_dim": 16,
+        "text_features": 128,
+        "scan": scan,
+    }
     unet = UNet(out_channels=16, **layout)
     shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((BATCH, *sizes), dtype)
     inputs = [
@@ -128,7 +159,9 @@ def compile_seconds(scan: bool) -> float:
         shape(1536, 1), shape(dtype=bool),
     ]  # fmt: skip
     params = jax.eval_shape(unet.init, jax.random.key(0), *inputs)
-    lowered = jax.jit(jax.grad(lambda params, *inputs: unet.apply(params, *inputs).sum())).lower(params, *inputs)
+    lowered = jax.jit(jax.grad(lambda params, *inputs: unet.apply(params, *inputs).sum())).lower(
+        params, *inputs
+    )
     start = time.perf_counter()
     lowered.compile()
     return time.perf_counter() - start
@@ -139,15 +172,23 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.manual_seed(0)
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    print(f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32")
+    device = (
+        torch.cuda.get_device_name()
+        if DEVICE == "cuda"
+        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    )
+    print(
+        f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32"
+    )
     (count, operations, *us), (count_theirs, *them) = ours(), theirs()
     print(
         f"{BATCH} x {FRAMES} frames; parameters: ours {count / 1e6:.1f} M, theirs {count_theirs / 1e6:.1f} M; "
         f"ours: {operations / 1e9:.1f} GFLOP forward, counted three times for a training step"
     )
     rng = np.random.default_rng(0)
-    batch = [rng.normal(size=(BATCH, *shape)).astype(np.float32) for shape in (LATENTS, LATENTS, PROMPT)]
+    batch = [
+        rng.normal(size=(BATCH, *shape)).astype(np.float32) for shape in (LATENTS, LATENTS, PROMPT)
+    ]
     record = {"device": device, "parameters": [count, count_theirs]}
     for times_work, work, *pair in ((1, "forward", us[0], them[0]), (3, "train", us[1], them[1])):
         times = ([], [])
@@ -167,6 +208,7 @@ if __name__ == "__main__":
     for scan in (True, False):
         record[f"compile_scan_{scan}_s"] = compile_seconds(scan)
         print(
-            f"compiling jen1's layout {'with' if scan else 'without'} scan: {record[f'compile_scan_{scan}_s']:.0f} s", flush=True
+            f"compiling jen1's layout {'with' if scan else 'without'} scan: {record[f'compile_scan_{scan}_s']:.0f} s",
+            flush=True,
         )
     print(json.dumps(record))

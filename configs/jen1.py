@@ -17,7 +17,13 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.audio = dict(sample_rate=48_000)
     config.autoencoder = dict(
-        strides=(1, 2, 4, 5, 8),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
+        strides=(
+            1,
+            2,
+            4,
+            5,
+            8,
+        ),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
         channels=(32, 64, 128, 256, 512),  # (inferred) width after each stride
         dilations=(1, 3, 9),  # (inferred) one residual unit each, at every level
         compress=1,  # (inferred) a residual unit is so many times narrower inside
@@ -34,7 +40,9 @@ def get_config() -> ConfigDict:
         phase_iterations=0,  # with a window: steps of the search for the phases of what is decoded
         dtype="float32",  # of the arithmetic, the discriminators' too; or "bfloat16". Parameters and losses are float32
     )
-    config.whitening = dict(keep=0.9, floor=1e-5)  # floor: (inferred) smallest variance of a direction, relative to the largest
+    config.whitening = dict(
+        keep=0.9, floor=1e-5
+    )  # floor: (inferred) smallest variance of a direction, relative to the largest
     config.text = dict(
         encoder="google/flan-t5-large",  # (inferred: large) folder or hub name, used frozen; "" trains a small one with the model
         max_length=128,  # (inferred) tokens
@@ -49,10 +57,22 @@ def get_config() -> ConfigDict:
     )
     config.unet = dict(
         channels=256,  # (inferred), as the next six; together they come to 744 M parameters, the paper counts 746 M
-        multipliers=(4, 4, 4, 5, 5),  # the first is the full rate's: channels * multipliers[0] >= 2 * latent channels kept
+        multipliers=(
+            4,
+            4,
+            4,
+            5,
+            5,
+        ),  # the first is the full rate's: channels * multipliers[0] >= 2 * latent channels kept
         factors=(1, 2, 2, 4),
         num_blocks=(2, 2, 2, 2),
-        attentions=(0, 3, 3, 5, 4),  # transformer blocks after each level; the last is the bottleneck's
+        attentions=(
+            0,
+            3,
+            3,
+            5,
+            4,
+        ),  # transformer blocks after each level; the last is the bottleneck's
         head_dim=128,
         ff_multiplier=2,
         text_features=1024,
@@ -114,7 +134,13 @@ def get_config() -> ConfigDict:
         ema_decay=0.999,
         microbatches=1,
         losses=dict(
-            waveform=1.0, stft=1.0, mel=1.0, levels=0.0, kl=0.0, adversarial=0.1, feature_matching=5.0
+            waveform=1.0,
+            stft=1.0,
+            mel=1.0,
+            levels=0.0,
+            kl=0.0,
+            adversarial=0.1,
+            feature_matching=5.0,
         ),  # 0 leaves a term out
         stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel
         adversary=dict(  # as the loss weights, from public codecs

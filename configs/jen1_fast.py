@@ -16,7 +16,9 @@ from configs import jen1_levels
 def get_config() -> ConfigDict:
     config = jen1_levels.get_config()
     with config.unlocked():
-        config.autoencoder.update(strides=(512, 4), channels=(1024, 1024), latent_channels=64, window=2048)
+        config.autoencoder.update(
+            strides=(512, 4), channels=(1024, 1024), latent_channels=64, window=2048
+        )
         config.whitening.keep = 1.0
         config.unet.update(
             multipliers=(4, 4, 4, 5),

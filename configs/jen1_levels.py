@@ -16,7 +16,12 @@ def get_config() -> ConfigDict:
     config = jen1.get_config()
     with config.unlocked():
         config.autoencoder.update(
-            strides=(320,), channels=(1024,), dilations=(1, 3), kernel_size=3, window=1280, phase_iterations=32
+            strides=(320,),
+            channels=(1024,),
+            dilations=(1, 3),
+            kernel_size=3,
+            window=1280,
+            phase_iterations=32,
         )
         config.unet.null_text = "token"
         config.diffusion.update(  # provisional: of one seed at small scale
@@ -28,5 +33,7 @@ def get_config() -> ConfigDict:
             guidance_scale=3.0,
         )
         config.train_autoencoder.steps = 100_000
-        config.train_autoencoder.losses.update(waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0)
+        config.train_autoencoder.losses.update(
+            waveform=0.0, stft=0.0, mel=0.0, levels=1.0, adversarial=0.0, feature_matching=0.0
+        )
     return config

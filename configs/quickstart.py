@@ -38,7 +38,15 @@ def get_config() -> ConfigDict:
             checkpoint_every=100,
         )
         config.text.update(
-            encoder="", max_length=48, dtype="float32", vocab_size=256, d_model=96, d_kv=24, d_ff=192, num_layers=1, num_heads=4
+            encoder="",
+            max_length=48,
+            dtype="float32",
+            vocab_size=256,
+            d_model=96,
+            d_kv=24,
+            d_ff=192,
+            num_layers=1,
+            num_heads=4,
         )
         config.unet.update(
             channels=32,

@@ -15,7 +15,10 @@ def get_config() -> ConfigDict:
     config = quickstart.get_config()
     with config.unlocked():
         config.autoencoder.update(
-            strides=(64, 40),  # a patch stem: nothing runs above 750 Hz, and all matrix products are wide
+            strides=(
+                64,
+                40,
+            ),  # a patch stem: nothing runs above 750 Hz, and all matrix products are wide
             channels=(128, 512),
             latent_channels=96,
             window=0,
@@ -24,7 +27,9 @@ def get_config() -> ConfigDict:
         config.unet.update(channels=64, attentions=(0, 0, 3), timing=True)
         config.diffusion.update(sampler="ddim", sample_steps=50, guidance_scale=2.0)
         config.data.update(seconds=2.56, limit=4)
-        config.train_diffusion.update(steps=1600, batch_size=24, learning_rate=2.5e-3, warmup_steps=50, ema_decay=0.99)
+        config.train_diffusion.update(
+            steps=1600, batch_size=24, learning_rate=2.5e-3, warmup_steps=50, ema_decay=0.99
+        )
         config.train_autoencoder.update(
             steps=550,
             learning_rate=2e-3,

@@ -4,8 +4,12 @@ import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no use in a data pipeline, and it announces itself on stderr
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # leaves Keras out, which nothing here uses: 4 s of importing
+os.environ.setdefault(
+    "TF_ENABLE_ONEDNN_OPTS", "0"
+)  # no use in a data pipeline, and it announces itself on stderr
+os.environ.setdefault(
+    "TF_USE_LEGACY_KERAS", "1"
+)  # leaves Keras out, which nothing here uses: 4 s of importing
 
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401  (PyTorch's, for CUDA: imported after TensorFlow, whose LLVM it then meets, it crashes Python)

@@ -45,7 +45,9 @@ def _damped(frequency, seconds, rng, *, ratios, amplitudes, decays, attack=0.002
 
     A damped partial is z**n; with n = i * block + j all partials together are one product of matrices z**(i * block) and z**j.
     """
-    ratios, amplitudes, decays = (np.broadcast_to(a, np.shape(ratios)) for a in (ratios, amplitudes, decays))
+    ratios, amplitudes, decays = (
+        np.broadcast_to(a, np.shape(ratios)) for a in (ratios, amplitudes, decays)
+    )
     audible = ratios * frequency < 18_000
     log_z = (2j * np.pi * ratios * frequency - decays)[audible] / SAMPLE_RATE
     samples = int(seconds * SAMPLE_RATE)
@@ -56,17 +58,36 @@ def _damped(frequency, seconds, rng, *, ratios, amplitudes, decays, attack=0.002
     note = (coarse.real @ fine.real - coarse.imag @ fine.imag).ravel()[:samples]
     if knock:
         n = min(samples, SAMPLE_RATE // 50)
-        note[:n] += knock * np.abs(note).max(initial=0) * rng.standard_normal(n).astype(np.float32) * np.exp(-np.arange(n) / 200)
+        note[:n] += (
+            knock
+            * np.abs(note).max(initial=0)
+            * rng.standard_normal(n).astype(np.float32)
+            * np.exp(-np.arange(n) / 200)
+        )
     return _fade(note, attack, 0.06)
 
 
-def _string(frequency, seconds, rng, *, position=0.2, tilt=1.0, decay=1.2, damping=0.06, stiffness=1e-4, partials=24, **keywords):
+def _string(
+    frequency,
+    seconds,
+    rng,
+    *,
+    position=0.2,
+    tilt=1.0,
+    decay=1.2,
+    damping=0.06,
+    stiffness=1e-4,
+    partials=24,
+    **keywords,
+):
     """A string plucked or struck at `position` of its length: stiff, so slightly sharp upwards; the higher, the sooner gone."""
     k = np.arange(1, partials + 1)
     amplitudes = np.abs(np.sin(np.pi * k * position)) / k**tilt
     decays = np.sqrt(frequency / 220) * decay * (1 + damping * k**2)
     ratios = k * np.sqrt(1 + stiffness * k**2)
-    return _damped(frequency, seconds, rng, ratios=ratios, amplitudes=amplitudes, decays=decays, **keywords)
+    return _damped(
+        frequency, seconds, rng, ratios=ratios, amplitudes=amplitudes, decays=decays, **keywords
+    )
 
 
 def _wavetable(harmonics: np.ndarray, phases: np.ndarray, size: int = 8192) -> np.ndarray:
@@ -75,17 +96,35 @@ def _wavetable(harmonics: np.ndarray, phases: np.ndarray, size: int = 8192) -> n
     return np.fft.irfft(spectrum, size).astype(np.float32) * size
 
 
-def _sustained(frequency, seconds, rng, *, tilt=1.1, cutoff=4000.0, attack=0.12, release=0.2, vibrato=0.004, breath=0.0):
+def _sustained(
+    frequency,
+    seconds,
+    rng,
+    *,
+    tilt=1.1,
+    cutoff=4000.0,
+    attack=0.12,
+    release=0.2,
+    vibrato=0.004,
+    breath=0.0,
+):
     """A sawtooth-like tone that opens up as it swells, with a vibrato that sets in late."""
     t = _time(seconds)
     k = np.arange(1, max(2, int(min(60, 18_000 / frequency))))
-    harmonics, phases = k**-tilt / np.sqrt(1 + (k * frequency / cutoff) ** 4), 2 * np.pi * rng.random(len(k))
+    harmonics, phases = (
+        k**-tilt / np.sqrt(1 + (k * frequency / cutoff) ** 4),
+        2 * np.pi * rng.random(len(k)),
+    )
     dark, bright = (_wavetable(h, phases) for h in (harmonics * np.exp(-k / 3), harmonics))
     rate = rng.uniform(4.8, 6.0)
     depth = vibrato * np.minimum(t / 0.5, 1.0)
-    phase = rng.random() + frequency * (t - depth * np.cos(2 * np.pi * rate * t) / (2 * np.pi * rate))
+    phase = rng.random() + frequency * (
+        t - depth * np.cos(2 * np.pi * rate * t) / (2 * np.pi * rate)
+    )
     at = (phase * len(dark)).astype(np.int64) & (len(dark) - 1)
-    opening = (np.minimum(t / (2 * attack), 1.0) * (1 - 0.3 * np.minimum(t / 4, 1.0))).astype(np.float32)
+    opening = (np.minimum(t / (2 * attack), 1.0) * (1 - 0.3 * np.minimum(t / 4, 1.0))).astype(
+        np.float32
+    )
     note = dark[at] * (1 - opening) + bright[at] * opening
     if breath:
         note += breath * note.std() * sosfilt(_HISS, rng.standard_normal(len(t))).astype(np.float32)
@@ -95,7 +134,11 @@ def _sustained(frequency, seconds, rng, *, tilt=1.1, cutoff=4000.0, attack=0.12,
 def _pad(frequency, seconds, rng, *, detune=0.004, **keywords):
     """Detuned sustained voices, other ones in either ear: wide, and never quite still."""
     sides = [
-        sum(_sustained(frequency * (1 + detune * d), seconds, rng, **keywords) for d in rng.uniform(-1, 1, 2)) for _ in range(2)
+        sum(
+            _sustained(frequency * (1 + detune * d), seconds, rng, **keywords)
+            for d in rng.uniform(-1, 1, 2)
+        )
+        for _ in range(2)
     ]
     return np.stack(sides, axis=-1)
 
@@ -104,7 +147,9 @@ def _kick(rng, seconds=0.35):
     t = _time(seconds)
     sweep = np.cumsum(48 + 130 * np.exp(-t * 45)) / SAMPLE_RATE
     click = rng.standard_normal(len(t)) * np.exp(-t * 900) * 0.3
-    return _fade((np.sin(2 * np.pi * sweep) * np.exp(-t * 11) + click).astype(np.float32), 0.001, 0.05)
+    return _fade(
+        (np.sin(2 * np.pi * sweep) * np.exp(-t * 11) + click).astype(np.float32), 0.001, 0.05
+    )
 
 
 def _snare(rng, seconds=0.3):
@@ -116,7 +161,13 @@ def _snare(rng, seconds=0.3):
 
 def _hat(rng, seconds=0.12):
     t = _time(seconds)
-    return _fade((0.7 * sosfilt(_HISS, rng.standard_normal(len(t))) * np.exp(-t * 6 / seconds)).astype(np.float32), 0.001, 0.02)
+    return _fade(
+        (0.7 * sosfilt(_HISS, rng.standard_normal(len(t))) * np.exp(-t * 6 / seconds)).astype(
+            np.float32
+        ),
+        0.001,
+        0.02,
+    )
 
 
 _HISS = butter(2, 7000, "highpass", fs=SAMPLE_RATE, output="sos")
@@ -124,10 +175,16 @@ _RATTLE = butter(2, (900, 9000), "bandpass", fs=SAMPLE_RATE, output="sos")
 _BELL_RATIOS = np.array([0.5, 1, 1.183, 1.506, 2, 2.514, 2.662, 3.011, 4.166])
 _BARS = {  # the modes of tuned bars and of a church bell
     "marimba": dict(
-        ratios=np.array([1, 3.93, 9.24]), amplitudes=np.array([1, 0.3, 0.12]), decays=np.array([5, 14, 30]), knock=0.2
+        ratios=np.array([1, 3.93, 9.24]),
+        amplitudes=np.array([1, 0.3, 0.12]),
+        decays=np.array([5, 14, 30]),
+        knock=0.2,
     ),
     "vibraphone": dict(
-        ratios=np.array([1, 4, 10.1]), amplitudes=np.array([1, 0.25, 0.06]), decays=np.array([1.4, 3, 8]), knock=0.05
+        ratios=np.array([1, 4, 10.1]),
+        amplitudes=np.array([1, 0.25, 0.06]),
+        decays=np.array([1.4, 3, 8]),
+        knock=0.05,
     ),
     "bell": dict(
         ratios=_BELL_RATIOS,
@@ -141,28 +198,89 @@ DRUMS = dict(kick=_kick, snare=_snare, hat=_hat, open_hat=partial(_hat, seconds=
 INSTRUMENTS = {
     i.name: i
     for i in (
-        Instrument("guitar", "plucked", 45, 76, partial(_string, position=0.18, decay=1.3, knock=0.15)),
-        Instrument("harp", "plucked", 48, 88, partial(_string, position=0.4, tilt=1.4, decay=0.9, stiffness=3e-5), rings=True),
-        Instrument("lute", "plucked", 50, 79, partial(_string, position=0.1, tilt=0.8, decay=2.2, knock=0.25)),
-        Instrument("piano", "struck", 45, 84, partial(_string, position=0.13, tilt=1.5, decay=0.8, damping=0.03, knock=0.1)),
+        Instrument(
+            "guitar", "plucked", 45, 76, partial(_string, position=0.18, decay=1.3, knock=0.15)
+        ),
+        Instrument(
+            "harp",
+            "plucked",
+            48,
+            88,
+            partial(_string, position=0.4, tilt=1.4, decay=0.9, stiffness=3e-5),
+            rings=True,
+        ),
+        Instrument(
+            "lute",
+            "plucked",
+            50,
+            79,
+            partial(_string, position=0.1, tilt=0.8, decay=2.2, knock=0.25),
+        ),
+        Instrument(
+            "piano",
+            "struck",
+            45,
+            84,
+            partial(_string, position=0.13, tilt=1.5, decay=0.8, damping=0.03, knock=0.1),
+        ),
         Instrument("marimba", "struck", 52, 84, partial(_damped, **_BARS["marimba"]), rings=True),
-        Instrument("vibraphone", "struck", 55, 86, partial(_damped, **_BARS["vibraphone"]), rings=True),
+        Instrument(
+            "vibraphone", "struck", 55, 86, partial(_damped, **_BARS["vibraphone"]), rings=True
+        ),
         Instrument("bell", "struck", 60, 90, partial(_damped, **_BARS["bell"]), rings=True),
-        Instrument("violin", "bowed", 57, 88, partial(_sustained, attack=0.07, vibrato=0.005, breath=0.05)),
-        Instrument("cello", "bowed", 40, 67, partial(_sustained, cutoff=2200, attack=0.1, vibrato=0.004, breath=0.04)),
-        Instrument("viola", "bowed", 50, 78, partial(_sustained, cutoff=2800, attack=0.09, vibrato=0.0045, breath=0.04)),
-        Instrument("bass guitar", "bass", 28, 50, partial(_string, position=0.25, tilt=1.2, decay=2.0, damping=0.03, knock=0.1)),
-        Instrument("synth bass", "bass", 28, 50, partial(_sustained, cutoff=500, attack=0.01, release=0.06, vibrato=0.0)),
-        Instrument("warm pads", "pads", 48, 72, partial(_pad, cutoff=1300, attack=0.5, release=0.5, vibrato=0.0015)),
+        Instrument(
+            "violin", "bowed", 57, 88, partial(_sustained, attack=0.07, vibrato=0.005, breath=0.05)
+        ),
+        Instrument(
+            "cello",
+            "bowed",
+            40,
+            67,
+            partial(_sustained, cutoff=2200, attack=0.1, vibrato=0.004, breath=0.04),
+        ),
+        Instrument(
+            "viola",
+            "bowed",
+            50,
+            78,
+            partial(_sustained, cutoff=2800, attack=0.09, vibrato=0.0045, breath=0.04),
+        ),
+        Instrument(
+            "bass guitar",
+            "bass",
+            28,
+            50,
+            partial(_string, position=0.25, tilt=1.2, decay=2.0, damping=0.03, knock=0.1),
+        ),
+        Instrument(
+            "synth bass",
+            "bass",
+            28,
+            50,
+            partial(_sustained, cutoff=500, attack=0.01, release=0.06, vibrato=0.0),
+        ),
+        Instrument(
+            "warm pads",
+            "pads",
+            48,
+            72,
+            partial(_pad, cutoff=1300, attack=0.5, release=0.5, vibrato=0.0015),
+        ),
         Instrument(
             "airy pads",
             "pads",
             55,
             79,
-            partial(_pad, cutoff=5000, tilt=1.5, attack=0.7, release=0.6, vibrato=0.0015, breath=0.15),
+            partial(
+                _pad, cutoff=5000, tilt=1.5, attack=0.7, release=0.6, vibrato=0.0015, breath=0.15
+            ),
         ),
         Instrument(
-            "string section", "pads", 48, 76, partial(_pad, cutoff=3200, attack=0.25, release=0.35, vibrato=0.004, breath=0.03)
+            "string section",
+            "pads",
+            48,
+            76,
+            partial(_pad, cutoff=3200, attack=0.25, release=0.35, vibrato=0.004, breath=0.03),
         ),
     )
 }

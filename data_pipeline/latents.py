@@ -68,31 +68,56 @@ def encode(
                 read = records(folder, split)
                 for start in range(0, size, GROUP * batch_size):
                     stop = min(start + GROUP * batch_size, size)
-                    near = [decode(record) for record in read(list(range(max(start - 1, 0), min(stop + 1, size))))]
+                    near = [
+                        decode(record)
+                        for record in read(list(range(max(start - 1, 0), min(stop + 1, size))))
+                    ]
                     own = range(start - max(start - 1, 0), len(near) - (min(stop + 1, size) - stop))
                     examples = [near[place] for place in own]
-                    latents = _encode_group(encode_fn, near, own, batch_size, frames, hop, around, k)
+                    latents = _encode_group(
+                        encode_fn, near, own, batch_size, frames, hop, around, k
+                    )
                     for row, example in zip(latents, examples, strict=True):
                         text = {name: example[name].decode() for name in ("caption", "id", "meta")}
                         if not np.isfinite(row).all():
-                            raise Refusal(f"The latents of {text['id']} are not finite in float16; check the autoencoder.")
+                            raise Refusal(
+                                f"The latents of {text['id']} are not finite in float16; check the autoencoder."
+                            )
                         captions.add(text["caption"])
                         valid = -(-int(example["valid_samples"]) // hop)
                         writer.write(
-                            split, dict(latents=row, valid_frames=valid, start=example["start"], total=example["total"]) | text
+                            split,
+                            dict(
+                                latents=row,
+                                valid_frames=valid,
+                                start=example["start"],
+                                total=example["total"],
+                            )
+                            | text,
                         )
                     done += len(examples)
                     if time.monotonic() - told > 5:
                         told = time.monotonic()
-                        progress(f"{done}/{total} clips, {done * about.seconds / (told - began):.0f} times real time")
-        (target / FINGERPRINT).write_text(json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n")
+                        progress(
+                            f"{done}/{total} clips, {done * about.seconds / (told - began):.0f} times real time"
+                        )
+        (target / FINGERPRINT).write_text(
+            json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"
+        )
         if text_fn is not None:
             _write_embeddings(target / EMBEDDINGS, sorted(captions), text_fn, batch_size, progress)
     return info(out)
 
 
 def _encode_group(
-    encode_fn: Callable, near: Sequence[Mapping], own: range, batch_size: int, frames: int, hop: int, around: int, k: int
+    encode_fn: Callable,
+    near: Sequence[Mapping],
+    own: range,
+    batch_size: int,
+    frames: int,
+    hop: int,
+    around: int,
+    k: int,
 ) -> list[np.ndarray]:
     """Latents float16 [frames, k] of the clips `own` of consecutive ones, with their neighbours around them.
 
@@ -116,9 +141,13 @@ def _encode_group(
                 row[: len(whole)] = whole / np.float32(32767)
             latents = np.asarray(encode_fn(audio))
             if latents.shape != (batch_size, length, k):
-                raise Refusal(f"The encoder gave {latents.shape} for {batch_size} clips, not {(batch_size, length, k)}.")
+                raise Refusal(
+                    f"The encoder gave {latents.shape} for {batch_size} clips, not {(batch_size, length, k)}."
+                )
             with np.errstate(over="ignore"):  # refused later, by name
-                found |= zip(chosen, latents[:, first : first + frames].astype(np.float16), strict=False)
+                found |= zip(
+                    chosen, latents[:, first : first + frames].astype(np.float16), strict=False
+                )
     return [found[place] for place in own]
 
 
@@ -126,7 +155,10 @@ def _adjoin(clip: Mapping, following: Mapping) -> bool:
     """Whether `following` is the next clip of the same piece: one that was left out between them is an edge."""
     piece = lambda example: example["id"].rpartition(b"@")[0]
     seconds = len(clip["audio"]) / SAMPLE_RATE
-    return piece(clip) == piece(following) and round(following["start"] / seconds) == round(clip["start"] / seconds) + 1
+    return (
+        piece(clip) == piece(following)
+        and round(following["start"] / seconds) == round(clip["start"] / seconds) + 1
+    )
 
 
 def _write_embeddings(path, captions: list[str], text_fn, batch_size: int, progress) -> None:
@@ -138,7 +170,11 @@ def _write_embeddings(path, captions: list[str], text_fn, batch_size: int, progr
         shape = [int(n) for n in embedding.shape[1:]]
         full += sum(int(length) == shape[0] for length in lengths)
         for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):
-            tensors[caption_key(caption)] = np.ascontiguousarray(row[: int(length)].astype(np.float16))
+            tensors[caption_key(caption)] = np.ascontiguousarray(
+                row[: int(length)].astype(np.float16)
+            )
     save_file(tensors, path, {"shape": json.dumps(shape)})
-    cut = f", {full} of them with all of {shape[0]} tokens, where longer ones are cut" if full else ""
+    cut = (
+        f", {full} of them with all of {shape[0]} tokens, where longer ones are cut" if full else ""
+    )
     progress(f"{len(captions)} captions embedded{cut}")

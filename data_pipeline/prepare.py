@@ -40,18 +40,26 @@ class Report:
     not_needed: int  # files left over once limit_hours was reached
     clips: dict[str, int]  # split -> clips
     hours: dict[str, float]  # split -> hours without padding
-    dropped_seconds: dict[str, float]  # of accepted files: "tail" too short for a clip, "silence" of whole clips
+    dropped_seconds: dict[
+        str, float
+    ]  # of accepted files: "tail" too short for a clip, "silence" of whole clips
     captions: int  # distinct ones
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items())) or "none"
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
+            or "none"
+        )
         lines = [f"files: {self.accepted} accepted of {self.files}; rejected: {reasons}"]
         if self.not_needed:
             lines.append(f"{self.not_needed} files were not needed for the hours asked for")
         lines += [
-            f"{split}: {self.clips[split]} clips, {self.hours[split]:.3f} hours" for split in sorted(self.clips, reverse=True)
+            f"{split}: {self.clips[split]} clips, {self.hours[split]:.3f} hours"
+            for split in sorted(self.clips, reverse=True)
         ]
-        dropped = ", ".join(f"{seconds:.1f} s {what}" for what, seconds in self.dropped_seconds.items() if seconds)
+        dropped = ", ".join(
+            f"{seconds:.1f} s {what}" for what, seconds in self.dropped_seconds.items() if seconds
+        )
         lines += [f"dropped from accepted files: {dropped}"] if dropped else []
         return "\n".join([*lines, f"{self.captions} distinct captions", f"wrote {self.out}"])
 
@@ -80,16 +88,23 @@ def prepare(
         Refusal: the source is unusable, no file was accepted, or `out` exists or cannot be written; nothing is left under `out`.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
-        raise Refusal(f"--seconds {seconds} is no length for a clip; give {MIN_CLIP} to {MAX_CLIP}.")
+        raise Refusal(
+            f"--seconds {seconds} is no length for a clip; give {MIN_CLIP} to {MAX_CLIP}."
+        )
     if not (0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
         raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
     found = open_source(source, clips=clips, seconds=seconds, seed=seed)
     samples, shortest = round(seconds * SAMPLE_RATE), min(MIN_SECONDS, seconds / 2)
     rejections = [entry for entry in found if isinstance(entry, Rejection)]
     # In hash order the test files come first; if none of them is any good, the next ones take their place.
-    items = sorted((_hash(f"{seed}:{item.id}"), item.id, item) for item in found if isinstance(item, Item))
+    items = sorted(
+        (_hash(f"{seed}:{item.id}"), item.id, item) for item in found if isinstance(item, Item)
+    )
     budget = {"test": test_fraction, "train": 1 - test_fraction}
-    budget = {split: np.inf if limit_hours is None else limit_hours * 3600 * share for split, share in budget.items()}
+    budget = {
+        split: np.inf if limit_hours is None else limit_hours * 3600 * share
+        for split, share in budget.items()
+    }
     count, length, captions = Counter(), Counter(), set()
     dropped, seen, accepted, not_needed = {"tail": 0.0, "silence": 0.0}, {}, 0, 0
     began = told = time.monotonic()
@@ -102,8 +117,14 @@ def prepare(
         return length[split] >= budget[split]
 
     with whole_folder(out) as folder:
-        with Writer(folder, waveform_features(samples), f"48 kHz stereo clips of {seconds} s from {Path(source).name}") as writer:
-            for done, (place, _, item) in enumerate(_played_ahead(items, lambda place: not full(split_of(place)))):
+        with Writer(
+            folder,
+            waveform_features(samples),
+            f"48 kHz stereo clips of {seconds} s from {Path(source).name}",
+        ) as writer:
+            for done, (place, _, item) in enumerate(
+                _played_ahead(items, lambda place: not full(split_of(place)))
+            ):
                 split = split_of(place)
                 if full(split):
                     not_needed += 1
@@ -126,28 +147,45 @@ def prepare(
                     count[split] += 1
                     length[split] += len(piece) / SAMPLE_RATE
                     audio = np.pad(piece, ((0, samples - len(piece)), (0, 0)))
-                    texts = dict(caption=item.caption, id=f"{item.id}@{at:.3f}", meta=json.dumps(item.meta, default=str))
-                    writer.write(split, dict(audio=audio, valid_samples=len(piece), start=at, total=total, **texts))
+                    texts = dict(
+                        caption=item.caption,
+                        id=f"{item.id}@{at:.3f}",
+                        meta=json.dumps(item.meta, default=str),
+                    )
+                    writer.write(
+                        split,
+                        dict(audio=audio, valid_samples=len(piece), start=at, total=total, **texts),
+                    )
                     if full(split):
                         break
                 if time.monotonic() - told > 5:
                     told, hours = time.monotonic(), sum(length.values()) / 3600
                     speed = sum(length.values()) / (told - began)
-                    progress(f"{done + 1}/{len(items)} files, {hours:.2f} hours, {speed:.0f} times real time")
+                    progress(
+                        f"{done + 1}/{len(items)} files, {hours:.2f} hours, {speed:.0f} times real time"
+                    )
             if not accepted:
-                raise Refusal(f"No file of {source} was accepted: {_listing(rejections)}; nothing was written.")
+                raise Refusal(
+                    f"No file of {source} was accepted: {_listing(rejections)}; nothing was written."
+                )
             if not count["train"]:
-                raise Refusal(f"Only one file of {source} is usable and it went into the test split; use a test fraction of 0.")
+                raise Refusal(
+                    f"Only one file of {source} is usable and it went into the test split; use a test fraction of 0."
+                )
         report = Report(
             out, len(found), accepted, dict(Counter(r.reason for r in rejections)), not_needed, dict(count),
             {split: length[split] / 3600 for split in count}, dropped, len(captions),
         )  # fmt: skip
-        (folder / "rejected.jsonl").write_text("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejections))
+        (folder / "rejected.jsonl").write_text(
+            "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejections)
+        )
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
-def _played_ahead(items: list[tuple[float, str, Item]], wanted: Callable[[float], bool]) -> Iterator[tuple[float, str, Item]]:
+def _played_ahead(
+    items: list[tuple[float, str, Item]], wanted: Callable[[float], bool]
+) -> Iterator[tuple[float, str, Item]]:
     """The same items; what the synthesiser makes is made by every core, a few items ahead (it spends its time in numpy).
 
     `wanted` says by an item's place whether it is still needed: what is not is left to whoever reads it.
@@ -185,7 +223,9 @@ def _listing(rejections: list[Rejection], most: int = 3) -> str:
     return shown + (f"; and {len(rejections) - most} more" if len(rejections) > most else "")
 
 
-def _pieces(item: Item, samples: int, shortest: float, seen: dict[str, str]) -> tuple[float, Iterator[tuple[int, np.ndarray]]]:
+def _pieces(
+    item: Item, samples: int, shortest: float, seen: dict[str, str]
+) -> tuple[float, Iterator[tuple[int, np.ndarray]]]:
     """The item's seconds, and int16 [<= samples, 2] pieces with their first sample's number; `seen` maps contents to ids.
 
     Raises _Bad.
@@ -214,7 +254,9 @@ def _judge(path: Path, shortest: float) -> tuple[float, float]:
     try:
         with soundfile.SoundFile(path) as file:
             if file.channels > 2:
-                raise _Bad("more than two channels", f"{file.channels} channels; mix down to stereo first")
+                raise _Bad(
+                    "more than two channels", f"{file.channels} channels; mix down to stereo first"
+                )
             if not 4_000 <= file.samplerate <= 768_000:
                 raise _Bad("absurd sample rate", f"{file.samplerate} Hz")
             for block in _blocks(file):

@@ -56,4 +56,6 @@ class ShardData:
         if split not in self.description["examples"]:
             return iter(())
         limit = self._options["limit"]
-        return stream.batches(self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1, limit=limit)
+        return stream.batches(
+            self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1, limit=limit
+        )

@@ -36,7 +36,9 @@ def latent_features(frames: int, k: int) -> tfds.features.FeaturesDict:
 
 
 def _about() -> dict:
-    return {name: tfds.features.Text() for name in ("caption", "id", "meta")} | dict(start=np.float32, total=np.float32)
+    return {name: tfds.features.Text() for name in ("caption", "id", "meta")} | dict(
+        start=np.float32, total=np.float32
+    )
 
 
 @dataclass
@@ -46,7 +48,9 @@ class Writer:
     folder: Path
     features: tfds.features.FeaturesDict
     description: str
-    _shards: dict[str, list[list[int]]] = field(default_factory=dict)  # split -> [examples, bytes] of each shard
+    _shards: dict[str, list[list[int]]] = field(
+        default_factory=dict
+    )  # split -> [examples, bytes] of each shard
     _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
 
     def __enter__(self) -> "Writer":
@@ -58,7 +62,9 @@ class Writer:
         if not shards or shards[-1][1] + len(record) > SHARD_BYTES:
             if shards:
                 self._files[split].close()
-            self._files[split] = ArrayRecordWriter(str(self._part(split, len(shards))), "group_size:1,uncompressed")
+            self._files[split] = ArrayRecordWriter(
+                str(self._part(split, len(shards))), "group_size:1,uncompressed"
+            )
             shards.append([0, 0])
         self._files[split].write(record)
         shards[-1][0] += 1
@@ -81,9 +87,17 @@ class Writer:
                 name = template.sharded_filepath(shard_index=number, num_shards=len(shards))
                 os.replace(self._part(split, number), name)
             lengths, size = [examples for examples, _ in shards], sum(size for _, size in shards)
-            infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+                )
+            )
         tfds.folder_dataset.write_metadata(
-            data_dir=self.folder, features=self.features, split_infos=infos, description=self.description, check_data=False
+            data_dir=self.folder,
+            features=self.features,
+            split_infos=infos,
+            description=self.description,
+            check_data=False,
         )  # check_data reads with as_dataset, which TFDS does not have for array_record
 
 
@@ -109,7 +123,13 @@ def info(folder: str) -> Info:
     examples = {name: split.num_examples for name, split in builder.info.splits.items()}
     path = Path(folder) / FINGERPRINT
     fingerprint = json.loads(path.read_text()) if path.exists() else None
-    return Info(kind, examples, tuple(shape), shape[0] / SAMPLE_RATE if kind == "waveform" else None, fingerprint)
+    return Info(
+        kind,
+        examples,
+        tuple(shape),
+        shape[0] / SAMPLE_RATE if kind == "waveform" else None,
+        fingerprint,
+    )
 
 
 def features(folder: str) -> tfds.features.FeaturesDict:
@@ -121,13 +141,25 @@ def _builder(folder: str):
     try:
         builder = tfds.builder_from_directory(folder)
         known = {"audio", "latents"} & set(builder.info.features or ())
-    except Exception as error:  # TFDS has no exception of its own for a folder that is not a data set
-        reason = "there is no dataset_info.json in it" if not (Path(folder) / "dataset_info.json").exists() else str(error)
-        raise Refusal(f"{folder} is not a prepared data set ({reason}); make one with `jen1 data prepare`.") from None
+    except (
+        Exception
+    ) as error:  # TFDS has no exception of its own for a folder that is not a data set
+        reason = (
+            "there is no dataset_info.json in it"
+            if not (Path(folder) / "dataset_info.json").exists()
+            else str(error)
+        )
+        raise Refusal(
+            f"{folder} is not a prepared data set ({reason}); make one with `jen1 data prepare`."
+        ) from None
     if not known:
-        raise Refusal(f"{folder} is a TFDS data set, but holds neither audio nor latents; make one with `jen1 data prepare`.")
+        raise Refusal(
+            f"{folder} is a TFDS data set, but holds neither audio nor latents; make one with `jen1 data prepare`."
+        )
     if "total" not in builder.info.features:
-        raise Refusal(f"{folder} does not say how long its pieces are (`total`); prepare it again, and encode latents again.")
+        raise Refusal(
+            f"{folder} does not say how long its pieces are (`total`); prepare it again, and encode latents again."
+        )
     return builder
 
 
@@ -135,6 +167,10 @@ def records(folder: str, split: str) -> Callable[[list[int]], list[bytes]]:
     """A function that reads the serialised records at a list of positions. Raises Refusal without such a split."""
     builder = _builder(folder)
     if split not in builder.info.splits:
-        raise Refusal(f"{folder} has no split {split!r}, only {', '.join(builder.info.splits) or 'none'}.")
-    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        raise Refusal(
+            f"{folder} has no split {split!r}, only {', '.join(builder.info.splits) or 'none'}."
+        )
+    source = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
     return source.__getitems__

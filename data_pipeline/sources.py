@@ -16,7 +16,16 @@ from data_pipeline import synthetic
 from jen1_jax.errors import Refusal
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
-UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv")  # audio that the decoder does not read
+UNSUPPORTED = (
+    ".m4a",
+    ".aac",
+    ".wma",
+    ".mp4",
+    ".webm",
+    ".ape",
+    ".alac",
+    ".wv",
+)  # audio that the decoder does not read
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,9 @@ class Rejection:
     detail: str = ""
 
 
-def open_source(source: str, *, clips: int, seconds: float, seed: int) -> Sequence[Item | Rejection]:
+def open_source(
+    source: str, *, clips: int, seconds: float, seed: int
+) -> Sequence[Item | Rejection]:
     """The items of `source`: a folder, a .csv or .jsonl manifest, or "synthetic" (`clips` of `seconds` each).
 
     Raises:
@@ -50,7 +61,9 @@ def open_source(source: str, *, clips: int, seconds: float, seed: int) -> Sequen
         return list(from_synthesiser(clips, seconds, seed))
     path = Path(source)
     if not path.exists():
-        raise Refusal(f"There is no {source}; --source takes a folder, a .csv or .jsonl manifest, or the word synthetic.")
+        raise Refusal(
+            f"There is no {source}; --source takes a folder, a .csv or .jsonl manifest, or the word synthetic."
+        )
     readers = {".csv": from_csv, ".jsonl": from_jsonl}
     if not path.is_dir() and path.suffix.lower() not in readers:
         raise Refusal(f"{source} is neither a folder nor a .csv or .jsonl manifest.")
@@ -67,7 +80,9 @@ def from_synthesiser(clips: int, seconds: float, seed: int) -> Iterator[Item]:
     for index in range(clips):
         style, caption = synthetic.describe(seed, index)
         load = lambda index=index: synthetic.clip(seed, index, seconds).audio
-        yield Item(f"synthetic-{seed}-{index:06d}", load, caption, style.truth | {"source": "synthetic"})
+        yield Item(
+            f"synthetic-{seed}-{index:06d}", load, caption, style.truth | {"source": "synthetic"}
+        )
 
 
 def from_folder(folder: Path) -> Iterator[Item | Rejection]:
@@ -81,7 +96,9 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
         for name in folders:
             if Path(parent, name).is_symlink():
                 yield Rejection(
-                    Path(parent, name).relative_to(folder).as_posix(), "linked folder", "links to folders are not followed"
+                    Path(parent, name).relative_to(folder).as_posix(),
+                    "linked folder",
+                    "links to folders are not followed",
                 )
         for name in sorted(names):
             path = Path(parent, name)
@@ -93,7 +110,9 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
                 continue
             if not id.isprintable():
                 yield Rejection(
-                    id.encode("utf-8", "replace").decode(), "unreadable name", "rename it in UTF-8 without control characters"
+                    id.encode("utf-8", "replace").decode(),
+                    "unreadable name",
+                    "rename it in UTF-8 without control characters",
                 )
                 continue
             try:
@@ -112,10 +131,14 @@ def from_csv(manifest: Path) -> Iterator[Item | Rejection]:
     with open(manifest, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if "path" not in (rows.fieldnames or ()):
-            raise Refusal(f"{manifest} has no column named path; its columns are {', '.join(rows.fieldnames or ['none'])}.")
+            raise Refusal(
+                f"{manifest} has no column named path; its columns are {', '.join(rows.fieldnames or ['none'])}."
+            )
         for row in rows:
             row.pop(None, None)  # cells beyond the header
-            yield _listed(manifest, rows.line_num, {key: value for key, value in row.items() if value})
+            yield _listed(
+                manifest, rows.line_num, {key: value for key, value in row.items() if value}
+            )
 
 
 def from_jsonl(manifest: Path) -> Iterator[Item | Rejection]:
@@ -139,7 +162,9 @@ def _listed(manifest: Path, number: int, fields: dict) -> Item | Rejection:
     if not path.is_absolute():
         normal = os.path.normpath(listed)
         if normal.split(os.sep)[0] == os.pardir:
-            return Rejection(listed, "outside the manifest's folder", "write an absolute path if it is meant")
+            return Rejection(
+                listed, "outside the manifest's folder", "write an absolute path if it is meant"
+            )
         path = manifest.parent / normal
     if not path.is_file():
         return Rejection(listed, "missing")
@@ -150,7 +175,13 @@ def _item(id: str, path: Path, fields: dict) -> Item:
     """A file with its caption: the given one, else one made of title, artist, game and genre, else none."""
     given = fields.pop("caption", None)
     if given is None:
-        title, artist, game, genre = (str(fields.get(name) or "") for name in ("title", "artist", "game", "genre"))
-        by = f"{title} by {artist}" if title and artist else title or (f"music by {artist}" if artist else "")
+        title, artist, game, genre = (
+            str(fields.get(name) or "") for name in ("title", "artist", "game", "genre")
+        )
+        by = (
+            f"{title} by {artist}"
+            if title and artist
+            else title or (f"music by {artist}" if artist else "")
+        )
         given = ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)
     return Item(id, path, str(given).strip(), fields)

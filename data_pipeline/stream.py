@@ -63,13 +63,22 @@ def batches(
     """
     about = info(folder)
     if batch_size < 1 or batch_size % process_count:
-        raise Refusal(f"A batch of {batch_size} cannot be shared by {process_count} processes; choose a multiple.")
+        raise Refusal(
+            f"A batch of {batch_size} cannot be shared by {process_count} processes; choose a multiple."
+        )
     if crop is not None and not 0 < crop <= about.shape[0]:
-        raise Refusal(f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; prepare longer clips or crop less.")
+        raise Refusal(
+            f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; prepare longer clips or crop less."
+        )
     read = records(folder, split)
-    size, share = min(limit or about.examples[split], about.examples[split]), batch_size // process_count
+    size, share = (
+        min(limit or about.examples[split], about.examples[split]),
+        batch_size // process_count,
+    )
     stride = about.examples[split] // size
-    data, valid = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    data, valid = (
+        ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    )
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
     spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
@@ -82,11 +91,15 @@ def batches(
         record, epoch = g % size, g // size
         if shuffle:
             key = tf.stack([tf.constant(seed % 2**32, tf.int64), epoch])
-            record = tf.random.experimental.index_shuffle(record, tf.cast(key, tf.uint32), tf.constant(size - 1, tf.int64))
+            record = tf.random.experimental.index_shuffle(
+                record, tf.cast(key, tf.uint32), tf.constant(size - 1, tf.int64)
+            )
         return g, record * stride
 
     def fetch(g, record):
-        serialised = tf.numpy_function(lambda r: np.array(read(r.tolist()), object), [record], tf.string, stateful=False)
+        serialised = tf.numpy_function(
+            lambda r: np.array(read(r.tolist()), object), [record], tf.string, stateful=False
+        )
         parsed = tf.io.parse_example(tf.ensure_shape(serialised, [None]), spec)
         rows = tf.reshape(tf.io.decode_raw(parsed[data], stored), [-1, *about.shape])
         lengths = tf.cast(parsed[valid], tf.int32)
@@ -96,7 +109,9 @@ def batches(
             lengths = tf.minimum(lengths, crop)
         if about.kind == "waveform":
             rows = tf.cast(rows, tf.float32) / 32767.0
-        return {data: rows, valid: lengths, "index": record} | {name: parsed[name] for name in (*TEXTS, *timing)}
+        return {data: rows, valid: lengths, "index": record} | {
+            name: parsed[name] for name in (*TEXTS, *timing)
+        }
 
     def window(example):
         g, length = example
@@ -134,7 +149,11 @@ def captions(folder: str, split: str) -> list[str]:
     spec = {"caption": tf.io.FixedLenFeature([], tf.string)}
     found = set()
     for start in range(0, size, 64):
-        found.update(tf.io.parse_example(read(list(range(start, min(start + 64, size)))), spec)["caption"].numpy())
+        found.update(
+            tf.io.parse_example(read(list(range(start, min(start + 64, size)))), spec)[
+                "caption"
+            ].numpy()
+        )
     return sorted(caption.decode() for caption in found)
 
 
@@ -152,7 +171,10 @@ def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | 
     tokens, width = json.loads(file.metadata()["shape"])
 
     def embed(captions: np.ndarray) -> dict[str, np.ndarray]:
-        embedding, lengths = np.zeros((len(captions), tokens, width), np.float16), np.zeros(len(captions), np.int32)
+        embedding, lengths = (
+            np.zeros((len(captions), tokens, width), np.float16),
+            np.zeros(len(captions), np.int32),
+        )
         for i, caption in enumerate(captions):
             found = file.get_tensor(caption_key(caption))
             embedding[i, : len(found)], lengths[i] = found, len(found)

@@ -28,17 +28,45 @@ TEXTURES = {  # roles, the leading one first; bass and drums may join
     "pads": ("pads",),
     "melody over chords and pads": ("melody", "chords", "pads"),
 }
-FAMILIES = dict(arpeggio=("plucked", "struck"), chords=("plucked", "struck", "bowed"), melody=("plucked", "struck", "bowed"))
-GAINS = dict(melody=1.0, arpeggio=0.8, chords=0.7, pads=0.55, bass=0.75, drums=0.8)  # of parts at equal loudness
-PANS = {-0.7: "on the left", -0.35: "slightly left", 0.0: "in the centre", 0.35: "slightly right", 0.7: "on the right"}
+FAMILIES = dict(
+    arpeggio=("plucked", "struck"),
+    chords=("plucked", "struck", "bowed"),
+    melody=("plucked", "struck", "bowed"),
+)
+GAINS = dict(
+    melody=1.0, arpeggio=0.8, chords=0.7, pads=0.55, bass=0.75, drums=0.8
+)  # of parts at equal loudness
+PANS = {
+    -0.7: "on the left",
+    -0.35: "slightly left",
+    0.0: "in the centre",
+    0.35: "slightly right",
+    0.7: "on the right",
+}
 BEATS = {  # (sound, beats in the bar, loudness)
-    "rock": (("kick", (0, 2, 2.5), 1.0), ("snare", (1, 3), 0.8), ("hat", np.arange(0, 4, 0.5), 0.3)),
-    "four-on-the-floor": (("kick", (0, 1, 2, 3), 1.0), ("snare", (1, 3), 0.5), ("open_hat", np.arange(0.5, 4), 0.3)),
+    "rock": (
+        ("kick", (0, 2, 2.5), 1.0),
+        ("snare", (1, 3), 0.8),
+        ("hat", np.arange(0, 4, 0.5), 0.3),
+    ),
+    "four-on-the-floor": (
+        ("kick", (0, 1, 2, 3), 1.0),
+        ("snare", (1, 3), 0.5),
+        ("open_hat", np.arange(0.5, 4), 0.3),
+    ),
     "half-time": (("kick", (0, 1.5), 1.0), ("snare", (2,), 0.9), ("hat", np.arange(4), 0.35)),
-    "busy": (("kick", (0, 0.75, 2.5), 1.0), ("snare", (1, 3), 0.8), ("hat", np.arange(0, 4, 0.25), 0.25)),
+    "busy": (
+        ("kick", (0, 0.75, 2.5), 1.0),
+        ("snare", (1, 3), 0.8),
+        ("hat", np.arange(0, 4, 0.25), 0.25),
+    ),
     "waltz": (("kick", (0,), 1.0), ("snare", (1, 2), 0.45), ("hat", np.arange(3), 0.3)),
 }
-ROOMS = {"dry": (0.25, 0.06), "room": (0.7, 0.15), "hall": (2.0, 0.28)}  # reverberation time in s, share of the sound
+ROOMS = {
+    "dry": (0.25, 0.06),
+    "room": (0.7, 0.15),
+    "hall": (2.0, 0.28),
+}  # reverberation time in s, share of the sound
 RHYTHMS = (
     (1, 1, 2),
     (1.5, 0.5, 1, 1),
@@ -120,11 +148,15 @@ def draw_style(rng: np.random.Generator) -> Style:
     for role in TEXTURES[texture]:
         families = FAMILIES.get(role, ("pads",))
         taken = {p.instrument.name for p in parts}
-        instrument = _choose(rng, [i for i in INSTRUMENTS.values() if i.family in families and i.name not in taken])
+        instrument = _choose(
+            rng, [i for i in INSTRUMENTS.values() if i.family in families and i.name not in taken]
+        )
         parts.append(Part(instrument, role, 0.0 if role == "pads" else pan))
         pan = -pan  # the next one sits across
     if rng.random() < 0.45:
-        parts.append(Part(_choose(rng, [i for i in INSTRUMENTS.values() if i.family == "bass"]), "bass", 0.0))
+        parts.append(
+            Part(_choose(rng, [i for i in INSTRUMENTS.values() if i.family == "bass"]), "bass", 0.0)
+        )
     drums = (
         ""
         if rng.random() < 0.5 or texture == "pads"
@@ -150,7 +182,9 @@ def _chord(style: Style, bar: int, centre: float) -> list[int]:
 
 def _arpeggio(style, instrument, bars, rng):
     centre = (instrument.low + instrument.high) / 2 - 3
-    order = _choose(rng, ((0, 1, 2, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 1, 3), (0, 2, 1, 2)))
+    order = _choose(
+        rng, ((0, 1, 2, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 1, 3), (0, 2, 1, 2))
+    )
     step = 0.25 if style.tempo < 90 and rng.random() < 0.6 else 0.5
     for bar in range(bars):
         tones = _chord(style, bar, centre)
@@ -171,13 +205,20 @@ def _chords(style, instrument, bars, rng):
     for bar in range(bars):
         for hit, end in zip(hits, (*hits[1:], style.metre), strict=True):
             for i, tone in enumerate(_chord(style, bar, (instrument.low + instrument.high) / 2)):
-                yield bar * style.metre + hit + strum * i, (end - hit) * 0.95, tone, rng.uniform(0.75, 1.0)
+                yield (
+                    bar * style.metre + hit + strum * i,
+                    (end - hit) * 0.95,
+                    tone,
+                    rng.uniform(0.75, 1.0),
+                )
 
 
 def _melody(style, instrument, bars, rng):
     """A walk on the scale that meets the chord at every bar line; the rhythm repeats as A A B A."""
     scale = SCALES[style.scale]
-    ladder = [n for n in range(instrument.low + 7, instrument.high - 2) if (n - style.key) % 12 in scale]
+    ladder = [
+        n for n in range(instrument.low + 7, instrument.high - 2) if (n - style.key) % 12 in scale
+    ]
     rhythms = [_choose(rng, RHYTHMS) for _ in range(2)]
     at = len(ladder) // 2
     for bar in range(bars):
@@ -187,9 +228,16 @@ def _melody(style, instrument, bars, rng):
                 break
             at = int(np.clip(at + _choose(rng, (-2, -1, -1, 0, 1, 1, 2)), 0, len(ladder) - 1))
             if start == 0:
-                at = min((i for i, n in enumerate(ladder) if n % 12 in chord), key=lambda i: abs(i - at))
+                at = min(
+                    (i for i, n in enumerate(ladder) if n % 12 in chord), key=lambda i: abs(i - at)
+                )
             length = min(length, style.metre - start)
-            yield bar * style.metre + start, length * 0.95, ladder[at], 1.0 if start == 0 else rng.uniform(0.7, 0.95)
+            yield (
+                bar * style.metre + start,
+                length * 0.95,
+                ladder[at],
+                1.0 if start == 0 else rng.uniform(0.7, 0.95),
+            )
             start += length
 
 
@@ -200,13 +248,28 @@ def _pads(style, instrument, bars, rng):
 
 
 def _bass(style, instrument, bars, rng):
-    steps = _choose(rng, (((0, 0),), ((0, 0), (2, 4)), tuple((i / 2, 0) for i in range(8)), ((0, 0), (1.5, 0), (2, 4))))
+    steps = _choose(
+        rng,
+        (
+            ((0, 0),),
+            ((0, 0), (2, 4)),
+            tuple((i / 2, 0) for i in range(8)),
+            ((0, 0), (1.5, 0), (2, 4)),
+        ),
+    )
     steps = [s for s in steps if s[0] < style.metre]
     for bar in range(bars):
         degree = style.progression[bar % len(style.progression)]
-        for (start, interval), end in zip(steps, [s[0] for s in steps[1:]] + [style.metre], strict=True):
+        for (start, interval), end in zip(
+            steps, [s[0] for s in steps[1:]] + [style.metre], strict=True
+        ):
             tone = style.key + SCALES[style.scale][(degree + interval) % 7]
-            yield bar * style.metre + start, (end - start) * 0.9, tone + 12 * int(np.ceil((instrument.low - tone) / 12)), 1.0
+            yield (
+                bar * style.metre + start,
+                (end - start) * 0.9,
+                tone + 12 * int(np.ceil((instrument.low - tone) / 12)),
+                1.0,
+            )
 
 
 ROLES = dict(arpeggio=_arpeggio, chords=_chords, melody=_melody, pads=_pads, bass=_bass)
@@ -236,7 +299,9 @@ def _play(style: Style, part: Part, samples: int, rng: np.random.Generator) -> n
         start = max(0.0, start * beat + rng.normal(0, 0.004))  # nobody plays exactly on time
         if start >= seconds:
             continue
-        length = min(length * beat + (1.2 if part.instrument.rings else 0.05), seconds - start + 0.1)
+        length = min(
+            length * beat + (1.2 if part.instrument.rings else 0.05), seconds - start + 0.1
+        )
         note = (midi, round(length, 2))
         if note not in played:
             played[note] = part.instrument.voice(440 * 2 ** ((midi - 69) / 12), length, rng)
@@ -247,7 +312,9 @@ def _play(style: Style, part: Part, samples: int, rng: np.random.Generator) -> n
 def _play_drums(style: Style, samples: int, rng: np.random.Generator) -> np.ndarray:
     beat, mix = 60 / style.tempo, np.zeros((samples, 2), np.float32)
     places = dict(kick=0.0, snare=0.1, hat=-0.3, open_hat=-0.3)
-    sounds = {name: [_pan(make(rng), places[name]) for _ in range(3)] for name, make in DRUMS.items()}
+    sounds = {
+        name: [_pan(make(rng), places[name]) for _ in range(3)] for name, make in DRUMS.items()
+    }
     for bar in range(int(np.ceil(samples / SAMPLE_RATE / (beat * style.metre)))):
         for name, hits, loudness in BEATS[style.drums]:
             for hit in hits:
@@ -262,7 +329,9 @@ def _reverberate(dry: np.ndarray, room: str, rng: np.random.Generator) -> np.nda
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     response = rng.standard_normal((len(t), 2)) * np.exp(-6.9 * t / seconds)[:, None]
     response = sosfilt(butter(1, 3500, fs=SAMPLE_RATE, output="sos"), response, axis=0)
-    response = np.pad(response / np.sqrt((response**2).sum(0)), ((SAMPLE_RATE // 80, 0), (0, 0))).astype(np.float32)
+    response = np.pad(
+        response / np.sqrt((response**2).sum(0)), ((SAMPLE_RATE // 80, 0), (0, 0))
+    ).astype(np.float32)
     return (1 - share) * dry + share * oaconvolve(dry, response, axes=0)[: len(dry)]
 
 
@@ -272,7 +341,9 @@ def render(style: Style, seconds: float, rng: np.random.Generator) -> np.ndarray
     parts = [(p.role, _play(style, p, samples, rng)) for p in style.parts]
     if style.drums:
         parts.append(("drums", _play_drums(style, samples, rng)))
-    mix = sum(GAINS[role] / max(float(np.sqrt((audio**2).mean())), 1e-9) * audio for role, audio in parts)
+    mix = sum(
+        GAINS[role] / max(float(np.sqrt((audio**2).mean())), 1e-9) * audio for role, audio in parts
+    )
     mix = _reverberate(mix, style.room, rng)
     return (mix * (rng.uniform(0.5, 0.9) / np.abs(mix).max())).astype(np.float32)
 
@@ -289,7 +360,11 @@ def _describe(part: Part, rng: np.random.Generator) -> str:
     elif part.role == "bass":
         what = f"a {name}"
     else:
-        family = {"plucked": "plucked ", "bowed": "bowed "}.get(part.instrument.family, "") if rng.random() < 0.5 else ""
+        family = (
+            {"plucked": "plucked ", "bowed": "bowed "}.get(part.instrument.family, "")
+            if rng.random() < 0.5
+            else ""
+        )
         figure = "chords" if part.role == "chords" else part.role
         what = f"{family}{name} {figure}" if part.role == "chords" else f"a {family}{name} {figure}"
         if where == PANS[0.0] and rng.random() < 0.5:
@@ -301,7 +376,9 @@ def _describe(part: Part, rng: np.random.Generator) -> str:
 def caption(style: Style, rng: np.random.Generator) -> str:
     """A sentence that says what is in the clip, in varied words; every statement in it is true of `style`."""
     lead, *others = (_describe(p, rng) for p in style.parts)
-    drums = _choose(rng, (f"{style.drums} drums", f"a {style.drums} drum beat")) if style.drums else ""
+    drums = (
+        _choose(rng, (f"{style.drums} drums", f"a {style.drums} drum beat")) if style.drums else ""
+    )
     others += [drums] if drums else []
     text = lead
     if others:
@@ -310,7 +387,14 @@ def caption(style: Style, rng: np.random.Generator) -> str:
     pace = "slow" if style.tempo < 85 else "fast" if style.tempo > 125 else "moderate"
     details = [
         f"in {KEYS[style.key]} {style.scale}",
-        _choose(rng, (f"{style.tempo} bpm", f"{style.tempo} beats per minute", f"{pace} tempo, {style.tempo} bpm")),
+        _choose(
+            rng,
+            (
+                f"{style.tempo} bpm",
+                f"{style.tempo} beats per minute",
+                f"{pace} tempo, {style.tempo} bpm",
+            ),
+        ),
     ]
     if style.metre == 3:
         details.append(_choose(rng, ("in three", "in 3/4 time")))
@@ -319,5 +403,7 @@ def caption(style: Style, rng: np.random.Generator) -> str:
     if not style.drums and rng.random() < 0.4:
         details.append("no drums")
     if rng.random() < 0.3:
-        return f"{', '.join(details[:2])}: {text}".removeprefix("in ") + "".join(f", {d}" for d in details[2:])
+        return f"{', '.join(details[:2])}: {text}".removeprefix("in ") + "".join(
+            f", {d}" for d in details[2:]
+        )
     return ", ".join((text, *details))

@@ -31,12 +31,22 @@ class Report:
         lines = [f"{self.folder}: {self.kind}"]
         for split, count in sorted(self.examples.items(), reverse=True):
             rows = self.valid_rows[split]
-            length = f"{rows / SAMPLE_RATE / 3600:.3f} hours" if self.kind == "waveform" else f"{rows} frames"
+            length = (
+                f"{rows / SAMPLE_RATE / 3600:.3f} hours"
+                if self.kind == "waveform"
+                else f"{rows} frames"
+            )
             lines.append(f"{split}: {count} records, {length}")
         for name, (low, middle, high) in self.levels.items():
-            lines.append(f"{name}: {low:.2f} / {middle:.2f} / {high:.2f} (5th, 50th, 95th percentile)")
-        lines += [f"{name}: {100 * share:.1f} % of the records" for name, share in self.shares.items()]
-        lines.append(f"captions: {100 * self.captioned:.1f} % of the records, {self.captions} distinct")
+            lines.append(
+                f"{name}: {low:.2f} / {middle:.2f} / {high:.2f} (5th, 50th, 95th percentile)"
+            )
+        lines += [
+            f"{name}: {100 * share:.1f} % of the records" for name, share in self.shares.items()
+        ]
+        lines.append(
+            f"captions: {100 * self.captioned:.1f} % of the records, {self.captions} distinct"
+        )
         return "\n".join([*lines, *(self.problems or ["no problems"])])
 
 
@@ -47,7 +57,9 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         Refusal: there is no data set, or a shard cannot be read.
     """
     about, decode = info(folder), features(folder).deserialize_example_np
-    data, valid_name = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    data, valid_name = (
+        ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    )
     figures, valid_rows, captions, files = defaultdict(list), Counter(), Counter(), defaultdict(set)
     problems, told, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():
@@ -59,7 +71,9 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                 if rows.shape != about.shape:
                     raise ValueError(f"shape {rows.shape} instead of {about.shape}")
             except Exception as error:  # array_record, protobuf and TFDS each have their own
-                raise Refusal(f"Record {place} of {split} in {folder} is broken ({error}); prepare the data set again.") from None
+                raise Refusal(
+                    f"Record {place} of {split} in {folder} is broken ({error}); prepare the data set again."
+                ) from None
             id, caption = example["id"].decode(), example["caption"].decode()
             start, whole = float(example["start"]), float(example["total"])
             if not 0 < valid <= len(rows):
@@ -69,11 +83,15 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                 problems.append(f"{id}: the padding is not zero")
             length = valid / SAMPLE_RATE if about.kind == "waveform" else 0.0
             if not (start >= 0 and start + length <= whole + TOLERANCE):
-                problems.append(f"{id}: it is said to begin {start:.2f} s into a piece of {whole:.2f} s")
+                problems.append(
+                    f"{id}: it is said to begin {start:.2f} s into a piece of {whole:.2f} s"
+                )
             valid_rows[split] += valid
             captions[caption] += 1
             files[split].add(id.rpartition("@")[0])
-            for name, figure in (_audio if about.kind == "waveform" else _latents)(rows[:valid]).items():
+            for name, figure in (_audio if about.kind == "waveform" else _latents)(
+                rows[:valid]
+            ).items():
                 figures[name].append(figure)
             done += 1
             if time.monotonic() - told > 5:
@@ -81,13 +99,32 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                 progress(f"{done}/{total} records")
     for split in files.keys() - {"train"}:
         if leaked := files["train"] & files[split]:
-            problems.append(f"{len(leaked)} files are in train and in {split}, for instance {min(leaked)}")
+            problems.append(
+                f"{len(leaked)} files are in train and in {split}, for instance {min(leaked)}"
+            )
     if "not finite" in figures and any(figures.pop("not finite")):
         problems.append("some latents are not finite")
-    shares = {name: float(np.mean(figures.pop(name))) for name in ("mono-like", "clipped", "silent") if name in figures}
-    levels = {name: tuple(float(p) for p in np.percentile(values, (5, 50, 95))) for name, values in figures.items()}
+    shares = {
+        name: float(np.mean(figures.pop(name)))
+        for name in ("mono-like", "clipped", "silent")
+        if name in figures
+    }
+    levels = {
+        name: tuple(float(p) for p in np.percentile(values, (5, 50, 95)))
+        for name, values in figures.items()
+    }
     captioned = 1 - captions.pop("", 0) / max(done, 1)
-    return Report(folder, about.kind, dict(about.examples), dict(valid_rows), levels, shares, captioned, len(captions), problems)
+    return Report(
+        folder,
+        about.kind,
+        dict(about.examples),
+        dict(valid_rows),
+        levels,
+        shares,
+        captioned,
+        len(captions),
+        problems,
+    )
 
 
 def _audio(audio: np.ndarray) -> dict[str, float | bool]:
@@ -104,4 +141,9 @@ def _audio(audio: np.ndarray) -> dict[str, float | bool]:
 
 def _latents(latents: np.ndarray) -> dict[str, float | bool]:
     z = latents.astype(np.float64)
-    return {"mean": z.mean(), "standard deviation": z.std(), "largest": np.abs(z).max(), "not finite": not np.isfinite(z).all()}
+    return {
+        "mean": z.mean(),
+        "standard deviation": z.std(),
+        "largest": np.abs(z).max(),
+        "not finite": not np.isfinite(z).all(),
+    }

@@ -18,9 +18,13 @@ def load(run: str | os.PathLike, **settings: Any) -> "Model":
 
     `settings` are those of the section `diffusion` that shall differ from the run's in sampling, like `sampler="heun"`.
     """
-    from jen1_jax.generation.model import Model  # JAX and Flax load on the first use, so that importing the package stays quick
+    from jen1_jax.generation.model import (
+        Model,
+    )  # JAX and Flax load on the first use, so that importing the package stays quick
 
-    return Model.load(run, settings={f"diffusion.{name}": value for name, value in settings.items()})
+    return Model.load(
+        run, settings={f"diffusion.{name}": value for name, value in settings.items()}
+    )
 
 
 __all__ = ["__version__", "load"]

@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("overrides look like --config.train_diffusion.steps=1000")
         options.overrides = dict(text.removeprefix("--config.").split("=", 1) for text in rest)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # progress is read while it happens, also from a log file
+        sys.stdout.reconfigure(
+            line_buffering=True
+        )  # progress is read while it happens, also from a log file
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("jen1_jax").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("tensorflow", "tensorflow_datasets", "array_record"):
             raise
-        print(f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an .npz file.", file=sys.stderr)
+        print(
+            f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an .npz file.",
+            file=sys.stderr,
+        )
         return 3
     except KeyboardInterrupt:
         print("jen1: interrupted.", file=sys.stderr)
@@ -71,7 +76,9 @@ def data_validate(options: argparse.Namespace) -> None:
     report = validate(options.dir)
     print(report)
     if report.problems:
-        raise Refusal(f"{len(report.problems)} problems in {options.dir}, listed above; prepare the data again.")
+        raise Refusal(
+            f"{len(report.problems)} problems in {options.dir}, listed above; prepare the data again."
+        )
 
 
 def data_encode(options: argparse.Namespace) -> None:
@@ -84,7 +91,9 @@ def data_encode(options: argparse.Namespace) -> None:
     run = Run.open(options.autoencoder)
     codec, text = load_codec(run), None
     if options.text != "none":
-        text = TextEncoder.frozen(options.text, options.text_max_length, options.text_dtype, local_layout(run.config))
+        text = TextEncoder.frozen(
+            options.text, options.text_max_length, options.text_dtype, local_layout(run.config)
+        )
     fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
     encode(
         options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, around=codec.encoder_reach,
@@ -100,7 +109,12 @@ def train_autoencoder(options: argparse.Namespace) -> None:
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
     hop = make_autoencoder(config).hop
-    data = _data(config, config.data.dir or str(run.path / "data"), config.train_autoencoder.batch_size, crop=crop - crop % hop)
+    data = _data(
+        config,
+        config.data.dir or str(run.path / "data"),
+        config.train_autoencoder.batch_size,
+        crop=crop - crop % hop,
+    )
     train_autoencoder(config, run, data, _source(options))
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
 
@@ -109,7 +123,12 @@ def train_diffusion(options: argparse.Namespace) -> None:
     from jen1_jax.training.diffusion import train_diffusion
 
     config, run = _configured(options)
-    data = _data(config, config.data.dir or str(run.path / "latents"), config.train_diffusion.batch_size, limit=config.data.limit)
+    data = _data(
+        config,
+        config.data.dir or str(run.path / "latents"),
+        config.train_diffusion.batch_size,
+        limit=config.data.limit,
+    )
     train_diffusion(config, run, data, _source(options))
     print(f"the diffusion model is in {run.path / 'diffusion'}")
 
@@ -138,7 +157,13 @@ def extend(options: argparse.Namespace) -> None:
     model = _model(options)
     audio = read_audio(options.audio, model.sample_rate)
     made = model.extend(audio, options.seconds, options.prompt, options.seed, **_sampling(options))
-    _write(model, out, made, options, spans=[(len(audio) / model.sample_rate, len(made) / model.sample_rate)])
+    _write(
+        model,
+        out,
+        made,
+        options,
+        spans=[(len(audio) / model.sample_rate, len(made) / model.sample_rate)],
+    )
 
 
 def vary(options: argparse.Namespace) -> None:
@@ -166,13 +191,21 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
 
         data = ShardData(options.data, 8, seed=0)
         if data.description["kind"] != "waveform":
-            raise Refusal(f"{options.data} holds {data.description['kind']}; give the audio that they were made from.")
+            raise Refusal(
+                f"{options.data} holds {data.description['kind']}; give the audio that they were made from."
+            )
         clips = clips_of(data.sweep("test"))
     else:
         clips = clips_in(folder, codec.sample_rate)
-    report = evaluate_autoencoder(codec, islice(clips, options.clips), Path(options.out), _Progress())
+    report = evaluate_autoencoder(
+        codec, islice(clips, options.clips), Path(options.out), _Progress()
+    )
     for name, figures in report["median"].items():
-        known = [f"{figure.replace('_', ' ')} {figures[figure]:.2f}" for figure in FIGURES if figures[figure] is not None]
+        known = [
+            f"{figure.replace('_', ' ')} {figures[figure]:.2f}"
+            for figure in FIGURES
+            if figures[figure] is not None
+        ]
         print(f"{name}: medians over {figures['clips']} held-out clips: {', '.join(known)}")
     print(f"report, audio pairs and page.png are in {options.out}")
 
@@ -186,11 +219,17 @@ def evaluate_captions(options: argparse.Namespace) -> None:
 
     data = ShardData(options.data, 8, seed=0)
     if data.description["kind"] != "waveform":
-        raise Refusal(f"{options.data} holds {data.description['kind']}; give the audio that they were made from.")
+        raise Refusal(
+            f"{options.data} holds {data.description['kind']}; give the audio that they were made from."
+        )
     model = Model.load(options.checkpoint, _Progress())
     clips = clips_of(data.sweep("test"))
-    report = evaluate_captions(model, clips, data.description["length"], options.clips, Path(options.out))
-    print(f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s; ranks by what is nearest:")
+    report = evaluate_captions(
+        model, clips, data.description["length"], options.clips, Path(options.out)
+    )
+    print(
+        f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s; ranks by what is nearest:"
+    )
     print(table(report["rows"], report["clips"]))
     print(f"report, audio pairs and page.png are in {options.out}")
 
@@ -199,7 +238,9 @@ def page(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.page import draw_run
     from jen1_jax.models.run import Run
 
-    draw_run(Run.open(options.checkpoint), [Path(file) for file in options.audio], Path(options.out))
+    draw_run(
+        Run.open(options.checkpoint), [Path(file) for file in options.audio], Path(options.out)
+    )
     print(f"page written to {options.out}")
 
 
@@ -208,7 +249,11 @@ def _configured(options):
     from jen1_jax.models.run import Run
 
     config = load_config(options.config, options.overrides)
-    print("\n".join(f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()))
+    print(
+        "\n".join(
+            f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()
+        )
+    )
     return config, Run(Path(options.workdir))
 
 
@@ -253,7 +298,10 @@ def _model(options):
 
 
 def _sampling(options) -> dict:
-    return {name: getattr(options, name) for name in ("negative_prompt", "steps", "guidance_scale", "start", "total")}
+    return {
+        name: getattr(options, name)
+        for name in ("negative_prompt", "steps", "guidance_scale", "start", "total")
+    }
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -267,12 +315,20 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
     asked = ("prompt", "negative_prompt", "seed", "strength", "start", "total")
     made = {name: getattr(options, name) for name in asked if name in options}
     made["steps"] = defaults.sample_steps if options.steps is None else options.steps
-    made["guidance_scale"] = defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    made["guidance_scale"] = (
+        defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    )
     names = [key.removeprefix("diffusion.") for key in SETTINGS]
-    made |= {name: defaults[name] for name in names if name not in ("sample_steps", "guidance_scale")}
+    made |= {
+        name: defaults[name] for name in names if name not in ("sample_steps", "guidance_scale")
+    }
     if "audio" in options:
         made["audio"] = str(Path(options.audio).resolve())
-    made |= {"spans": list(spans), "version": __version__, "fingerprints": model.run.record["fingerprints"]}
+    made |= {
+        "spans": list(spans),
+        "version": __version__,
+        "fingerprints": model.run.record["fingerprints"],
+    }
     write_text(out.with_name(out.name + ".json"), json.dumps(made, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
 
@@ -294,7 +350,9 @@ def _span(text: str) -> tuple[float, float]:
     try:
         return float(start), float(end)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a span is START:END in seconds, like 3.0:5.5; got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"a span is START:END in seconds, like 3.0:5.5; got {text!r}"
+        ) from None
 
 
 def _count(text: str) -> int:
@@ -304,38 +362,85 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jen1", description="Trains JEN-1 and makes music with it.")
+    parser = argparse.ArgumentParser(
+        prog="jen1", description="Trains JEN-1 and makes music with it."
+    )
     parser.add_argument("--version", action="version", version=f"jen1-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="prepare, check and encode training data").add_subparsers(required=True)
+    data = commands.add_parser(
+        "data", help="prepare, check and encode training data"
+    ).add_subparsers(required=True)
     sub = _command(data, "prepare", data_prepare, "audio -> stereo shards")
     sub.add_argument("--source", required=True, help="a folder, a CSV, a JSONL, or `synthetic`")
     sub.add_argument("--out", required=True)
-    sub.add_argument("--seconds", type=float, default=10.24, help="length of a clip (default: %(default)s)")
+    sub.add_argument(
+        "--seconds", type=float, default=10.24, help="length of a clip (default: %(default)s)"
+    )
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--clips", type=int, default=512, help="how many the synthetic source makes (default: %(default)s)")
-    sub.add_argument("--limit-hours", type=float, help="stop after this much audio, drawn evenly from all files")
-    sub.add_argument("--test-fraction", type=float, default=0.1, help="share of the files held out (default: %(default)s)")
-    sub = _command(data, "validate", data_validate, "what is in prepared data, and what is wrong with it")
+    sub.add_argument(
+        "--clips",
+        type=int,
+        default=512,
+        help="how many the synthetic source makes (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--limit-hours", type=float, help="stop after this much audio, drawn evenly from all files"
+    )
+    sub.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.1,
+        help="share of the files held out (default: %(default)s)",
+    )
+    sub = _command(
+        data, "validate", data_validate, "what is in prepared data, and what is wrong with it"
+    )
     sub.add_argument("dir")
     sub = _command(data, "encode", data_encode, "shards -> whitened latents and captions")
     sub.add_argument("--data", required=True)
     sub.add_argument("--autoencoder", required=True, metavar="RUN")
     sub.add_argument("--out", required=True)
-    sub.add_argument("--text", default="none", help="folder or hub name of a frozen FLAN-T5 to embed captions with")
-    sub.add_argument("--text-max-length", type=int, default=128, help="its tokens per caption (default: %(default)s)")
     sub.add_argument(
-        "--text-dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of its arithmetic (default: %(default)s)"
+        "--text",
+        default="none",
+        help="folder or hub name of a frozen FLAN-T5 to embed captions with",
+    )
+    sub.add_argument(
+        "--text-max-length",
+        type=int,
+        default=128,
+        help="its tokens per caption (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--text-dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16",
+        help="of its arithmetic (default: %(default)s)",
     )
 
-    train = commands.add_parser("train", help="train the autoencoder or the diffusion model").add_subparsers(required=True)
+    train = commands.add_parser(
+        "train", help="train the autoencoder or the diffusion model"
+    ).add_subparsers(required=True)
     for name, function, says in (
-        ("autoencoder", train_autoencoder, "keep the encoder of another run, whose latents stay valid, and train its decoder on"),
+        (
+            "autoencoder",
+            train_autoencoder,
+            "keep the encoder of another run, whose latents stay valid, and train its decoder on",
+        ),
         ("diffusion", train_diffusion, "take the trained autoencoder of another run"),
     ):
-        sub = _command(train, name, function, f"train the {name} of a run; run again, it goes on from its last checkpoint")
-        sub.add_argument("--config", required=True, help="a preset or a .py file; override fields with --config.a.b=value")
+        sub = _command(
+            train,
+            name,
+            function,
+            f"train the {name} of a run; run again, it goes on from its last checkpoint",
+        )
+        sub.add_argument(
+            "--config",
+            required=True,
+            help="a preset or a .py file; override fields with --config.a.b=value",
+        )
         sub.add_argument("--workdir", required=True, metavar="RUN")
         sub.set_defaults(overrides={})
         sub.add_argument("--autoencoder", metavar="RUN", help=says)
@@ -357,33 +462,84 @@ def _parser() -> argparse.ArgumentParser:
         if name != "generate":
             sub.add_argument("--audio", required=True)
         if name == "inpaint":
-            sub.add_argument("--span", required=True, action="append", type=_span, metavar="START:END", help="in seconds")
+            sub.add_argument(
+                "--span",
+                required=True,
+                action="append",
+                type=_span,
+                metavar="START:END",
+                help="in seconds",
+            )
         elif name == "vary":
-            sub.add_argument("--strength", type=float, default=0.6, help="0 to 1: how little is kept (default: %(default)s)")
+            sub.add_argument(
+                "--strength",
+                type=float,
+                default=0.6,
+                help="0 to 1: how little is kept (default: %(default)s)",
+            )
         else:
-            sub.add_argument("--seconds", required=True, type=float, help="how much music is made, or added")
+            sub.add_argument(
+                "--seconds", required=True, type=float, help="how much music is made, or added"
+            )
         sub.add_argument("--prompt", default="", help="empty means unconditional")
-        sub.add_argument("--negative-prompt", default="", help="what to keep away from (default: music without a prompt)")
+        sub.add_argument(
+            "--negative-prompt",
+            default="",
+            help="what to keep away from (default: music without a prompt)",
+        )
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--steps", type=int, help="of sampling (default: the run's)")
-        sub.add_argument("--guidance-scale", type=float, help="how closely to follow the prompt (default: the run's)")
+        sub.add_argument(
+            "--guidance-scale",
+            type=float,
+            help="how closely to follow the prompt (default: the run's)",
+        )
         what = "what is made" if name == "generate" else "the file"
-        sub.add_argument("--start", type=float, default=0.0, help=f"seconds into its piece at which {what} begins (unet.timing)")
-        sub.add_argument("--total", type=float, help="seconds that the whole piece lasts (default: to the end of what is made)")
+        sub.add_argument(
+            "--start",
+            type=float,
+            default=0.0,
+            help=f"seconds into its piece at which {what} begins (unet.timing)",
+        )
+        sub.add_argument(
+            "--total",
+            type=float,
+            help="seconds that the whole piece lasts (default: to the end of what is made)",
+        )
         sub.add_argument("--out", required=True, help="a .wav file")
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(required=True)
-    sub = _command(evaluate, "autoencoder", evaluate_autoencoder, "how well held-out clips come through the autoencoder")
+    evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(
+        required=True
+    )
+    sub = _command(
+        evaluate,
+        "autoencoder",
+        evaluate_autoencoder,
+        "how well held-out clips come through the autoencoder",
+    )
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
-    sub.add_argument("--data", required=True, help="prepared data, of which the test split is used, or a folder of audio files")
+    sub.add_argument(
+        "--data",
+        required=True,
+        help="prepared data, of which the test split is used, or a folder of audio files",
+    )
     sub.add_argument("--clips", type=_count, help="how many clips, at most (default: all)")
     sub.add_argument("--out", required=True)
-    sub = _command(evaluate, "captions", evaluate_captions, "whether the music follows held-out captions")
+    sub = _command(
+        evaluate, "captions", evaluate_captions, "whether the music follows held-out captions"
+    )
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--data", required=True, help="prepared data, of which the test split is used")
-    sub.add_argument("--clips", type=_count, default=48, help="how many captions, at most (default: 48); each with one clip")
+    sub.add_argument(
+        "--clips",
+        type=_count,
+        default=48,
+        help="how many captions, at most (default: 48); each with one clip",
+    )
     sub.add_argument("--out", required=True)
-    sub = _command(commands, "page", page, "one picture of a run: audio files, round trips, loss curves")
+    sub = _command(
+        commands, "page", page, "one picture of a run: audio files, round trips, loss curves"
+    )
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--out", required=True, help="a .png file")
     sub.add_argument("audio", nargs="*", help="WAV files to draw")

@@ -13,21 +13,28 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 
-FREE = (".tasks.ratios", ".tasks.weights")  # name tasks; a configuration file may add some, and unknown ones are refused later
+FREE = (
+    ".tasks.ratios",
+    ".tasks.weights",
+)  # name tasks; a configuration file may add some, and unknown ones are refused later
 
 
 def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     """The configuration of a packaged preset (`jen1`) or of a Python file with `get_config()`, with overrides by dotted key."""
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise Refusal(f"There is no configuration file {name}; give a path to one or a preset: {', '.join(presets())}.")
+            raise Refusal(
+                f"There is no configuration file {name}; give a path to one or a preset: {', '.join(presets())}."
+            )
         spec = importlib.util.spec_from_file_location(Path(name).stem, name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     elif name in presets():
         module = importlib.import_module(f"configs.{name}")
     else:
-        raise Refusal(f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends in .py.")
+        raise Refusal(
+            f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends in .py."
+        )
     if not hasattr(module, "get_config"):
         raise Refusal(f"{name} has no get_config(); start from configs/jen1.py.")
     try:
@@ -49,11 +56,15 @@ def _all_fields() -> dict[str, Any]:
 def _check_keys(values: Any, known: dict, where: str) -> None:
     """Every field of a configuration stands in configs/jen1.py, and the other way round."""
     if not isinstance(values, dict):
-        raise Refusal(f"{where} is a section with the fields {', '.join(known)}; {values!r} is not one.")
+        raise Refusal(
+            f"{where} is a section with the fields {', '.join(known)}; {values!r} is not one."
+        )
     for key in values.keys() ^ known.keys():
         place = f"{where}.{key}"
         if key in values:
-            raise Refusal(f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}.")
+            raise Refusal(
+                f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}."
+            )
         raise Refusal(
             f"{place} is missing; start from configs/jen1.py, which has every field. A run of another version must be trained "
             "anew in another --workdir."
@@ -74,7 +85,9 @@ def _check_types(value: Any, known: Any, where: str) -> None:
     elif not (value is None and where.endswith("mesh.rules")):  # an axis may be left out there
         fits = type(value) is type(known) or (type(value), type(known)) == (int, float)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            raise Refusal(f"{where} holds a {type(known).__name__} like {known!r}; {value!r} is not one.")
+            raise Refusal(
+                f"{where} holds a {type(known).__name__} like {known!r}; {value!r} is not one."
+            )
 
 
 def presets() -> list[str]:
@@ -106,7 +119,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(old):
-        raise Refusal(f"The field {key} holds a {type(old).__name__} like {old!r}; {text!r} is not one.")
+        raise Refusal(
+            f"The field {key} holds a {type(old).__name__} like {old!r}; {text!r} is not one."
+        )
     node[name] = value
 
 

@@ -58,12 +58,16 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise Refusal(f"Cannot write into {target.parent} ({error.strerror}); name another folder with --out.") from None
+        raise Refusal(
+            f"Cannot write into {target.parent} ({error.strerror}); name another folder with --out."
+        ) from None
     try:
         yield folder
         folder.chmod(0o755)
         os.replace(folder, target)
     except OSError as error:
-        raise Refusal(f"Writing {path} failed: {error.strerror or error}; free some space or name another folder.") from None
+        raise Refusal(
+            f"Writing {path} failed: {error.strerror or error}; free some space or name another folder."
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

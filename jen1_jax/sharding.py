@@ -23,9 +23,16 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     fixed = math.prod(size for size in sizes.values() if size > 0)
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or len(devices) % fixed or (not free and fixed != len(devices)):
-        raise Refusal(f"The mesh {sizes} does not fit {len(devices)} devices; let the sizes multiply to it, with one -1 at most.")
+        raise Refusal(
+            f"The mesh {sizes} does not fit {len(devices)} devices; let the sizes multiply to it, with one -1 at most."
+        )
     sizes.update({name: len(devices) // fixed for name in free})
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=devices,
+    )
 
 
 def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
@@ -63,4 +70,7 @@ def local_layout(config: ConfigDict) -> Callable:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's slice of the global batch, as arrays laid over the mesh by their first axis."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -35,12 +35,16 @@ class Task:
     draw: Callable[[Key[Array, ""], Int[Array, ""], int, ConfigDict], Drawn]
 
 
-def text_to_music(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict) -> Drawn:
+def text_to_music(
+    key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict
+) -> Drawn:
     """Nothing is given; the mode is a coin toss."""
     return jnp.zeros(frames), jax.random.bernoulli(key)
 
 
-def inpainting(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict) -> Drawn:
+def inpainting(
+    key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict
+) -> Drawn:
     """One to `max_spans` separate spans are generated, a share of the valid length within the configured bounds in all."""
     spans = config.max_spans
     if spans < 1:
@@ -48,30 +52,46 @@ def inpainting(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, c
     uniform = jax.random.uniform(key, (2 * spans + 1,))
     total = _generated_frames(uniform[0], valid_frames, config)
     given = valid_frames - total
-    count = jnp.minimum(_pick(uniform[1], 1, spans), jnp.minimum(total, given + 1))  # a span or the gap before it takes a frame
+    count = jnp.minimum(
+        _pick(uniform[1], 1, spans), jnp.minimum(total, given + 1)
+    )  # a span or the gap before it takes a frame
     widths = _parts(uniform[2 : spans + 1], total, count)
-    gaps = _parts(uniform[spans + 1 :], given + 2, count + 1)  # the outer gaps may be empty: a frame is added to each
+    gaps = _parts(
+        uniform[spans + 1 :], given + 2, count + 1
+    )  # the outer gaps may be empty: a frame is added to each
     ends = jnp.cumsum(gaps[:-1] + widths) - 1  # ... and the first one taken off again
     frame = jnp.arange(frames)
     generated = jnp.any((frame >= (ends - widths)[:, None]) & (frame < ends[:, None]), axis=0)
     return (~generated & (frame < valid_frames)).astype(jnp.float32), jnp.zeros((), bool)
 
 
-def continuation(key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict) -> Drawn:
+def continuation(
+    key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict
+) -> Drawn:
     """The end is generated, a share of the valid length within the configured bounds."""
     given = valid_frames - _generated_frames(jax.random.uniform(key), valid_frames, config)
     return (jnp.arange(frames) < given).astype(jnp.float32), jnp.ones((), bool)
 
 
-TASKS = Registry("task", {task.__name__: Task(task.__name__, task) for task in (text_to_music, inpainting, continuation)})
+TASKS = Registry(
+    "task",
+    {
+        task.__name__: Task(task.__name__, task)
+        for task in (text_to_music, inpainting, continuation)
+    },
+)
 
 
-def _pick(uniform: Float[Array, "*shape"], least: Int[Array, ""] | int, most: Int[Array, ""] | int) -> Int[Array, "*shape"]:
+def _pick(
+    uniform: Float[Array, "*shape"], least: Int[Array, ""] | int, most: Int[Array, ""] | int
+) -> Int[Array, "*shape"]:
     """The whole numbers from `least` to `most`, both included, that uniform numbers in [0, 1) stand for."""
     return least + jnp.minimum((uniform * (most - least + 1)).astype(jnp.int32), most - least)
 
 
-def _generated_frames(uniform: Float[Array, ""], valid_frames: Int[Array, ""], config: ConfigDict) -> Int[Array, ""]:
+def _generated_frames(
+    uniform: Float[Array, ""], valid_frames: Int[Array, ""], config: ConfigDict
+) -> Int[Array, ""]:
     """A number of frames whose share of the valid ones is within the bounds; at least one frame if there is any."""
     if not 0 < config.min_generated <= config.max_generated <= 1:
         raise Refusal(
@@ -83,7 +103,9 @@ def _generated_frames(uniform: Float[Array, ""], valid_frames: Int[Array, ""], c
     return _pick(uniform, least, jnp.maximum(least, most))
 
 
-def _parts(uniform: Float[Array, " cuts"], total: Int[Array, ""], count: Int[Array, ""]) -> Int[Array, " cuts+1"]:
+def _parts(
+    uniform: Float[Array, " cuts"], total: Int[Array, ""], count: Int[Array, ""]
+) -> Int[Array, " cuts+1"]:
     """`total` cut at random into `count` positive whole numbers, followed by zeros."""
     cut, part = jnp.arange(len(uniform)), jnp.arange(len(uniform) + 1)
     spare = total - count  # each part gets one, the rest is cut at sorted places
@@ -107,7 +129,9 @@ def assign(batch: int, step: Int[Array, ""] | int, ratios: ConfigDict) -> Int[Ar
     unit = 1 << 12
     bounds = np.rint(np.cumsum(shares) / shares.sum() * batch * unit).astype(np.int32)
     offset = (jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(0x9E3779B9) >> 20).astype(jnp.int32)
-    slots = np.argsort(np.argsort(np.arange(batch) * 0.618034 % 1)).astype(np.int32)  # neighbours lie far apart
+    slots = np.argsort(np.argsort(np.arange(batch) * 0.618034 % 1)).astype(
+        np.int32
+    )  # neighbours lie far apart
     return jnp.searchsorted(bounds, slots * unit + offset, side="right")
 
 
@@ -119,7 +143,9 @@ def weights(config: ConfigDict) -> dict[str, float]:
     if not all(0 <= weight < math.inf for weight in found.values()):
         raise Refusal(f"tasks.weights must be finite and not negative, got {dict(config.weights)}.")
     if not any(found[name] for name, share in config.ratios.items() if share > 0):
-        raise Refusal("tasks.weights leaves no task of the batch a loss; give one of those in tasks.ratios a weight above 0.")
+        raise Refusal(
+            "tasks.weights leaves no task of the batch a loss; give one of those in tasks.ratios a weight above 0."
+        )
     return found
 
 
@@ -132,7 +158,11 @@ class TaskBatch(NamedTuple):
 
 
 def draw(
-    key: Key[Array, ""], valid_frames: Int[Array, " batch"], frames: int, step: Int[Array, ""] | int, config: ConfigDict
+    key: Key[Array, ""],
+    valid_frames: Int[Array, " batch"],
+    frames: int,
+    step: Int[Array, ""] | int,
+    config: ConfigDict,
 ) -> TaskBatch:
     """Tasks, masks and modes of one global batch from `config.tasks`, a function of (key, step, example) and nothing else.
 
@@ -140,7 +170,10 @@ def draw(
     """
     tasks = assign(len(valid_frames), step, config.ratios)
     key = jax.random.fold_in(key, step)
-    branches = [lambda key, valid, task=task: task.draw(key, valid, frames, config) for task in TASKS.values()]
+    branches = [
+        lambda key, valid, task=task: task.draw(key, valid, frames, config)
+        for task in TASKS.values()
+    ]
 
     def example(index, task, valid):
         return jax.lax.switch(task, branches, jax.random.fold_in(key, index), valid)

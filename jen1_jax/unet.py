@@ -36,7 +36,11 @@ _products = jax.checkpoint_policies.save_from_both_policies(
 )
 REMAT = Registry(
     "unet.remat",
-    {"none": lambda block, **_: block, "products": partial(nn.remat, policy=_products), "full": nn.remat},
+    {
+        "none": lambda block, **_: block,
+        "products": partial(nn.remat, policy=_products),
+        "full": nn.remat,
+    },
 )
 # What an example without text attends to in the place of text: a learned token, or its own frames (JEN-1, section 3.2).
 NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
@@ -62,10 +66,14 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch frames width"]:
         h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_in")(x))
         h = Conv1d(self.features, 3, dtype=self.dtype, name="conv_in")(h * valid, causal)
-        modulation = Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        modulation = Dense(2 * self.features, dtype=self.dtype, name="modulation")(
+            nn.silu(embedding)
+        )
         scale, shift = jnp.split(modulation[:, None], 2, axis=-1)
         h = nn.silu(RMSNorm(dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift)
-        h = Conv1d(self.features, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv_out")(h * valid, causal)
+        h = Conv1d(
+            self.features, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv_out"
+        )(h * valid, causal)
         if x.shape[-1] != self.features:
             x = Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h
@@ -121,8 +129,15 @@ class UNet(nn.Module):
         embedding. A frame's output depends on no later frame where `causal`, and never on padding or other examples.
         """
         levels = len(self.factors)
-        if not len(self.num_blocks) == len(self.multipliers) - 1 == len(self.attentions) - 1 == levels:
-            raise Refusal("unet.num_blocks needs one entry a factor, unet.multipliers and unet.attentions one more.")
+        if (
+            not len(self.num_blocks)
+            == len(self.multipliers) - 1
+            == len(self.attentions) - 1
+            == levels
+        ):
+            raise Refusal(
+                "unet.num_blocks needs one entry a factor, unet.multipliers and unet.attentions one more."
+            )
         frames = noisy.shape[1]  # padded to the factors here and nowhere else
         pad = lambda x: jnp.pad(x, ((0, 0), (0, -frames % self.frames_multiple), (0, 0)))
         noisy, context, mask, valid = map(pad, (noisy, context, mask, valid))
@@ -132,13 +147,24 @@ class UNet(nn.Module):
         embedding = LogSNREmbedding(4 * self.channels, name="time")(log_snr)
         for name, vector in sorted((conditioning or {}).items()):
             embedding = embedding + Dense(embedding.shape[-1], name=f"conditioning_{name}")(vector)
-        text = Dense(self.text_features, dtype=dtype, name="text")(RMSNorm(dtype=dtype, name="text_norm")(text))
+        text = Dense(self.text_features, dtype=dtype, name="text")(
+            RMSNorm(dtype=dtype, name="text_norm")(text)
+        )
         replace_text = NULL_TEXT[self.null_text]
-        if replace_text:  # the same weights read text and frames, so that text must be as wide as each level
-            fit = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(text)
-            texts = {width: text if width == self.text_features else fit(width) for width in set(widths[1:])}
+        if (
+            replace_text
+        ):  # the same weights read text and frames, so that text must be as wide as each level
+            fit = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(
+                text
+            )
+            texts = {
+                width: text if width == self.text_features else fit(width)
+                for width in set(widths[1:])
+            }
         else:
-            null = self.param("null_text", nn.initializers.normal(1.0), (self.text_features,)).astype(dtype)
+            null = self.param(
+                "null_text", nn.initializers.normal(1.0), (self.text_features,)
+            ).astype(dtype)
             texts = dict.fromkeys(widths, jnp.where((text_lengths == 0)[:, None, None], null, text))
             text_lengths = jnp.maximum(text_lengths, 1)
 
@@ -155,20 +181,26 @@ class UNet(nn.Module):
                 x = module(x, embedding, valids[level], causal)
                 return x, x * 2**-0.5
 
-            return self._run(block, partial(ResidualBlock, widths[level], dtype=dtype), name, count)(x, skips)
+            return self._run(
+                block, partial(ResidualBlock, widths[level], dtype=dtype), name, count
+            )(x, skips)
 
         def transformers(x, level, name, count):
             def block(module, x, _):
                 return module(x, texts[widths[level]], text_lengths, valids[level], causal), None
 
-            make = partial(TransformerBlock, self.head_dim, self.ff_multiplier, replace_text, dtype=dtype)
+            make = partial(
+                TransformerBlock, self.head_dim, self.ff_multiplier, replace_text, dtype=dtype
+            )
             return self._run(block, make, name, count)(x, None)[0]
 
         x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)
         x = stem = Conv1d(widths[0], 3, dtype=dtype, name="stem")(x * valids[0], causal)
         skips = []
         for level, factor in enumerate(self.factors, start=1):
-            x = Downsample(widths[level], factor, dtype=dtype, name=f"down_{level}_resample")(x * valids[level - 1], causal)
+            x = Downsample(widths[level], factor, dtype=dtype, name=f"down_{level}_resample")(
+                x * valids[level - 1], causal
+            )
             x, outputs = residuals(x, level, f"down_{level}_residual", self.num_blocks[level - 1])
             skips.append(outputs)
             x = transformers(x, level, f"down_{level}_transformer", self.attentions[level - 1])
@@ -179,19 +211,32 @@ class UNet(nn.Module):
         x = middle(name="middle_residual_1")(x, embedding, valids[-1], causal)
 
         for level, factor in reversed(list(enumerate(self.factors, start=1))):
-            x, _ = residuals(x, level, f"up_{level}_residual", self.num_blocks[level - 1], skips.pop()[::-1])
+            x, _ = residuals(
+                x, level, f"up_{level}_residual", self.num_blocks[level - 1], skips.pop()[::-1]
+            )
             x = transformers(x, level, f"up_{level}_transformer", self.attentions[level - 1])
-            x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"up_{level}_resample")(x * valids[level], causal)
+            x = Upsample(widths[level - 1], factor, dtype=dtype, name=f"up_{level}_resample")(
+                x * valids[level], causal
+            )
 
         x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
-        x = Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(x, causal) * valid
+        x = (
+            Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(
+                x, causal
+            )
+            * valid
+        )
         return x[:, :frames]
 
     def _run(self, block: Callable, make: Callable, name: str, count: int) -> Callable:
         """Maps `x` and `count` items, or None, through `block(module, x, item) -> (x, output)` to the last x and all outputs."""
-        block = REMAT[self.remat](block, prevent_cse=not self.scan)  # without a loop the compiler would undo it
+        block = REMAT[self.remat](
+            block, prevent_cse=not self.scan
+        )  # without a loop the compiler would undo it
         if self.scan and count:  # of no blocks there are no parameters to stack
-            scan = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=count)
+            scan = nn.scan(
+                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=count
+            )
             return partial(scan, make(name=name))
 
         def one_by_one(x, items):

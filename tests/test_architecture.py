@@ -67,7 +67,9 @@ def at_import(tree: ast.AST) -> ast.Module:
 
 
 def sources(*folders: str) -> list[Path]:
-    return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(
+        path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py")
+    )
 
 
 def imported_by(path: Path, only_at_import: bool = False) -> set[str]:
@@ -111,7 +113,9 @@ def test_only_the_data_pipeline_imports_tensorflow(path):
 
 @pytest.mark.parametrize("path", sources("data_pipeline"), ids=str)
 def test_the_data_pipeline_stands_alone(path):
-    allowed = {"jen1_jax.errors.Refusal"} | {f"jen1_jax.files.{name}" for name in ("local", "whole_folder", "write_text")}
+    allowed = {"jen1_jax.errors.Refusal"} | {
+        f"jen1_jax.files.{name}" for name in ("local", "whole_folder", "write_text")
+    }
     assert {name for name in imported_by(path) if name.startswith("jen1_jax")} <= allowed
 
 
@@ -128,16 +132,25 @@ def test_importing_jen1_jax_is_quick_and_light():
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        heavy = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        heavy = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
         seconds.append(time.perf_counter() - start)
         assert heavy == []
     assert min(seconds) < 3
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="this PyTorch comes without Triton")
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="this PyTorch comes without Triton"
+)
 def test_triton_survives_tensorflow():
     """tensorflow/tensorflow#124205: a process that has both would crash."""
-    assert subprocess.run([sys.executable, "-c", "import data_pipeline._tf, triton"], cwd=ROOT).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", "import data_pipeline._tf, triton"], cwd=ROOT
+        ).returncode
+        == 0
+    )
 
 
 def test_the_reader_of_imports_sees_every_form():
@@ -153,4 +166,6 @@ def test_the_reader_of_imports_sees_every_form():
 @pytest.mark.parametrize("path", sources("benchmarks"), ids=str)
 def test_a_benchmark_is_started_as_its_own_text_says(path):
     """Only from the checkout's root as a module: not every one of them finds the others as a script."""
-    assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(
+        ast.parse((ROOT / path).read_text())
+    )

@@ -24,7 +24,9 @@ from tests.autoencoder.testing import build
 def song(tmp_path):
     t = np.arange(9600) / 48_000
     path = tmp_path / "song.wav"
-    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * t[:, None] * [1, 1.5]), 48_000, subtype="FLOAT")
+    soundfile.write(
+        path, 0.3 * np.sin(2 * np.pi * 440 * t[:, None] * [1, 1.5]), 48_000, subtype="FLOAT"
+    )
     return path
 
 
@@ -36,12 +38,56 @@ def refused(capsys, *arguments) -> str:
     return said
 
 
-def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_made(tiny_run, tmp_path, song, capsys):
+def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_made(
+    tiny_run, tmp_path, song, capsys
+):
     common = ["--checkpoint", str(tiny_run), "--prompt", "two tones", "--seed", "7"]
-    assert main(["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "new" / "g.wav")]) == 0
-    assert main(["inpaint", *common, "--audio", str(song), "--span", "0.05:0.1", "--out", str(tmp_path / "i.wav")]) == 0
-    assert main(["extend", *common, "--audio", str(song), "--seconds", "0.1", "--out", str(tmp_path / "e.wav")]) == 0
-    vary = ["vary", *common, "--audio", str(song), "--strength", "0.3", "--steps", "3", "--guidance-scale", "2"]
+    assert (
+        main(["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "new" / "g.wav")])
+        == 0
+    )
+    assert (
+        main(
+            [
+                "inpaint",
+                *common,
+                "--audio",
+                str(song),
+                "--span",
+                "0.05:0.1",
+                "--out",
+                str(tmp_path / "i.wav"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "extend",
+                *common,
+                "--audio",
+                str(song),
+                "--seconds",
+                "0.1",
+                "--out",
+                str(tmp_path / "e.wav"),
+            ]
+        )
+        == 0
+    )
+    vary = [
+        "vary",
+        *common,
+        "--audio",
+        str(song),
+        "--strength",
+        "0.3",
+        "--steps",
+        "3",
+        "--guidance-scale",
+        "2",
+    ]
     vary += ["--config.diffusion.sampler=heun", "--start", "30", "--total", "60"]
     assert main([*vary, "--out", str(tmp_path / "v.wav")]) == 0
     assert "written to" in capsys.readouterr().out
@@ -50,7 +96,11 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
         assert (about.samplerate, about.channels, about.subtype) == (48_000, 2, "FLOAT")
         assert about.frames == round(seconds * 48_000)
         made = json.loads((tmp_path / f"{name}.wav.json").read_text())
-        assert made["prompt"] == "two tones" and made["seed"] == 7 and made["fingerprints"]["autoencoder"]
+        assert (
+            made["prompt"] == "two tones"
+            and made["seed"] == 7
+            and made["fingerprints"]["autoencoder"]
+        )
         assert made.get("audio") == (None if name == "new/g" else str(song.resolve()))
         assert made.get("strength") == (0.3 if name == "v" else None)
         defaults = tiny.config().diffusion
@@ -60,27 +110,52 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
         assert made["sampler"] == ("heun" if name == "v" else defaults.sampler)
     assert not list(tmp_path.rglob("*.partial"))
     generate = ["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "no.wav")]
-    assert "'unet.channels' is no setting of sampling" in refused(capsys, *generate, "--config.unet.channels=8")
+    assert "'unet.channels' is no setting of sampling" in refused(
+        capsys, *generate, "--config.unet.channels=8"
+    )
     assert not (tmp_path / "no.wav").exists()
 
 
 def test_page_draws_the_run(tiny_run, tmp_path, song):
-    assert main(["page", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "page.png"), str(song)]) == 0
+    assert (
+        main(
+            ["page", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "page.png"), str(song)]
+        )
+        == 0
+    )
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
-    codec = Codec(*build(), fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5), 48_000)
+    codec = Codec(
+        *build(),
+        fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5),
+        48_000,
+    )
     monkeypatch.setattr("jen1_jax.models.run.Run.open", lambda path: path)
     monkeypatch.setattr("jen1_jax.models.autoencoder.load_codec", lambda run: codec)
-    monkeypatch.setattr("jen1_jax.evaluation.autoencoder.run_page", lambda *arguments, **options: None)
+    monkeypatch.setattr(
+        "jen1_jax.evaluation.autoencoder.run_page", lambda *arguments, **options: None
+    )
     monkeypatch.setattr("jen1_jax.cli.time", SimpleNamespace(monotonic=count(step=10).__next__))
     out = tmp_path / "out"
     shutil.copy(song, tmp_path / "another.wav")
-    command = ("evaluate", "autoencoder", "--checkpoint", "run", "--data", str(tmp_path), "--out", str(out))
+    command = (
+        "evaluate",
+        "autoencoder",
+        "--checkpoint",
+        "run",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(out),
+    )
     assert main([*command, "--clips", "1"]) == 0
     said = capsys.readouterr().out
-    assert "encoding another.wav: 1200/1200 frames" in said and "decoding another.wav: 1200/1200 frames" in said
+    assert (
+        "encoding another.wav: 1200/1200 frames" in said
+        and "decoding another.wav: 1200/1200 frames" in said
+    )
     assert "song.wav" not in said
     assert len(json.loads((out / "report.json").read_text())["clips"]) == 1
     with pytest.raises(SystemExit, match="2"):
@@ -103,13 +178,26 @@ def test_a_stride_of_0_is_refused(capsys, tmp_path):
 
 def test_no_such_run(capsys, tmp_path):
     out = tmp_path / "x.wav"
-    assert "There is no run at" in refused(capsys, "generate", "--checkpoint", tmp_path / "absent", "--seconds", 1, "--out", out)
+    assert "There is no run at" in refused(
+        capsys, "generate", "--checkpoint", tmp_path / "absent", "--seconds", 1, "--out", out
+    )
     assert not out.exists()
 
 
 def test_a_run_without_its_parts(capsys, tiny_run, tmp_path):
-    command = lambda run: ("generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
-    for part, says in (("autoencoder", "no trained autoencoder"), ("diffusion", "no trained diffusion model")):
+    command = lambda run: (
+        "generate",
+        "--checkpoint",
+        run,
+        "--seconds",
+        1,
+        "--out",
+        tmp_path / "x.wav",
+    )
+    for part, says in (
+        ("autoencoder", "no trained autoencoder"),
+        ("diffusion", "no trained diffusion model"),
+    ):
         run = tmp_path / part
         shutil.copytree(tiny_run, run)
         shutil.rmtree(run / part)
@@ -127,7 +215,9 @@ def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
     arrays = dict(np.load(path))
     np.savez(path, **(arrays | {"mean": arrays["mean"] + 0.1}))
     recorded = json.loads((run / "config.json").read_text())["fingerprints"]["autoencoder"]
-    assert recorded in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+    assert recorded in refused(
+        capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav"
+    )
 
 
 def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
@@ -157,7 +247,9 @@ def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
     shutil.copytree(other.path / "autoencoder", path / "autoencoder")
     before, after = (each.record["fingerprints"]["autoencoder"] for each in (run, other))
     run.write(run.config, run.record["fingerprints"] | {"autoencoder": after})
-    said = refused(capsys, "generate", "--checkpoint", path, "--seconds", 1, "--out", tmp_path / "x.wav")
+    said = refused(
+        capsys, "generate", "--checkpoint", path, "--seconds", 1, "--out", tmp_path / "x.wav"
+    )
     assert before != after and before[:12] in said and after[:12] in said
 
 
@@ -172,11 +264,17 @@ def own_config(folder):
 
 
 def test_data_commands_without_tensorflow_say_what_to_install(capsys, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] in ("data_pipeline", "tensorflow_datasets")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.split(".")[0] in ("data_pipeline", "tensorflow_datasets")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    assert "jen1-jax[train]" in refused(capsys, "data", "prepare", "--source", "synthetic", "--out", tmp_path / "data")
+    assert "jen1-jax[train]" in refused(
+        capsys, "data", "prepare", "--source", "synthetic", "--out", tmp_path / "data"
+    )
 
 
 def test_a_diffusion_model_needs_a_run(capsys, tmp_path):
@@ -188,22 +286,45 @@ def test_a_diffusion_model_needs_a_run(capsys, tmp_path):
         test=np.zeros(1, bool),
     )
     assert "There is no run at" in refused(
-        capsys, "train", "diffusion", "--config", "jen1", "--workdir", tmp_path / "typo", f"--config.data.dir={tmp_path}/z.npz"
+        capsys,
+        "train",
+        "diffusion",
+        "--config",
+        "jen1",
+        "--workdir",
+        tmp_path / "typo",
+        f"--config.data.dir={tmp_path}/z.npz",
     )
 
 
 @pytest.mark.parametrize("scale", ["nan", "inf"])
 def test_guidance_that_is_no_number(capsys, tiny_run, tmp_path, scale):
     assert "guidance scale" in refused(
-        capsys, "generate", "--checkpoint", tiny_run, "--seconds", 0.1, "--out", tmp_path / "x.wav", "--guidance-scale", scale
+        capsys,
+        "generate",
+        "--checkpoint",
+        tiny_run,
+        "--seconds",
+        0.1,
+        "--out",
+        tmp_path / "x.wav",
+        "--guidance-scale",
+        scale,
     )
 
 
 def test_a_pickle_in_place_of_the_statistics_is_not_opened(capsys, tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    np.savez(run / "autoencoder" / "whitening.npz", mean=np.array([{"a": 1}], dtype=object), basis=1, scale=1)
-    assert "is not a whitening" in refused(capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav")
+    np.savez(
+        run / "autoencoder" / "whitening.npz",
+        mean=np.array([{"a": 1}], dtype=object),
+        basis=1,
+        scale=1,
+    )
+    assert "is not a whitening" in refused(
+        capsys, "generate", "--checkpoint", run, "--seconds", 1, "--out", tmp_path / "x.wav"
+    )
 
 
 def test_a_damaged_record(capsys, tiny_run, tmp_path):
@@ -233,7 +354,9 @@ def test_a_damaged_record(capsys, tiny_run, tmp_path):
 
 def test_unknown_config_key_and_preset(capsys, tmp_path):
     train = ("train", "autoencoder", "--workdir", tmp_path / "run")
-    assert "no field 'unet.chanels'" in refused(capsys, *train, "--config", "jen1", "--config.unet.chanels=3")
+    assert "no field 'unet.chanels'" in refused(
+        capsys, *train, "--config", "jen1", "--config.unet.chanels=3"
+    )
     assert "no preset 'jen9'" in refused(capsys, *train, "--config", "jen9")
     assert not (tmp_path / "run").exists()
 
@@ -242,7 +365,14 @@ def test_empty_unreadable_and_missing_data_folders(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "absent"):
         refused(
-            capsys, "train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", f"--config.data.dir={folder}"
+            capsys,
+            "train",
+            "autoencoder",
+            "--config",
+            "quickstart",
+            "--workdir",
+            tmp_path / "run",
+            f"--config.data.dir={folder}",
         )
         refused(capsys, "data", "prepare", "--source", folder, "--out", tmp_path / "out")
         refused(capsys, "data", "validate", folder)
@@ -266,18 +396,28 @@ def test_a_configuration_that_contradicts_the_run(capsys, tiny_run, tmp_path):
 @pytest.mark.parametrize("seconds", ["0", "-3", "nan", "1e9"])
 def test_absurd_seconds(capsys, tiny_run, tmp_path, seconds):
     out = tmp_path / "x.wav"
-    assert "cannot be made" in refused(capsys, "generate", "--checkpoint", tiny_run, f"--seconds={seconds}", "--out", out)
+    assert "cannot be made" in refused(
+        capsys, "generate", "--checkpoint", tiny_run, f"--seconds={seconds}", "--out", out
+    )
 
 
 def test_audio_that_is_not_audio_and_spans_outside_it(capsys, tiny_run, tmp_path, song):
     inpaint = ("inpaint", "--checkpoint", tiny_run, "--out", tmp_path / "x.wav")
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF....WAVEnot really")
-    assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", broken, "--span", "0:1")
-    assert "cannot be read as audio" in refused(capsys, *inpaint, "--audio", tmp_path / "absent.wav", "--span", "0:1")
+    assert "cannot be read as audio" in refused(
+        capsys, *inpaint, "--audio", broken, "--span", "0:1"
+    )
+    assert "cannot be read as audio" in refused(
+        capsys, *inpaint, "--audio", tmp_path / "absent.wav", "--span", "0:1"
+    )
     os.mkfifo(tmp_path / "pipe.wav")
-    assert "no such file" in refused(capsys, *inpaint, "--audio", tmp_path / "pipe.wav", "--span", "0:1")
-    assert "not inside the audio of 0.20 s" in refused(capsys, *inpaint, "--audio", song, "--span", "0.1:0.5")
+    assert "no such file" in refused(
+        capsys, *inpaint, "--audio", tmp_path / "pipe.wav", "--span", "0:1"
+    )
+    assert "not inside the audio of 0.20 s" in refused(
+        capsys, *inpaint, "--audio", song, "--span", "0.1:0.5"
+    )
     assert not (tmp_path / "x.wav").exists()
 
 
@@ -301,12 +441,19 @@ def test_outputs_that_cannot_be_written(capsys, tiny_run, tmp_path):
 
 
 def test_wrong_usage_exits_with_2_and_help_with_0():
-    for arguments, status in ((["generate"], 2), (["dance"], 2), (["generate", "--help"], 0), (["--version"], 0)):
+    for arguments, status in (
+        (["generate"], 2),
+        (["dance"], 2),
+        (["generate", "--help"], 0),
+        (["--version"], 0),
+    ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == status
 
 
 def test_the_installed_command_answers():
-    result = subprocess.run([sys.executable, "-m", "jen1_jax.cli", "--version"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "jen1_jax.cli", "--version"], capture_output=True, text=True
+    )
     assert result.returncode == 0 and result.stdout.startswith("jen1-jax ")

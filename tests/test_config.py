@@ -27,7 +27,9 @@ def test_overrides_keep_the_type_of_their_field():
         },
     )
     assert config.unet.channels == 64
-    assert config.train_diffusion.learning_rate == 1.0 and isinstance(config.train_diffusion.learning_rate, float)
+    assert config.train_diffusion.learning_rate == 1.0 and isinstance(
+        config.train_diffusion.learning_rate, float
+    )
     assert config.unet.factors == (2, 2)
     assert config.text.encoder == "123"
     assert config.autoencoder.causal is True
@@ -58,7 +60,9 @@ def test_a_value_is_a_literal_and_never_code():
 
 def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
     own = tmp_path / "own.py"
-    own.write_text("from configs.jen1 import get_config as base\n\ndef get_config():\n    return base()\n")
+    own.write_text(
+        "from configs.jen1 import get_config as base\n\ndef get_config():\n    return base()\n"
+    )
     assert load_config(str(own)) == load_config("jen1")
     with pytest.raises(Refusal, match="no configuration file"):
         load_config(str(tmp_path / "absent.py"))
@@ -123,13 +127,18 @@ def test_a_loaded_configuration_is_locked():
 
 def test_a_file_that_sets_an_unknown_field_of_a_locked_configuration_is_refused(tmp_path):
     own = tmp_path / "own.py"
-    start = "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n"
+    start = (
+        "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n"
+    )
     own.write_text(f"{start}    config.unet.chanels = 3\n    return config\n")
     with pytest.raises(Refusal, match=r"own\.py.*chanels"):
         load_config(str(own))
 
 
-@pytest.mark.parametrize("key, text", [("unet.factors", "(2.0, 4.0)"), ("diffusion.guidance_limit", "1e999"), ("seed", "1e999")])
+@pytest.mark.parametrize(
+    "key, text",
+    [("unet.factors", "(2.0, 4.0)"), ("diffusion.guidance_limit", "1e999"), ("seed", "1e999")],
+)
 def test_what_a_record_could_not_hold_is_refused_before_training(key, text):
     with pytest.raises(Refusal, match=key.split(".")[-1]):
         load_config("quickstart", {key: text})

@@ -28,5 +28,7 @@ def test_the_fourth_task_of_the_worked_example_is_drawn(tmp_path):
     assert len(mask) == 4  # its share of 20, beside text-to-music's two
     for row in mask:
         given = np.flatnonzero(row)
-        assert (np.diff(given) == 1).all() and given[0] > 0 and given[-1] < 29 and not row[30:].any()
+        assert (
+            (np.diff(given) == 1).all() and given[0] > 0 and given[-1] < 29 and not row[30:].any()
+        )
         assert 0.2 - 2 / 30 <= 1 - len(given) / 30 <= 0.8

@@ -31,9 +31,13 @@ def inputs(unet, batch, frames, tokens, make):
         "causal": (),
     }
     dtypes = {"text_lengths": jnp.int32, "causal": bool}
-    made = {name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
+    made = {
+        name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()
+    }
     width = jax.eval_shape(timing_features, jnp.zeros(1), jnp.zeros(1)).shape[1]
-    return made | {"conditioning": {"timing": make((batch, width), jnp.float32)} if unet.timing else {}}
+    return made | {
+        "conditioning": {"timing": make((batch, width), jnp.float32)} if unet.timing else {}
+    }
 
 
 @pytest.mark.slow
@@ -47,10 +51,14 @@ def inputs(unet, batch, frames, tokens, make):
 def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, teraflops):
     config = PRESETS[preset]
     autoencoder = Autoencoder(**config.autoencoder)
-    unet = UNet(**config.unet, out_channels=int(config.whitening.keep * config.autoencoder.latent_channels))
+    unet = UNet(
+        **config.unet, out_channels=int(config.whitening.keep * config.autoencoder.latent_channels)
+    )
     assert config.audio.sample_rate / autoencoder.hop == rate
     assert unet.out_channels == k
-    arguments = inputs(unet, 1, round(config.data.seconds * rate), config.text.max_length, jax.ShapeDtypeStruct).values()
+    arguments = inputs(
+        unet, 1, round(config.data.seconds * rate), config.text.max_length, jax.ShapeDtypeStruct
+    ).values()
     variables = jax.eval_shape(unet.init, jax.random.key(0), *arguments)
     leaves = jax.tree.leaves(variables)
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
@@ -58,7 +66,9 @@ def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, te
     assert round(flops(unet.apply, variables, *arguments) / 1e12, 3) == teraflops
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PRESETS])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
+)
 def deep(request):
     """(denoise, its schedule's levels) of a preset's layout, narrow: causal with text, causal without, and bidirectional."""
     config = PRESETS[request.param].copy_and_resolve_references()
@@ -78,7 +88,11 @@ def deep(request):
             prediction = apply(params, *(fixed | {"noisy": noisy, "log_snr": log_snr}).values())
         return objective.clean(prediction, noisy, log_snr)
 
-    return denoise, sample_log_snrs(make_schedule(config.diffusion), 3, 1.0), jnp.asarray(fixed["noisy"])
+    return (
+        denoise,
+        sample_log_snrs(make_schedule(config.diffusion), 3, 1.0),
+        jnp.asarray(fixed["noisy"]),
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -88,7 +102,9 @@ def test_no_sampler_lets_the_future_through(deep, sampler):
     with jax.disable_jit():  # or every sampler would compile the network into its loop
         before = np.asarray(SAMPLERS[sampler](denoise, noise, levels, keys))
         for frame in (1, noise.shape[1] // 2 + 1, noise.shape[1] - 1):
-            after = np.asarray(SAMPLERS[sampler](denoise, noise.at[:, frame:].add(1.0), levels, keys))
+            after = np.asarray(
+                SAMPLERS[sampler](denoise, noise.at[:, frame:].add(1.0), levels, keys)
+            )
             np.testing.assert_array_equal(after[:2, :frame], before[:2, :frame])
             assert (after[:2, frame] != before[:2, frame]).any(axis=-1).all()
             assert (after[2] != before[2]).any(axis=-1).all()

@@ -58,7 +58,12 @@ def test_eight_devices_give_the_loss_of_one_and_restore_its_checkpoint(tmp_path)
     assert more[:4] == one and fewer[:4] == eight and len(more) == len(fewer) == 6
     assert more[4:] == pytest.approx(fewer[4:], rel=1e-3)
     # a decoder-only stage takes over what another mesh has trained
-    stage = train(tmp_path / "stage", {"data": 2, "fsdp": 2, "tensor": 2}, devices=8, source=tmp_path / "one" / "run")
+    stage = train(
+        tmp_path / "stage",
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        devices=8,
+        source=tmp_path / "one" / "run",
+    )
     assert stage[0] < one[0]
 
 
@@ -97,10 +102,15 @@ print(json.dumps([jax.device_count(), [losses, embedding.tolist(), parts, same, 
 
 @pytest.mark.slow
 def test_a_frozen_text_encoder_is_split_over_the_devices_and_embeds_as_on_one(tiny_run, tmp_path):
-    layout = transformers.T5Config(feed_forward_proj="gated-gelu", vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=2)
+    layout = transformers.T5Config(
+        feed_forward_proj="gated-gelu", vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=2
+    )
     transformers.T5EncoderModel(layout).save_pretrained(tmp_path / "encoder")
     vocabulary(tiny.CAPTIONS, tmp_path / "encoder" / "spiece.model", 64)
-    one, eight = (run(TEXT, devices, tmp_path / str(devices), tmp_path / "encoder", tiny_run) for devices in (1, 8))
+    one, eight = (
+        run(TEXT, devices, tmp_path / str(devices), tmp_path / "encoder", tiny_run)
+        for devices in (1, 8)
+    )
     for losses, _, _, same, _ in (one, eight):
         assert len(losses) == 2 and same  # what is loaded to generate with is what was trained with
     assert eight[0] == pytest.approx(one[0], rel=1e-4)

@@ -24,7 +24,9 @@ def drawn():
     keys = jax.random.split(jax.random.key(0), len(valid))
 
     def examples(task):
-        mask, causal = jax.jit(jax.vmap(lambda key, valid: task.draw(key, valid, FRAMES, config())))(keys, valid)
+        mask, causal = jax.jit(
+            jax.vmap(lambda key, valid: task.draw(key, valid, FRAMES, config()))
+        )(keys, valid)
         return np.asarray(valid), np.asarray(mask), np.asarray(causal)
 
     return {name: examples(task) for name, task in TASKS.items()}
@@ -34,7 +36,9 @@ def drawn():
 def mixed():
     """The paper's mixture for a batch of twelve, compiled once: (key, step, the first example's length) -> TaskBatch."""
     compiled = jax.jit(lambda key, step, valid: draw(key, valid, FRAMES, step, config()))
-    return lambda key, step, first=FRAMES: compiled(key, step, jnp.full(12, FRAMES).at[0].set(first))
+    return lambda key, step, first=FRAMES: compiled(
+        key, step, jnp.full(12, FRAMES).at[0].set(first)
+    )
 
 
 def counts(batch: int, steps: np.ndarray) -> np.ndarray:
@@ -66,7 +70,9 @@ def test_the_generated_share_of_the_valid_length_keeps_and_fills_its_bounds(name
     valid, mask, _ = drawn[name]
     generated = valid - mask.sum(axis=1)
     long = valid >= 2  # a single frame has no share between the bounds: it is generated
-    assert (generated[long] >= 0.2 * valid[long] - 1e-6).all() and (generated[long] <= 0.8 * valid[long] + 1e-6).all()
+    assert (generated[long] >= 0.2 * valid[long] - 1e-6).all() and (
+        generated[long] <= 0.8 * valid[long] + 1e-6
+    ).all()
     assert (generated[valid == 1] == 1).all() and (generated[valid == 0] == 0).all()
     at_40 = generated[valid == 40]
     assert at_40.min() < 12 and at_40.max() > 28 and 18 < at_40.mean() < 22
@@ -97,7 +103,9 @@ def test_continuation_is_given_the_beginning_and_never_looks_ahead(drawn):
 
 def test_inpainting_is_even_in_its_number_of_spans_its_share_and_from_left_to_right():
     count, bounds = 4000, (8, 32)  # a fifth and four fifths of the frames
-    draw_one = jax.jit(jax.vmap(lambda key: TASKS["inpainting"].draw(key, jnp.int32(FRAMES), FRAMES, config())[0]))
+    draw_one = jax.jit(
+        jax.vmap(lambda key: TASKS["inpainting"].draw(key, jnp.int32(FRAMES), FRAMES, config())[0])
+    )
     hole = 1 - np.asarray(draw_one(jax.random.split(jax.random.key(1), count)))
     found = np.bincount([spans(row) for row in hole], minlength=4)
     np.testing.assert_allclose(found / count, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.03)
@@ -106,18 +114,25 @@ def test_inpainting_is_even_in_its_number_of_spans_its_share_and_from_left_to_ri
     assert stats.chisquare(totals[bounds[0] : bounds[1] + 1]).pvalue > 1e-3
     rate = hole.mean(0)
     np.testing.assert_allclose(rate, rate[::-1], atol=0.03)
-    assert rate[0] > 0.1 and rate.max() < 0.7  # the edges are generated too, and the middle is given too
+    assert (
+        rate[0] > 0.1 and rate.max() < 0.7
+    )  # the edges are generated too, and the middle is given too
 
 
 def test_every_example_of_a_batch_has_its_own_mask(mixed):
     batches = [mixed(jax.random.key(0), step) for step in range(5)]
     for name in ("inpainting", "continuation"):
-        distinct = [len(np.unique(batch.mask[batch.task == NAMES.index(name)], axis=0)) for batch in batches]
+        distinct = [
+            len(np.unique(batch.mask[batch.task == NAMES.index(name)], axis=0)) for batch in batches
+        ]
         assert np.mean(distinct) > 3, distinct  # of 4; two continuations of 25 lengths may coincide
 
 
 def test_text_to_music_mixes_both_modes_in_a_batch(mixed):
-    modes = [batch.causal[batch.task == 0] for batch in (mixed(jax.random.key(0), step) for step in range(5))]
+    modes = [
+        batch.causal[batch.task == 0]
+        for batch in (mixed(jax.random.key(0), step) for step in range(5))
+    ]
     assert any(0 < np.mean(mode) < 1 for mode in modes)
 
 
@@ -160,7 +175,9 @@ def test_halves_of_a_batch_are_mixed_like_the_whole():
 def test_ratios_set_the_shares_and_zero_removes_a_task():
     tasks = assign(8, 5, ConfigDict(dict(text_to_music=3.0, inpainting=0.0, continuation=1.0)))
     np.testing.assert_array_equal(np.bincount(tasks, minlength=3), [6, 0, 2])
-    np.testing.assert_array_equal(assign(8, 5, ConfigDict(dict(inpainting=2.0))), np.full(8, NAMES.index("inpainting")))
+    np.testing.assert_array_equal(
+        assign(8, 5, ConfigDict(dict(inpainting=2.0))), np.full(8, NAMES.index("inpainting"))
+    )
 
 
 def test_a_new_task_joins_by_its_name(monkeypatch):
@@ -168,9 +185,9 @@ def test_a_new_task_joins_by_its_name(monkeypatch):
         return (jnp.arange(frames) < valid_frames).astype(jnp.float32), jnp.zeros((), bool)
 
     monkeypatch.setitem(TASKS, "reconstruction", Task("reconstruction", everything_given))
-    batch = jax.jit(lambda key, valid: draw(key, valid, 5, 0, config(ratios={"reconstruction": 1.0})))(
-        jax.random.key(0), jnp.array([3, 5])
-    )
+    batch = jax.jit(
+        lambda key, valid: draw(key, valid, 5, 0, config(ratios={"reconstruction": 1.0}))
+    )(jax.random.key(0), jnp.array([3, 5]))
     np.testing.assert_array_equal(batch.mask[..., 0], [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
 
@@ -192,7 +209,9 @@ def test_what_cannot_be_drawn_is_refused(changes, named):
 
 
 def test_every_task_weighs_as_configured_and_1_where_it_is_not_named(monkeypatch):
-    assert weights(config(weights={"text_to_music": 3.0, "inpainting": 0.0})) == dict(zip(NAMES, (3.0, 0.0, 1.0), strict=True))
+    assert weights(config(weights={"text_to_music": 3.0, "inpainting": 0.0})) == dict(
+        zip(NAMES, (3.0, 0.0, 1.0), strict=True)
+    )
     monkeypatch.setitem(TASKS, "reconstruction", Task("reconstruction", TASKS["inpainting"].draw))
     assert weights(config())["reconstruction"] == 1.0
 

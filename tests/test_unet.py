@@ -16,13 +16,24 @@ FRAMES, K, TOKENS, D = 24, 3, 4, 6
 TINY = dict(out_channels=K, channels=8, head_dim=4, ff_multiplier=2, text_features=5)
 # every factor, level and kind of block; the last level of each and the bottleneck have transformers
 NETS = {
-    "factors_1_4": UNet(**TINY, multipliers=(1, 2, 1), factors=(1, 4), num_blocks=(1, 1), attentions=(1, 0, 1)),
-    "factors_2_3": UNet(**TINY, multipliers=(1, 1, 2), factors=(2, 3), num_blocks=(1, 2), attentions=(0, 1, 0)),
+    "factors_1_4": UNet(
+        **TINY, multipliers=(1, 2, 1), factors=(1, 4), num_blocks=(1, 1), attentions=(1, 0, 1)
+    ),
+    "factors_2_3": UNet(
+        **TINY, multipliers=(1, 1, 2), factors=(2, 3), num_blocks=(1, 2), attentions=(0, 1, 0)
+    ),
     "null_text": UNet(
-        **TINY, multipliers=(1, 1, 2), factors=(1, 2), num_blocks=(1, 1), attentions=(1, 1, 1), null_text="self_attention"
+        **TINY,
+        multipliers=(1, 1, 2),
+        factors=(1, 2),
+        num_blocks=(1, 1),
+        attentions=(1, 1, 1),
+        null_text="self_attention",
     ),
 }
-SMALL = UNet(**TINY, multipliers=(1, 2), factors=(2,), num_blocks=(1,), attentions=(0, 1))  # where compiling more would be dear
+SMALL = UNet(
+    **TINY, multipliers=(1, 2), factors=(2,), num_blocks=(1,), attentions=(0, 1)
+)  # where compiling more would be dear
 CAUSAL, BIDIRECTIONAL = 0, 1  # the batch's two examples
 
 
@@ -35,14 +46,20 @@ def batch(frames=FRAMES, valid=None, **changed):
         log_snr=np.array([-1.0, 2.0], np.float32),
         text=normal(3, 2, TOKENS, D),
         text_lengths=np.array([2, 4], np.int32),
-        valid=np.broadcast_to((np.arange(frames) < (valid or frames)).astype(np.float32)[:, None], (2, frames, 1)),
+        valid=np.broadcast_to(
+            (np.arange(frames) < (valid or frames)).astype(np.float32)[:, None], (2, frames, 1)
+        ),
         causal=np.array([True, False]),
     )
     return inputs | changed
 
 
 @pytest.fixture(
-    scope="module", params=["factors_2_3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("factors_1_4", "null_text"))]
+    scope="module",
+    params=[
+        "factors_2_3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("factors_1_4", "null_text")),
+    ],
 )
 def net(request):
     """The outputs of a network with random parameters for a batch with the given changes."""
@@ -80,7 +97,10 @@ def test_an_example_gives_the_same_whatever_its_batch_mates_and_their_modes(net)
 def test_the_content_of_padding_changes_nothing_and_its_output_is_zero(net):
     inputs = batch()
     for valid in range(1, FRAMES):
-        garbage = {name: perturbed(inputs[name], np.s_[:, valid:], by=7.0) for name in ("noisy", "context", "mask")}
+        garbage = {
+            name: perturbed(inputs[name], np.s_[:, valid:], by=7.0)
+            for name in ("noisy", "context", "mask")
+        }
         clean, dirty = net(valid=valid), net(valid=valid, **garbage)
         np.testing.assert_array_equal(clean, dirty)
         np.testing.assert_array_equal(clean[:, valid:], 0)
@@ -91,8 +111,15 @@ def test_the_content_of_padding_changes_nothing_and_its_output_is_zero(net):
 
 def test_the_amount_of_padding_changes_nothing(net):
     for valid in (7, 10, 12):
-        np.testing.assert_allclose(net(frames=12, valid=valid)[:, :valid], net(valid=valid)[:, :valid], rtol=1e-5, atol=1e-5)
-    assert not np.allclose(net(frames=12)[:, :12], net()[:, :12], atol=1e-2)  # as real frames they would have counted
+        np.testing.assert_allclose(
+            net(frames=12, valid=valid)[:, :valid],
+            net(valid=valid)[:, :valid],
+            rtol=1e-5,
+            atol=1e-5,
+        )
+    assert not np.allclose(
+        net(frames=12)[:, :12], net()[:, :12], atol=1e-2
+    )  # as real frames they would have counted
 
 
 def test_only_the_first_text_lengths_tokens_matter(net):
@@ -103,7 +130,9 @@ def test_only_the_first_text_lengths_tokens_matter(net):
 
 def test_without_text_an_example_sees_no_token_and_the_others_nothing_new(net):
     lengths, text = np.array([0, 4], np.int32), batch()["text"]
-    np.testing.assert_array_equal(net(text_lengths=lengths), net(text_lengths=lengths, text=perturbed(text, np.s_[0], by=7.0)))
+    np.testing.assert_array_equal(
+        net(text_lengths=lengths), net(text_lengths=lengths, text=perturbed(text, np.s_[0], by=7.0))
+    )
     np.testing.assert_array_equal(net(text_lengths=lengths)[1], net()[1])
 
 
@@ -115,7 +144,9 @@ def test_without_text_an_example_hears_no_later_frame_either(net):
         np.testing.assert_array_equal(after[CAUSAL, :frame], before[CAUSAL, :frame])
         assert (after[BIDIRECTIONAL] != before[BIDIRECTIONAL]).any(axis=-1).all()
     garbage = perturbed(batch()["noisy"], np.s_[:, 13:], by=7.0)
-    np.testing.assert_array_equal(net(valid=13, text_lengths=lengths), net(valid=13, text_lengths=lengths, noisy=garbage))
+    np.testing.assert_array_equal(
+        net(valid=13, text_lengths=lengths), net(valid=13, text_lengths=lengths, noisy=garbage)
+    )
 
 
 @pytest.mark.parametrize("net", ["factors_2_3"], indirect=True)
@@ -138,12 +169,19 @@ def test_a_residual_block_is_its_formula():
     params, apply = randomised(ResidualBlock(8), x, embedding, np.ones((1, 5, 1), np.float32))
     silu = lambda x: x / (1 + np.exp(-x))
     norm = lambda x, scale: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
-    conv = lambda x, p: sum(np.pad(x, ((0, 0), (1, 1), (0, 0)))[:, i : i + 5] @ p["kernel"][i] for i in range(3)) + p["bias"]
-    scale, shift = np.split(silu(embedding) @ params["modulation"]["kernel"] + params["modulation"]["bias"], 2, axis=-1)
+    conv = lambda x, p: (
+        sum(np.pad(x, ((0, 0), (1, 1), (0, 0)))[:, i : i + 5] @ p["kernel"][i] for i in range(3))
+        + p["bias"]
+    )
+    scale, shift = np.split(
+        silu(embedding) @ params["modulation"]["kernel"] + params["modulation"]["bias"], 2, axis=-1
+    )
     h = conv(silu(norm(x, params["norm_in"]["scale"])), params["conv_in"])
     h = conv(silu(norm(h, params["norm_out"]["scale"]) * (1 + scale) + shift), params["conv_out"])
     expected = x @ params["shortcut"]["kernel"] + params["shortcut"]["bias"] + h
-    np.testing.assert_allclose(apply(params, x, embedding, np.ones((1, 5, 1), np.float32)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        apply(params, x, embedding, np.ones((1, 5, 1), np.float32)), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_starts_at_zero():
@@ -158,14 +196,20 @@ def arrays(inputs):
 @pytest.fixture(scope="module")
 def gradients():
     """Gradients of a loss with every input in use, by remat policy; `scan` are those of the same blocks in a loop, unstacked."""
-    inputs = arrays(batch(text_lengths=np.array([0, 4], np.int32), conditioning={"timing": normal(4, 2, 2)}))
+    inputs = arrays(
+        batch(text_lengths=np.array([0, 4], np.int32), conditioning={"timing": normal(4, 2, 2)})
+    )
     module = SMALL.clone(num_blocks=(2,), attentions=(0, 2))
     params, _ = randomised(module, *inputs.values())
-    loss = lambda params, module: jnp.mean((module.apply({"params": params}, **inputs) - normal(5, 2, FRAMES, K)) ** 2)
+    loss = lambda params, module: jnp.mean(
+        (module.apply({"params": params}, **inputs) - normal(5, 2, FRAMES, K)) ** 2
+    )
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     found = {remat: gradient(params, module.clone(remat=remat)) for remat in REMAT}
     for remat in REMAT:
-        found[f"scan, {remat}"] = unstacked(gradient(stacked(params), module.clone(scan=True, remat=remat)))
+        found[f"scan, {remat}"] = unstacked(
+            gradient(stacked(params), module.clone(scan=True, remat=remat))
+        )
     return found
 
 
@@ -176,18 +220,29 @@ def stacked(params):
     """Parameters of two blocks each as a scanned network holds them."""
     single = {name: value for name, value in params.items() if not name.startswith(RUNS)}
     return single | {
-        run: jax.tree.map(lambda *blocks: jnp.stack(blocks), *(params[f"{run}_{i}"] for i in (0, 1))) for run in RUNS
+        run: jax.tree.map(
+            lambda *blocks: jnp.stack(blocks), *(params[f"{run}_{i}"] for i in (0, 1))
+        )
+        for run in RUNS
     }
 
 
 def unstacked(params):
-    blocks = {f"{run}_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[run]) for run in RUNS for i in (0, 1)}
+    blocks = {
+        f"{run}_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[run])
+        for run in RUNS
+        for i in (0, 1)
+    }
     return {name: value for name, value in params.items() if name not in RUNS} | blocks
 
 
 @pytest.mark.slow
 def test_every_parameter_gets_a_gradient(gradients):
-    without = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(gradients["none"]) if not np.abs(g).max() > 0]
+    without = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree.leaves_with_path(gradients["none"])
+        if not np.abs(g).max() > 0
+    ]
     assert without == []
     assert "conditioning_timing" in gradients["none"]
 
@@ -195,13 +250,19 @@ def test_every_parameter_gets_a_gradient(gradients):
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["products", "full", *(f"scan, {remat}" for remat in REMAT)])
 def test_neither_remat_nor_scanned_blocks_change_the_gradient(gradients, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients["none"], gradients[other])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradients["none"],
+        gradients[other],
+    )
 
 
 def test_weights_decay_and_biases_and_scales_do_not_whether_stacked_or_not():
     for scan in (False, True):
         module = SMALL.clone(num_blocks=(2,), attentions=(0, 2), scan=scan)
-        decayed = matrices(jax.eval_shape(module.init, jax.random.key(0), **arrays(batch()))["params"])
+        decayed = matrices(
+            jax.eval_shape(module.init, jax.random.key(0), **arrays(batch()))["params"]
+        )
         names = {(path[-1].key, decays) for path, decays in jax.tree.leaves_with_path(decayed)}
         assert names == {("kernel", True), ("bias", False), ("scale", False), ("null_text", False)}
 
@@ -210,7 +271,9 @@ def test_a_level_may_have_no_blocks_of_its_own():
     for scan in (False, True):
         module = SMALL.clone(num_blocks=(0,), attentions=(0, 0), scan=scan)
         params = jax.eval_shape(module.init, jax.random.key(0), **arrays(batch()))["params"]
-        assert all(leaf.size for leaf in jax.tree.leaves(params)) and "down_1_residual" not in params
+        assert (
+            all(leaf.size for leaf in jax.tree.leaves(params)) and "down_1_residual" not in params
+        )
 
 
 @pytest.mark.slow
@@ -221,7 +284,9 @@ def test_each_remat_policy_keeps_what_it_says():
     def saved(remat):
         module = SMALL.clone(remat=remat)
         params, _ = randomised(module, *inputs.values())
-        _, backward = jax.eval_shape(lambda params: jax.vjp(lambda p: module.apply({"params": p}, **inputs), params), params)
+        _, backward = jax.eval_shape(
+            lambda params: jax.vjp(lambda p: module.apply({"params": p}, **inputs), params), params
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
     everything, products, nothing = map(saved, ("none", "products", "full"))
@@ -247,7 +312,11 @@ def test_any_number_of_frames_is_padded_inside():
     short = batch(frames=20)
     params, apply = randomised(NETS["factors_2_3"], *short.values())
     longer = {
-        name: np.pad(value, ((0, 0), (0, 4), (0, 0))) if np.ndim(value) == 3 and np.shape(value)[1] == 20 else value
+        name: np.pad(value, ((0, 0), (0, 4), (0, 0)))
+        if np.ndim(value) == 3 and np.shape(value)[1] == 20
+        else value
         for name, value in short.items()
     }
-    np.testing.assert_allclose(apply(params, *short.values()), apply(params, *longer.values())[:, :20], atol=1e-5)
+    np.testing.assert_allclose(
+        apply(params, *short.values()), apply(params, *longer.values())[:, :20], atol=1e-5
+    )

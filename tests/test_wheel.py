@@ -22,7 +22,9 @@ sys.exit(main(sys.argv[2:]))
 
 
 def run(arguments, **options):
-    result = subprocess.run([str(argument) for argument in arguments], capture_output=True, text=True, **options)
+    result = subprocess.run(
+        [str(argument) for argument in arguments], capture_output=True, text=True, **options
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -32,7 +34,20 @@ def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT])
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel])
+    run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            site,
+            wheel,
+        ]
+    )
     data = tiny.write_audio_npz(tmp_path / "audio.npz")
     overrides = [
         f"--config.data.dir={data}",
@@ -43,7 +58,19 @@ def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
         "--config.train_autoencoder.seconds=0.08",
         "--config.train_autoencoder.stft_windows=(256,)",
     ]
-    train = ["train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run", *overrides]
-    said = run([sys.executable, "-c", PROGRAM, site, *train], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    train = [
+        "train",
+        "autoencoder",
+        "--config",
+        "quickstart",
+        "--workdir",
+        tmp_path / "run",
+        *overrides,
+    ]
+    said = run(
+        [sys.executable, "-c", PROGRAM, site, *train],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
     assert "autoencoder 2/2" in said or "whitening" in said
     assert (tmp_path / "run" / "autoencoder" / "whitening.npz").is_file()

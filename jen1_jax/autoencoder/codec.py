@@ -91,14 +91,23 @@ class Codec:
             part = np.pad(part, ((0, 0), (0, (stop - start) * hop - part.shape[1]), (0, 0)))
             return part.reshape(len(part), stop - start, hop * 2)
 
-        return self._chunked(read, len(audio), -(-audio.shape[1] // hop), self._encode, self.k, self.encoder_reach, progress)
+        return self._chunked(
+            read,
+            len(audio),
+            -(-audio.shape[1] // hop),
+            self._encode,
+            self.k,
+            self.encoder_reach,
+            progress,
+        )
 
     def decode(
         self,
         latents: Float[np.ndarray, "*batch frames k"],
         samples: int | None = None,
         progress: Progress = quietly,
-        around: tuple[Float[np.ndarray, "*batch known 2"], Bool[np.ndarray, " known"]] | None = None,
+        around: tuple[Float[np.ndarray, "*batch known 2"], Bool[np.ndarray, " known"]]
+        | None = None,
     ) -> Float[np.ndarray, "*batch samples 2"]:
         """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1].
 
@@ -115,14 +124,34 @@ class Codec:
         if around and self.model.window:  # travels with the latents, folded
             audio, known = around
             known = np.broadcast_to(known[:, None], (*audio.shape[:2], 1))
-            rest = np.pad(np.concatenate([audio, known], -1), ((0, 0), (0, latents.shape[1] * self.hop - audio.shape[1]), (0, 0)))
-            latents = np.concatenate([latents, rest.reshape(*latents.shape[:2], -1)], -1, dtype=np.float32)
+            rest = np.pad(
+                np.concatenate([audio, known], -1),
+                ((0, 0), (0, latents.shape[1] * self.hop - audio.shape[1]), (0, 0)),
+            )
+            latents = np.concatenate(
+                [latents, rest.reshape(*latents.shape[:2], -1)], -1, dtype=np.float32
+            )
         read = lambda start, stop: latents[:, start:stop]
-        audio = self._chunked(read, len(latents), latents.shape[1], self._decode, self.hop * 2, self.decoder_reach, progress)
+        audio = self._chunked(
+            read,
+            len(latents),
+            latents.shape[1],
+            self._decode,
+            self.hop * 2,
+            self.decoder_reach,
+            progress,
+        )
         return audio.reshape(len(latents), -1, 2)[:, :samples]
 
     def _chunked(
-        self, read: Callable, batch: int, frames: int, function: Callable, width: int, margin: int, progress: Progress
+        self,
+        read: Callable,
+        batch: int,
+        frames: int,
+        function: Callable,
+        width: int,
+        margin: int,
+        progress: Progress,
     ) -> Float[np.ndarray, "batch frames {width}"]:
         """`function` over what `read(start, stop)` gives of [batch, frames, _], chunk by chunk."""
         keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
@@ -144,7 +173,9 @@ class Codec:
     def _encode(self):
         def encode(folded, valid):
             audio = folded.reshape(folded.shape[0], -1, 2)
-            return self.whitening.apply(self.model.apply({"params": self.params}, audio, valid, method="encode"))
+            return self.whitening.apply(
+                self.model.apply({"params": self.params}, audio, valid, method="encode")
+            )
 
         return jax.jit(encode)
 
@@ -155,7 +186,9 @@ class Codec:
             rest = rest.reshape(len(part), -1, 3)
             around = spectrum.Around(rest[..., :2], rest[..., 2:]) if rest.size else None
             latents = self.whitening.invert(whitened)
-            audio = self.model.apply({"params": self.params}, latents, valid, around, self.loudest, method="decode")
+            audio = self.model.apply(
+                {"params": self.params}, latents, valid, around, self.loudest, method="decode"
+            )
             return audio.reshape(*whitened.shape[:2], -1)
 
         return jax.jit(decode)

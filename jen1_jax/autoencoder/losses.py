@@ -23,11 +23,15 @@ def keep_valid(
 def views(stereo: Array, axis: int) -> Array:
     """Left, right, mid and side along `axis`, where left and right were; mid and side keep the energy of the two."""
     left, right = jnp.moveaxis(stereo, axis, 0)
-    return jnp.stack([left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)], axis=axis)
+    return jnp.stack(
+        [left, right, (left + right) / jnp.sqrt(2.0), (left - right) / jnp.sqrt(2.0)], axis=axis
+    )
 
 
 def waveform(
-    prediction: Float[Array, "batch samples 2"], target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"]
+    prediction: Float[Array, "batch samples 2"],
+    target: Float[Array, "batch samples 2"],
+    valid: Int[Array, " batch"],
 ) -> Term:
     """Absolute error per sample of left, right, mid and side, over the RMS of the example: each clip weighs the same.
 
@@ -40,7 +44,9 @@ def waveform(
     return error / jnp.sqrt(jnp.maximum(power, QUIET**2)), count
 
 
-def stft(audio: Float[Array, "batch samples channels"], window: int) -> Complex[Array, "batch channels frames bins"]:
+def stft(
+    audio: Float[Array, "batch samples channels"], window: int
+) -> Complex[Array, "batch channels frames bins"]:
     """Hann-windowed spectra, `window` long and a quarter of it apart, from sample 0 on; a full-scale sine has magnitude 0.5."""
     hop = window // 4
     samples = audio.shape[1]
@@ -57,13 +63,17 @@ def hann(window: int) -> Float[Array, " {window}"]:
     return 0.5 - 0.5 * jnp.cos(2 * jnp.pi * jnp.arange(window) / window)
 
 
-def magnitudes(audio: Float[Array, "batch samples 2"], window: int) -> Float[Array, "batch views frames bins"]:
+def magnitudes(
+    audio: Float[Array, "batch samples 2"], window: int
+) -> Float[Array, "batch views frames bins"]:
     """STFT magnitudes of left, right, mid and side; the latter two are made from spectra, which saves half of the transforms."""
     spectra = views(stft(audio, window), axis=1)
     return jnp.sqrt(spectra.real**2 + spectra.imag**2 + FLOOR**2)
 
 
-def _real_frames(frames: int, window: int, valid: Int[Array, " batch"]) -> Bool[Array, "batch 1 frames 1"]:
+def _real_frames(
+    frames: int, window: int, valid: Int[Array, " batch"]
+) -> Bool[Array, "batch 1 frames 1"]:
     """The frames that start at a real sample."""
     return (jnp.arange(frames) * (window // 4) < valid[:, None])[:, None, :, None]
 
@@ -105,8 +115,15 @@ def mel(
     prediction, target = (keep_valid(x.astype(jnp.float32), valid) for x in (prediction, target))
     total = jnp.zeros(valid.shape)
     for window in windows:
-        bands = jnp.asarray(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=max(window // 16, 1), norm=None).T)
-        p, t = (jnp.log(jnp.matmul(magnitudes(x, window), bands, precision="highest") + FLOOR) for x in (prediction, target))
+        bands = jnp.asarray(
+            librosa.filters.mel(
+                sr=sample_rate, n_fft=window, n_mels=max(window // 16, 1), norm=None
+            ).T
+        )
+        p, t = (
+            jnp.log(jnp.matmul(magnitudes(x, window), bands, precision="highest") + FLOOR)
+            for x in (prediction, target)
+        )
         real = _real_frames(p.shape[2], window, valid)
         entries = jnp.maximum(real.sum((1, 2, 3)), 1) * (p.shape[1] * p.shape[3])
         total += jnp.sum(real * jnp.abs(p - t), (1, 2, 3)) / entries
@@ -124,4 +141,6 @@ def kl(latents: Float[Array, "batch frames channels"], valid_frames: Int[Array, 
     mean = jnp.sum(latents * real, 1) / frames
     variance = jnp.sum(jnp.square(latents - mean[:, None]) * real, 1) / frames
     some = (valid_frames > 0).astype(jnp.float32)
-    return 0.5 * jnp.mean(mean**2 + variance - 1 - jnp.log(variance + FLOOR**2), axis=-1) * some, some
+    return 0.5 * jnp.mean(
+        mean**2 + variance - 1 - jnp.log(variance + FLOOR**2), axis=-1
+    ) * some, some

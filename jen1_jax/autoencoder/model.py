@@ -38,14 +38,25 @@ SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 # Of what is added to a linear map that is good already.
 TINY = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
-ACTIVATIONS = Registry("autoencoder.activation", {"snake": True, "elu": False})  # whether it has an alpha per channel
+ACTIVATIONS = Registry(
+    "autoencoder.activation", {"snake": True, "elu": False}
+)  # whether it has an alpha per channel
 # Name -> the shape of the mask for latents of a shape.
-MASK_UNITS = Registry("autoencoder.mask_unit", {"frame": lambda shape: (*shape[:2], 1), "element": lambda shape: shape})
+MASK_UNITS = Registry(
+    "autoencoder.mask_unit",
+    {"frame": lambda shape: (*shape[:2], 1), "element": lambda shape: shape},
+)
 
 
-def keep_valid(x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
+def keep_valid(
+    x: Float[Array, "batch frames channels"], valid: Valid
+) -> Float[Array, "batch frames channels"]:
     """`x` with its padding set to zero; `valid` may run at a lower rate. Biases refill padding, so this precedes all mixing."""
-    return x if valid is None else x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
+    return (
+        x
+        if valid is None
+        else x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
+    )
 
 
 def fold(x: Float[Array, "batch frames channels"], factor: int) -> Float[Array, "batch low folded"]:
@@ -59,7 +70,9 @@ class Activation(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
+    def __call__(
+        self, x: Float[Array, "batch frames channels"]
+    ) -> Float[Array, "batch frames channels"]:
         if not ACTIVATIONS[self.kind]:
             return nn.elu(x)
         alpha = self.param("alpha", nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
@@ -86,11 +99,17 @@ class Stack(nn.Module):
         self, x: Float[Array, "batch frames _"], features: int, kernel_size: int, **options
     ) -> Float[Array, "batch frames _"]:
         """A convolution in the module's mode; `options` are Conv1d's."""
-        return Conv1d(features, kernel_size, weight_norm=self.weight_norm, dtype=self.dtype, **options)(x, self.causal)
+        return Conv1d(
+            features, kernel_size, weight_norm=self.weight_norm, dtype=self.dtype, **options
+        )(x, self.causal)
 
-    def units(self, x: Float[Array, "batch frames channels"], valid: Valid) -> Float[Array, "batch frames channels"]:
+    def units(
+        self, x: Float[Array, "batch frames channels"], valid: Valid
+    ) -> Float[Array, "batch frames channels"]:
         for dilation in self.dilations:
-            h = self.conv(Activation(self.activation)(x), x.shape[-1] // self.compress, 3, dilation=dilation)
+            h = self.conv(
+                Activation(self.activation)(x), x.shape[-1] // self.compress, 3, dilation=dilation
+            )
             h = self.conv(Activation(self.activation)(h), x.shape[-1], 1, kernel_init=SMALL)
             x = keep_valid(x + h, valid)
         return x
@@ -98,11 +117,17 @@ class Stack(nn.Module):
 
 class Encoder(Stack):
     @nn.compact
-    def __call__(self, x: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
+    def __call__(
+        self, x: Float[Array, "batch samples 2"], valid: Valid = None
+    ) -> Float[Array, "batch low latent"]:
         x, direct = keep_valid(x, valid), 0
         if self.window:
-            x = keep_valid(spectrum.analyse(x, self.window), valid)  # windows in the padding see what is real
-            direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(fold(x, math.prod(self.strides[1:])))
+            x = keep_valid(
+                spectrum.analyse(x, self.window), valid
+            )  # windows in the padding see what is real
+            direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(
+                fold(x, math.prod(self.strides[1:]))
+            )
         x = x.astype(self.dtype)
         for level, (stride, features) in enumerate(zip(self.strides, self.channels, strict=True)):
             if level > 0:
@@ -113,25 +138,33 @@ class Encoder(Stack):
             x = keep_valid(self.conv(x, features, 1 if level else self.kernel_size), valid)
             x = self.units(x, valid)
         init = {"kernel_init": TINY} if self.window else {}
-        x = direct + self.conv(Activation(self.activation)(x), self.latent_channels, self.kernel_size, **init)
+        x = direct + self.conv(
+            Activation(self.activation)(x), self.latent_channels, self.kernel_size, **init
+        )
         return keep_valid(x, valid).astype(jnp.float32)
 
 
 class Decoder(Stack):
     @nn.compact
-    def __call__(self, x: Float[Array, "batch low latent"], valid: Valid = None) -> Float[Array, "batch frames features"]:
+    def __call__(
+        self, x: Float[Array, "batch low latent"], valid: Valid = None
+    ) -> Float[Array, "batch frames features"]:
         """Audio, or with a `window` the levels of which `spectrum.synthesise` makes audio."""
         latents = x = keep_valid(x.astype(self.dtype), valid)
         x = keep_valid(self.conv(x, self.channels[-1], self.kernel_size), valid)
         for level in reversed(range(len(self.strides))):
             x = Activation(self.activation)(self.units(x, valid))
-            features, kernel_size = (self.channels[level - 1], 1) if level else (2, self.kernel_size)
+            features, kernel_size = (
+                (self.channels[level - 1], 1) if level else (2, self.kernel_size)
+            )
             if level == 0 and self.window:
                 bands, frames = spectrum.bands(self.window), math.prod(self.strides[1:])
                 direct = Dense(bands * frames, dtype=self.dtype, name="direct")(latents)
                 x = direct.reshape(len(x), -1, bands) + self.conv(x, bands, 1, kernel_init=TINY)
             else:
-                x = Upsample(features, self.strides[level], kernel_size, self.weight_norm, self.dtype)(x, self.causal)
+                x = Upsample(
+                    features, self.strides[level], kernel_size, self.weight_norm, self.dtype
+                )(x, self.causal)
             x = keep_valid(x, valid)
         return x.astype(jnp.float32)
 
@@ -159,7 +192,11 @@ class Autoencoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        fields = {name: getattr(self, name) for name in Stack.__dataclass_fields__ if name not in ("parent", "name")}
+        fields = {
+            name: getattr(self, name)
+            for name in Stack.__dataclass_fields__
+            if name not in ("parent", "name")
+        }
         self.encoder = Encoder(**fields)
         self.decoder = Decoder(**fields)
 
@@ -171,7 +208,9 @@ class Autoencoder(nn.Module):
     @property
     def _reach(self) -> int:
         """Samples that one centred pass of the encoder, or of the decoder, looks to each side of the current frame."""
-        rates = [math.prod(self.strides[: level + 1]) for level in range(len(self.strides))]  # samples per frame of a level
+        rates = [
+            math.prod(self.strides[: level + 1]) for level in range(len(self.strides))
+        ]  # samples per frame of a level
         ends = (self.kernel_size - 1) // 2 * (rates[0] + rates[-1])
         return ends + sum(self.dilations) * sum(rates) + self.window * 3 // 8
 
@@ -188,10 +227,14 @@ class Autoencoder(nn.Module):
     @property
     def decoder_reach(self) -> int:
         """Latent frames that the decoder reads to each side of a sample's own: as the encoder, and for the search for phases."""
-        search = spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
+        search = (
+            spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
+        )
         return math.ceil((self._reach * (2 if self.causal else 1) + search) / self.hop)
 
-    def encode(self, audio: Float[Array, "batch samples 2"], valid: Valid = None) -> Float[Array, "batch low latent"]:
+    def encode(
+        self, audio: Float[Array, "batch samples 2"], valid: Valid = None
+    ) -> Float[Array, "batch low latent"]:
         """Latents of `audio`; `samples` must be a multiple of `hop`."""
         if audio.shape[1] % self.hop:
             raise ValueError(f"{audio.shape[1]} samples are not a multiple of the hop {self.hop}")
@@ -221,13 +264,21 @@ class Autoencoder(nn.Module):
         if not self.window:
             return made
         real = keep_valid(jnp.ones((*made.shape[:2], 1)), valid)
-        return spectrum.synthesise(jnp.minimum(made, loudest), real, self.window, self.phase_iterations, around)
+        return spectrum.synthesise(
+            jnp.minimum(made, loudest), real, self.window, self.phase_iterations, around
+        )
 
-    def mask(self, latents: Float[Array, "batch low latent"], rng: Array) -> Float[Array, "batch low latent"]:
+    def mask(
+        self, latents: Float[Array, "batch low latent"], rng: Array
+    ) -> Float[Array, "batch low latent"]:
         """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""
-        return latents * jax.random.bernoulli(rng, 1 - self.mask_rate, MASK_UNITS[self.mask_unit](latents.shape))
+        return latents * jax.random.bernoulli(
+            rng, 1 - self.mask_rate, MASK_UNITS[self.mask_unit](latents.shape)
+        )
 
-    def __call__(self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None) -> "Pass":
+    def __call__(
+        self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None
+    ) -> "Pass":
         """The whole way; with a key the reconstruction is made from masked latents, as in training."""
         latents = self.encode(audio)
         made = self.decoder(latents if mask_rng is None else self.mask(latents, mask_rng))

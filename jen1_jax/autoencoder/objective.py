@@ -54,8 +54,12 @@ def autoencoder_terms(
         def ask():
             real, ours = _judge(judge, params["discriminator"], audio, made)
             return {
-                "adversarial": discriminator.adversarial_loss(config.adversary.loss, ours, judge.windows, valid_samples),
-                "feature_matching": discriminator.feature_matching_loss(real, ours, judge.windows, valid_samples),
+                "adversarial": discriminator.adversarial_loss(
+                    config.adversary.loss, ours, judge.windows, valid_samples
+                ),
+                "feature_matching": discriminator.feature_matching_loss(
+                    real, ours, judge.windows, valid_samples
+                ),
             }
 
         asked = _scaled(ask, ramp, len(audio))
@@ -79,7 +83,9 @@ def discriminator_terms(
 
     def ask():
         real, ours = _judge(judge, params["discriminator"], audio, made)
-        loss = discriminator.discriminator_loss(config.adversary.loss, real, ours, judge.windows, valid_samples)
+        loss = discriminator.discriminator_loss(
+            config.adversary.loss, real, ours, judge.windows, valid_samples
+        )
         return {"discriminator": loss}
 
     return _scaled(ask, ramp, len(audio))

@@ -17,7 +17,9 @@ from jen1_jax.autoencoder.losses import FLOOR, Term, hann, keep_valid, stft, vie
 
 VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
-LOUDEST = 2.4  # units: no audio within full scale has a level above it; the mid of a constant has 2.39
+LOUDEST = (
+    2.4  # units: no audio within full scale has a level above it; the mid of a constant has 2.39
+)
 WIDTH = 0.02  # of a band, relative to its frequency; a third of a semitone, but no less than a bin
 QUIET = 0.3  # units: how much silence counts in `distance` beside what sounds
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
@@ -42,7 +44,9 @@ def filters(window: int) -> Float[np.ndarray, "bands bins"]:
     while centres[-1] < bins - 1:
         centres.append(centres[-1] + max(1.0, WIDTH * centres[-1]))
     centres[-1] = bins - 1
-    return np.stack([np.interp(np.arange(bins), centres, one) for one in np.eye(len(centres))]).astype(np.float32)
+    return np.stack(
+        [np.interp(np.arange(bins), centres, one) for one in np.eye(len(centres))]
+    ).astype(np.float32)
 
 
 def bands(window: int) -> int:
@@ -60,11 +64,18 @@ def analyse(audio: Float[Array, "batch samples 2"], window: int) -> Levels:
     product = lambda x, y: jnp.matmul(x.real * y.real + x.imag * y.imag, share, precision="highest")
     power, both = [product(left, left), product(right, right)], product(left, right)
     mean = sum(power) / 2  # mid and side share it out by what left and right have in common
-    power = jnp.concatenate([*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1)
+    power = jnp.concatenate(
+        [*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1
+    )
     return jnp.log1p(power / FLOOR**2) / (2 * NATS)
 
 
-def distance(prediction: Levels, target: Float[Array, "batch samples 2"], valid: Int[Array, " batch"], window: int) -> Term:
+def distance(
+    prediction: Levels,
+    target: Float[Array, "batch samples 2"],
+    valid: Int[Array, " batch"],
+    window: int,
+) -> Term:
     """Mean absolute difference of levels in nats over an example's real frames; what is louder counts more."""
     t = analyse(keep_valid(target, valid), window)
     real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
@@ -111,7 +122,9 @@ def _spectra(audio: Float[Array, "batch samples 2"], window: int) -> Spectra:
     return stft(jnp.pad(audio, ((0, 0), (window * 3 // 8, 0), (0, 0))), window)[:, :, :frames]
 
 
-def _overlap(spectra: Spectra, valid: Float[Array, "batch frames"], window: int) -> Float[Array, "batch samples 2"]:
+def _overlap(
+    spectra: Spectra, valid: Float[Array, "batch frames"], window: int
+) -> Float[Array, "batch samples 2"]:
     """The audio whose spectra are nearest to these (Griffin & Lim 1984, equation 6)."""
     frames = spectra.shape[2]
     parts = jnp.fft.irfft(spectra, window) * (hann(window) * hann(window).sum())

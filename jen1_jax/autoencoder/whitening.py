@@ -48,7 +48,11 @@ class Moments:
         if count == 0:
             return self
         share, gap = other.count / count, other.mean - self.mean
-        covariance = (1 - share) * self.covariance + share * other.covariance + share * (1 - share) * np.outer(gap, gap)
+        covariance = (
+            (1 - share) * self.covariance
+            + share * other.covariance
+            + share * (1 - share) * np.outer(gap, gap)
+        )
         return Moments(count, self.mean + share * gap, covariance)
 
 
@@ -87,11 +91,15 @@ class Whitening:
         """Raises `Refusal` where the file is missing, holds pickles, or its arrays do not fit together."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                mean, basis, scale = (np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale"))
+                mean, basis, scale = (
+                    np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale")
+                )
             if basis.shape != (len(mean), len(scale)) or not (scale > 0).all():
                 raise ValueError("its arrays do not fit together")
         except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
-            raise Refusal(f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit it.") from None
+            raise Refusal(
+                f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit it."
+            ) from None
         return cls(mean, basis, scale)
 
 
@@ -110,7 +118,9 @@ def fit(moments: Moments, keep: float, floor: float) -> Whitening:
     """
     check(keep, floor)
     if moments.count == 0:
-        raise Refusal("There is no audio to fit the whitening on; prepare more with `jen1 data prepare`.")
+        raise Refusal(
+            "There is no audio to fit the whitening on; prepare more with `jen1 data prepare`."
+        )
     if not 0 < np.trace(moments.covariance) < np.inf:
         raise Refusal(
             "The latents of the training split do not vary, or are not finite; look for silence with `jen1 data validate`."

@@ -31,7 +31,9 @@ def guide(
     difference = conditional - unconditional
     if limit:
         size = total(jnp.ones_like(difference))
-        difference = difference * jnp.minimum(1, limit / (jnp.sqrt(total(difference**2) / jnp.maximum(size, 1)) + 1e-12))
+        difference = difference * jnp.minimum(
+            1, limit / (jnp.sqrt(total(difference**2) / jnp.maximum(size, 1)) + 1e-12)
+        )
     if parallel != 1:
         along = total(difference * conditional) / (total(conditional**2) + 1e-12) * conditional
         difference = difference + (parallel - 1) * along

@@ -16,7 +16,9 @@ Latents = Float[Array, "batch frames channels"]
 LogSNR = Float[Array, " batch"]
 
 
-def scales(log_snr: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def scales(
+    log_snr: Float[Array, "*shape"],
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """`(alpha, sigma)` of a log-SNR, with alpha^2 + sigma^2 = 1; exact at both infinities."""
     return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
 
@@ -89,10 +91,14 @@ class RectifiedFlow:
         return (noisy - sigma * prediction) / (alpha + sigma)
 
 
-OBJECTIVES = Registry("objective", {"epsilon": Epsilon(), "v": V(), "x0": X0(), "rectified_flow": RectifiedFlow()})
+OBJECTIVES = Registry(
+    "objective", {"epsilon": Epsilon(), "v": V(), "x0": X0(), "rectified_flow": RectifiedFlow()}
+)
 
 
-def convert(prediction: Latents, noisy: Latents, log_snr: LogSNR, source: Objective, target: Objective) -> Latents:
+def convert(
+    prediction: Latents, noisy: Latents, log_snr: LogSNR, source: Objective, target: Objective
+) -> Latents:
     """A prediction made for `source` as one for `target`: the same clean latent and the same noise. Needs a finite log-SNR."""
     alpha, sigma = _per_example(log_snr)
     clean = source.clean(prediction, noisy, log_snr)

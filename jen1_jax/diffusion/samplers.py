@@ -25,7 +25,9 @@ Keys = Key[Array, " batch"]
 Denoise = Callable[[Latents, Float[Array, " batch"]], Latents]
 
 
-def ddim(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys, eta: float = 0.0) -> Latents:
+def ddim(
+    denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys, eta: float = 0.0
+) -> Latents:
     """DDIM (Song et al. 2021, equation 12), first order: one evaluation of `denoise` a step.
 
     `eta` 0 is deterministic: Euler's method on the probability-flow ODE, in sigma / alpha as in rectified flow's time. 1 draws
@@ -37,8 +39,12 @@ def ddim(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys, eta: fl
         clean, noise = _split(denoise, noisy, here)
         alpha, sigma = scales(there)
         if eta:
-            fresh = -(eta**2) * jnp.expm1(here - there)  # the share of the noise's variance that is drawn anew
-            draw = lambda key: jax.random.normal(jax.random.fold_in(key, index), noisy.shape[1:], noisy.dtype)
+            fresh = -(eta**2) * jnp.expm1(
+                here - there
+            )  # the share of the noise's variance that is drawn anew
+            draw = lambda key: jax.random.normal(
+                jax.random.fold_in(key, index), noisy.shape[1:], noisy.dtype
+            )
             noise = jnp.sqrt(1 - fresh) * noise + jnp.sqrt(fresh) * jax.vmap(draw)(keys)
         return alpha * clean + sigma * noise, None
 
@@ -79,7 +85,9 @@ def dpm_solver(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -
         clean = denoise(noisy, jnp.full(noisy.shape[:1], here))
         (_, sigma_here), (alpha, sigma) = scales(here), scales(there)
         ahead, behind = (there - here) / 2, (here - before) / 2
-        weight = jnp.where(jnp.isfinite(ahead) & jnp.isfinite(behind) & (behind > 0), ahead / (2 * behind), 0.0)
+        weight = jnp.where(
+            jnp.isfinite(ahead) & jnp.isfinite(behind) & (behind > 0), ahead / (2 * behind), 0.0
+        )
         slope = clean + weight * (clean - clean_before)
         return (sigma / sigma_here * noisy - alpha * jnp.expm1(-ahead) * slope, clean, here), None
 
@@ -114,5 +122,7 @@ def make_sampler(config: ConfigDict) -> Callable[[Denoise, Latents, Levels, Keys
     if config.sampler == "ddim":
         return partial(ddim, eta=config.eta)
     if config.eta:
-        raise Refusal(f"diffusion.eta is for the sampler ddim; with {config.sampler} leave it at 0.")
+        raise Refusal(
+            f"diffusion.eta is for the sampler ddim; with {config.sampler} leave it at 0."
+        )
     return sampler

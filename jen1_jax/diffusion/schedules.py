@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 from jen1_jax.errors import Refusal
 from jen1_jax.registry import Registry
 
-LOG_SNR_MIN = -20.0  # the least that the network is told; a prediction of noise could not be inverted there
+LOG_SNR_MIN = (
+    -20.0
+)  # the least that the network is told; a prediction of noise could not be inverted there
 
 
 @runtime_checkable
@@ -52,9 +54,15 @@ class Beta:
 
     def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         root = 1 / self.power
-        betas = np.linspace(self.beta_start**root, self.beta_end**root, self.num_steps) ** self.power
-        log_alpha_squared = np.cumsum(np.log1p(-betas))  # float64: the product of a thousand factors near one
-        at = lambda values: jnp.interp(t * (self.num_steps - 1), np.arange(self.num_steps), values.astype(np.float32))
+        betas = (
+            np.linspace(self.beta_start**root, self.beta_end**root, self.num_steps) ** self.power
+        )
+        log_alpha_squared = np.cumsum(
+            np.log1p(-betas)
+        )  # float64: the product of a thousand factors near one
+        at = lambda values: jnp.interp(
+            t * (self.num_steps - 1), np.arange(self.num_steps), values.astype(np.float32)
+        )
         if not self.zero_terminal_snr:
             return at(log_alpha_squared - np.log(-np.expm1(log_alpha_squared)))
         alpha = np.exp(log_alpha_squared / 2)
@@ -73,9 +81,15 @@ class Cosine:
     log_snr_max: float = 10.0
 
     def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        first, last = (np.arctan(np.exp(-0.5 * end)) for end in (self.log_snr_max, self.log_snr_min))
-        angle = last - (last - first) * (1 - jnp.clip(t, 0, 1))  # in this form it ends where it should
-        return 2 * (jnp.log(jnp.maximum(jnp.cos(angle), 0)) - jnp.log(jnp.sin(angle)))  # float32's cosine of pi / 2 is below 0
+        first, last = (
+            np.arctan(np.exp(-0.5 * end)) for end in (self.log_snr_max, self.log_snr_min)
+        )
+        angle = last - (last - first) * (
+            1 - jnp.clip(t, 0, 1)
+        )  # in this form it ends where it should
+        return 2 * (
+            jnp.log(jnp.maximum(jnp.cos(angle), 0)) - jnp.log(jnp.sin(angle))
+        )  # float32's cosine of pi / 2 is below 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,9 @@ class RectifiedFlow:
 
 
 def _beta(config: ConfigDict, power: int) -> Beta:
-    return Beta(config.num_steps, config.beta_start, config.beta_end, power, config.zero_terminal_snr)
+    return Beta(
+        config.num_steps, config.beta_start, config.beta_end, power, config.zero_terminal_snr
+    )
 
 
 def _noisiest(config: ConfigDict) -> float:
@@ -130,7 +146,9 @@ TIMES = Registry(
     {
         "uniform": lambda uniform, config: uniform,
         # Esser et al. 2024, section 3.1: the middle of the way, where most is left to decide, more often than its ends
-        "logit_normal": lambda uniform, config: jax.nn.sigmoid(config.times_mean + config.times_std * ndtri(uniform)),
+        "logit_normal": lambda uniform, config: jax.nn.sigmoid(
+            config.times_mean + config.times_std * ndtri(uniform)
+        ),
     },
 )
 
@@ -146,6 +164,8 @@ def draw_times(key: Key[Array, ""], batch: int, config: ConfigDict) -> Float[Arr
     return TIMES[config.times](jax.random.permutation(order, grid), config)
 
 
-def sample_log_snrs(schedule: Schedule, steps: int, start: Float[Array, ""] | float = 1.0) -> Float[Array, " {steps}+1"]:
+def sample_log_snrs(
+    schedule: Schedule, steps: int, start: Float[Array, ""] | float = 1.0
+) -> Float[Array, " {steps}+1"]:
     """The log-SNRs a sampler visits: `steps` of them evenly spaced in time from `start` to 0, then infinity, which is clean."""
     return jnp.append(schedule.log_snr(jnp.linspace(start, 0.0, steps)), jnp.inf)

@@ -26,14 +26,24 @@ Drums = Callable[[Clips], Bool[np.ndarray, " clips"]]
 
 def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[str, Any]:
     """What a clip looks like in the three views, as vectors to correlate; its `RATIOS` and `SHARES`; and what tells drums."""
-    power = np.abs(librosa.stft(np.mean(audio, axis=1, dtype=np.float64), n_fft=FFT, hop_length=HOP)) ** 2
-    bands = librosa.filters.mel(sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=min(20_000, sample_rate / 2)) @ power
+    power = (
+        np.abs(librosa.stft(np.mean(audio, axis=1, dtype=np.float64), n_fft=FFT, hop_length=HOP))
+        ** 2
+    )
+    bands = (
+        librosa.filters.mel(
+            sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=min(20_000, sample_rate / 2)
+        )
+        @ power
+    )
     mel = 10 * np.log10(bands + 1e-8)
     onsets = np.maximum(np.diff(mel, axis=1), 0).mean(0)
     steady = onsets - onsets.mean()
     correlation = np.correlate(steady, steady, "full")[len(steady) - 1 :]
     first, last = (round(lag * sample_rate / HOP) for lag in LAGS)
-    chroma = librosa.feature.chroma_stft(S=power, sr=sample_rate, n_fft=FFT, tuning=0.0, norm=None).mean(1)
+    chroma = librosa.feature.chroma_stft(
+        S=power, sr=sample_rate, n_fft=FFT, tuning=0.0, norm=None
+    ).mean(1)
     loud = power[:, power.sum(0) > 1e-6]
     flatness = librosa.feature.spectral_flatness(S=loud, power=1.0).mean() if loud.size else 1.0
     above = librosa.fft_frequencies(sr=sample_rate, n_fft=FFT) >= TREBLE
@@ -49,7 +59,9 @@ def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[st
         "peak": float(np.abs(audio).max()),
         "treble": share(power[above].sum(), power.sum()),
         "side": share(side, energy),
-        "drums": np.concatenate([mel.mean(1) - mel.mean(), mel.std(1), [onsets.mean(), onsets.std()]]),
+        "drums": np.concatenate(
+            [mel.mean(1) - mel.mean(), mel.std(1), [onsets.mean(), onsets.std()]]
+        ),
     }
 
 
@@ -60,11 +72,15 @@ def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> Drum
     from sklearn.preprocessing import StandardScaler
 
     features = lambda clips: np.stack([describe(clip, sample_rate)["drums"] for clip in clips])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features(clips), np.asarray(drums))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(
+        features(clips), np.asarray(drums)
+    )
     return lambda clips: model.predict(features(clips))
 
 
-def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = None) -> dict[str, Any]:
+def compare(
+    made: Clips, real: Clips, sample_rate: int, drums: Drums | None = None
+) -> dict[str, Any]:
     """Figures of `made`, whose n-th clip should be like the n-th of `real`.
 
     Those of each view (see `follow`); `RATIOS` of medians and differences of medians of `SHARES`; and, with a detector, `drums`,
@@ -72,13 +88,18 @@ def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = No
     """
     ours, theirs = ([describe(clip, sample_rate) for clip in clips] for clips in (made, real))
     column = lambda name, clips: np.array([clip[name] for clip in clips])
-    figures: dict[str, Any] = {view: follow(column(view, ours), column(view, theirs)) for view in VIEWS}
+    figures: dict[str, Any] = {
+        view: follow(column(view, ours), column(view, theirs)) for view in VIEWS
+    }
     draws = np.random.default_rng(0).integers(len(made), size=(DRAWS, len(made)))
     for name in (*RATIOS, *SHARES):
         a, b = column(name, ours), column(name, theirs)
         some_a, some_b = np.median(a[draws], axis=1), np.median(b[draws], axis=1)
         between = (lambda x, y: x / np.maximum(y, 1e-12)) if name in RATIOS else np.subtract
-        figures |= {name: float(between(np.median(a), np.median(b))), f"{name}_interval": _interval(between(some_a, some_b))}
+        figures |= {
+            name: float(between(np.median(a), np.median(b))),
+            f"{name}_interval": _interval(between(some_a, some_b)),
+        }
     if drums:
         same = drums(made) == drums(real)
         figures |= {"drums": float(same.mean()), "drums_interval": _interval(same[draws].mean(1))}
@@ -87,7 +108,9 @@ def compare(made: Clips, real: Clips, sample_rate: int, drums: Drums | None = No
     return figures
 
 
-def follow(made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"], seed: int = 0) -> dict[str, Any]:
+def follow(
+    made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"], seed: int = 0
+) -> dict[str, Any]:
     """How near made clips are to their own real ones in one view, by correlation of their vectors.
 
     The median `rank`, the share of ranks up to an eighth of the clips (`top`; 5 of 40), both with 95 % bootstrap intervals, and
@@ -95,13 +118,17 @@ def follow(made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"
     """
     rng = np.random.default_rng(seed)
     centred = lambda x: x - x.mean(1, keepdims=True)
-    unit = lambda x: centred(x) / np.maximum(np.linalg.norm(centred(x), axis=1, keepdims=True), 1e-9)
+    unit = lambda x: (
+        centred(x) / np.maximum(np.linalg.norm(centred(x), axis=1, keepdims=True), 1e-9)
+    )
     similar = unit(made) @ unit(real).T
     table = np.stack([ranks(row) for row in similar])
     found, few = np.diag(table), len(real) / 8
     draws = found[rng.integers(len(found), size=(DRAWS, len(found)))]
     rows = np.arange(len(table))
-    pairings = np.array([table[rows, rng.permutation(len(table))].mean() for _ in range(PERMUTATIONS)])
+    pairings = np.array(
+        [table[rows, rng.permutation(len(table))].mean() for _ in range(PERMUTATIONS)]
+    )
     return {
         "rank": float(np.median(found)),
         "rank_interval": _interval(np.median(draws, axis=1)),
@@ -123,8 +150,13 @@ def _interval(values: Float[np.ndarray, " draws"]) -> list[float]:
 
 def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
     """The rows of `compare` as text: ranks below what chance gives, then the other figures."""
-    lines = [f"{'':18}" + "".join(f"{view + ': rank':>24}{'top ' + str(clips // 8):>6}{'p':>8}" for view in VIEWS)]
-    lines.append(f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{clips // 8 / clips:6.0%}{'':8}" * len(VIEWS))
+    lines = [
+        f"{'':18}"
+        + "".join(f"{view + ': rank':>24}{'top ' + str(clips // 8):>6}{'p':>8}" for view in VIEWS)
+    ]
+    lines.append(
+        f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{clips // 8 / clips:6.0%}{'':8}" * len(VIEWS)
+    )
     for name, row in rows.items():
         line = f"{name:18}"
         for view in VIEWS:
@@ -132,11 +164,22 @@ def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
             line += f"{row[view]['rank']:9.1f} ({low:4.1f} to {high:4.1f}){row[view]['top']:6.0%}{row[view]['p']:8.4f}"
         lines.append(line)
     styles = dict.fromkeys(RATIOS, ".2f") | dict.fromkeys(SHARES, ".1f") | {"drums": ".0%"}
-    styles = {name: style for name, style in styles.items() if all(name in row for row in rows.values())}
+    styles = {
+        name: style for name, style in styles.items() if all(name in row for row in rows.values())
+    }
     chance = next((row["drums_chance"] for row in rows.values() if "drums" in styles), 0)
-    unit = lambda name: ", x" if name in RATIOS else ", dB" if name in SHARES else f" (chance {chance:.0%})"
+    unit = lambda name: (
+        ", x" if name in RATIOS else ", dB" if name in SHARES else f" (chance {chance:.0%})"
+    )
     lines += ["", f"{'':18}" + "".join(f"{name + unit(name):>24}" for name in styles)]
     for name, row in rows.items():
-        written = ((row[figure], *row[f"{figure}_interval"], style) for figure, style in styles.items())
-        lines.append(f"{name:18}" + "".join(f"{f'{value:{s}} ({low:{s}} to {high:{s}})':>24}" for value, low, high, s in written))
+        written = (
+            (row[figure], *row[f"{figure}_interval"], style) for figure, style in styles.items()
+        )
+        lines.append(
+            f"{name:18}"
+            + "".join(
+                f"{f'{value:{s}} ({low:{s}} to {high:{s}})':>24}" for value, low, high, s in written
+            )
+        )
     return "\n".join(lines)

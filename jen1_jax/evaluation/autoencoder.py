@@ -44,8 +44,16 @@ def clips_of(batches: Iterable[Mapping[str, Any]]) -> Iterator[Clip]:
         for row, valid in enumerate(batch["valid_samples"]):
             meta = json.loads(batch["meta"][row]) if "meta" in batch else {}
             tonal = bool(meta.get("truth", meta).get("tonal", False))
-            place = (float(batch["start"][row]), float(batch["total"][row])) if "start" in batch else ()
-            yield Clip(f"{number:05d}", batch["audio"][row, :valid], str(batch["caption"][row]), tonal, *place)
+            place = (
+                (float(batch["start"][row]), float(batch["total"][row])) if "start" in batch else ()
+            )
+            yield Clip(
+                f"{number:05d}",
+                batch["audio"][row, :valid],
+                str(batch["caption"][row]),
+                tonal,
+                *place,
+            )
             number += 1
 
 
@@ -59,7 +67,10 @@ def clips_in(folder: Path, sample_rate: int) -> Iterator[Clip]:
 
 
 def evaluate_autoencoder(
-    codec: Codec, clips: Iterable[Clip], out: Path, progress: Progress = lambda doing, done, total: None
+    codec: Codec,
+    clips: Iterable[Clip],
+    out: Path,
+    progress: Progress = lambda doing, done, total: None,
 ) -> dict[str, Any]:
     """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
 
@@ -68,20 +79,31 @@ def evaluate_autoencoder(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
+        raise Refusal(
+            f"The folder {out} cannot be written ({error.strerror}); choose another --out."
+        ) from None
     records, pairs = [], []
     for clip in clips:
         original = clip.audio
         latents = codec.encode(original, partial(progress, f"encoding {clip.name}"))
-        reconstruction = codec.decode(latents, len(original), partial(progress, f"decoding {clip.name}"))
+        reconstruction = codec.decode(
+            latents, len(original), partial(progress, f"decoding {clip.name}")
+        )
         if not np.isfinite(reconstruction).all():
             raise Refusal(
                 f"The reconstruction of {clip.name} holds NaN or infinite samples; look for them in the clip itself with "
                 "`jen1 data validate`, and if there are none, train the autoencoder anew."
             )
         found = figures(reconstruction, original, codec.sample_rate)
-        record = {"name": clip.name, "caption": clip.caption, "seconds": len(original) / codec.sample_rate, "tonal": clip.tonal}
-        record |= {name: value if np.isfinite(value) else None for name, value in found.items()}  # silence has none
+        record = {
+            "name": clip.name,
+            "caption": clip.caption,
+            "seconds": len(original) / codec.sample_rate,
+            "tonal": clip.tonal,
+        }
+        record |= {
+            name: value if np.isfinite(value) else None for name, value in found.items()
+        }  # silence has none
         if len(pairs) < PAIRS:
             number = len(pairs)
             write_wav(out / f"{number}-original.wav", original, codec.sample_rate)
@@ -96,10 +118,17 @@ def evaluate_autoencoder(
             )
         records.append(record)
     if not records:
-        raise Refusal("There is no held-out audio to evaluate on; prepare data with a larger --test-fraction, or give a folder.")
+        raise Refusal(
+            "There is no held-out audio to evaluate on; prepare data with a larger --test-fraction, or give a folder."
+        )
     report = {"median": {"all": {"clips": len(records)} | medians(records)}, "clips": records}
     if tonal := [record for record in records if record["tonal"]]:
         report["median"]["tonal"] = {"clips": len(tonal)} | medians(tonal)
     write_text(out / "report.json", json.dumps(report, indent=1))
-    run_page(out / "page.png", "Autoencoder: held-out audio and its round trip", pairs=pairs, sample_rate=codec.sample_rate)
+    run_page(
+        out / "page.png",
+        "Autoencoder: held-out audio and its round trip",
+        pairs=pairs,
+        sample_rate=codec.sample_rate,
+    )
     return report

@@ -32,13 +32,17 @@ def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
     for clip in clips:
         key = hashlib.sha256(clip.caption.strip().encode()).digest()
         if clip.caption.strip() and len(clip.audio) >= samples and key not in chosen:
-            chosen[key] = replace(clip, audio=clip.audio[:samples].copy())  # a view would keep its whole batch
+            chosen[key] = replace(
+                clip, audio=clip.audio[:samples].copy()
+            )  # a view would keep its whole batch
             if len(chosen) > most:
                 del chosen[max(chosen)]
     return [chosen[key] for key in sorted(chosen)]
 
 
-def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: int, out: Path, seed: int = 0) -> dict[str, Any]:
+def evaluate_captions(
+    model: Model, clips: Iterable[Clip], length: int, most: int, out: Path, seed: int = 0
+) -> dict[str, Any]:
     """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
 
     Its `rows` hold `adherence.compare` of what the captions gave ("generated") and of the autoencoder's round trip, which no
@@ -56,7 +60,9 @@ def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: in
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"The folder {out} cannot be written ({error.strerror}); choose another --out.") from None
+        raise Refusal(
+            f"The folder {out} cannot be written ({error.strerror}); choose another --out."
+        ) from None
     captions, real = [clip.caption for clip in clips], np.stack([clip.audio for clip in clips])
     made = []
     for first in range(0, len(clips), BATCH):
@@ -64,19 +70,34 @@ def evaluate_captions(model: Model, clips: Iterable[Clip], length: int, most: in
         seeds = [seed + number for number in range(first, first + len(part))]
         places = {}
         if model.sampler.unet.timing:  # it was told in training where a clip lies in its piece
-            places = {"start": [clip.start for clip in part], "total": [clip.total for clip in part]}
-        made += model.generate([clip.caption for clip in part], samples / model.sample_rate, seeds, **places)
+            places = {
+                "start": [clip.start for clip in part],
+                "total": [clip.total for clip in part],
+            }
+        made += model.generate(
+            [clip.caption for clip in part], samples / model.sample_rate, seeds, **places
+        )
     round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in real]
     rows = {
         name: compare(np.stack(audio), real, model.sample_rate)
         for name, audio in (("round trip", round_trip), ("generated", made))
     }
     sounds = []
-    for number, (caption, original, ours) in enumerate(zip(captions[:PAIRS], real, made, strict=False)):
-        sounds += [Sound("held-out clip", original, caption=caption), Sound("generated", ours, caption=caption)]
+    for number, (caption, original, ours) in enumerate(
+        zip(captions[:PAIRS], real, made, strict=False)
+    ):
+        sounds += [
+            Sound("held-out clip", original, caption=caption),
+            Sound("generated", ours, caption=caption),
+        ]
         write_wav(out / f"{number}-held-out.wav", original, model.sample_rate)
         write_wav(out / f"{number}-generated.wav", ours, model.sample_rate)
-    report = {"clips": len(clips), "seconds": samples / model.sample_rate, "rows": rows, "captions": captions}
+    report = {
+        "clips": len(clips),
+        "seconds": samples / model.sample_rate,
+        "rows": rows,
+        "captions": captions,
+    }
     write_text(out / "report.json", json.dumps(report, indent=1))
     found = ", ".join(f"{view} {rows['generated'][view]['rank']:.4g}" for view in VIEWS)
     title = f"Median rank of {len(clips)}: {found} (chance {(len(clips) + 1) / 2:.4g})"

@@ -19,13 +19,29 @@ def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
     demos = run.path / "autoencoder" / "demos"
     originals = sorted(demos.glob("*-original.wav"))[:2]
     pairs = [
-        tuple(_sound(path, rate) for path in (o, o.with_name(o.name.replace("original", "reconstruction")))) for o in originals
+        tuple(
+            _sound(path, rate)
+            for path in (o, o.with_name(o.name.replace("original", "reconstruction")))
+        )
+        for o in originals
     ]
-    metrics = {part: read_metrics(run.path / part / "metrics.jsonl") for part in ("autoencoder", "diffusion")}
+    metrics = {
+        part: read_metrics(run.path / part / "metrics.jsonl")
+        for part in ("autoencoder", "diffusion")
+    }
     if out.suffix.lower() != ".png" or out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise Refusal(f"{out} should end in .png, be no folder, and lie in one that exists and can be written.")
+        raise Refusal(
+            f"{out} should end in .png, be no folder, and lie in one that exists and can be written."
+        )
     title = f"jen1-jax: {run.path.name}"
-    run_page(out, title, sounds, pairs, {name: records for name, records in metrics.items() if records}, rate)
+    run_page(
+        out,
+        title,
+        sounds,
+        pairs,
+        {name: records for name, records in metrics.items() if records},
+        rate,
+    )
 
 
 def _sound(path: Path, rate: int) -> Sound:

@@ -11,7 +11,10 @@ from jaxtyping import Float
 from jen1_jax.files import whole_file
 
 FFT, HOP, MELS = 2048, 480, 128
-FLOOR, RANGE = -100.0, 80.0  # dB: the lowest level kept, and how much is drawn below the loudest of a page
+FLOOR, RANGE = (
+    -100.0,
+    80.0,
+)  # dB: the lowest level kept, and how much is drawn below the loudest of a page
 HERTZ = (500, 1000, 2000, 4000, 8000, 16_000)  # labelled, as far as the sample rate reaches
 
 INK, GREY, RULE = "#1f2430", "#6b7280", "#d9dce3"
@@ -36,8 +39,19 @@ STYLE = {
     "legend.fontsize": 7.5,
 }
 DPI = 150
-WIDTH, MARGIN, LABELS, GUTTER = 12.0, 0.5, 0.5, 0.3  # inches, as all lengths below; LABELS lies left of each column
-TITLE, HEADING, NAME, CAPTION, BELOW = 0.75, 0.45, 0.22, 0.155, 0.5  # BELOW leaves room for tick labels and air
+WIDTH, MARGIN, LABELS, GUTTER = (
+    12.0,
+    0.5,
+    0.5,
+    0.3,
+)  # inches, as all lengths below; LABELS lies left of each column
+TITLE, HEADING, NAME, CAPTION, BELOW = (
+    0.75,
+    0.45,
+    0.22,
+    0.155,
+    0.5,
+)  # BELOW leaves room for tick labels and air
 WAVEFORM, MEL, CURVE = 0.6, 1.25, 2.1
 COLUMN = (WIDTH - 2 * MARGIN - 2 * LABELS - GUTTER) / 2
 LETTERS = 16.5  # of a caption that fit into an inch
@@ -65,8 +79,12 @@ def mel_spectrogram_db(
 
     audio = np.pad(audio, ((0, max(0, FFT - len(audio))), (0, 0)))
     power = np.mean(np.abs(librosa.stft(audio.T, n_fft=FFT, hop_length=HOP)) ** 2, axis=0)
-    filters = librosa.filters.mel(sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=_top(sample_rate), norm=None)
-    amplitude_one = (FFT / 4) ** 2  # a Hann window sums to FFT / 2, and half of a sine lies at negative frequencies
+    filters = librosa.filters.mel(
+        sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=_top(sample_rate), norm=None
+    )
+    amplitude_one = (
+        FFT / 4
+    ) ** 2  # a Hann window sums to FFT / 2, and half of a sine lies at negative frequencies
     return 10 * np.log10(np.maximum(filters @ power / amplitude_one, 10 ** (FLOOR / 10)))
 
 
@@ -98,12 +116,16 @@ def run_page(
     mels = {id(sound): mel_spectrogram_db(sound.audio, sample_rate) for sound in shown}
     loudest = max((float(mel.max()) for mel in mels.values()), default=FLOOR)
     peak = max((float(np.abs(sound.audio).max(initial=0)) for sound in shown), default=0.0)
-    scale = _Scale(sample_rate, max(peak, 0.01), level=max(10.0 * np.ceil(loudest / 10) + 0.0, FLOOR + RANGE))
+    scale = _Scale(
+        sample_rate, max(peak, 0.01), level=max(10.0 * np.ceil(loudest / 10) + 0.0, FLOOR + RANGE)
+    )
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         page = _Page(figure, height)
-        page.text(MARGIN, 0.45, textwrap.shorten(title, 90, placeholder=" …"), size=14, weight="bold")
+        page.text(
+            MARGIN, 0.45, textwrap.shorten(title, 90, placeholder=" …"), size=14, weight="bold"
+        )
         if shown:
             _legend(page, scale.level, any(sound.spans for sound in shown))
         y = TITLE
@@ -143,13 +165,17 @@ class _Page:
         self.figure, self.height = figure, height
 
     def axes(self, x: float, y: float, width: float, height: float):
-        return self.figure.add_axes((x / WIDTH, 1 - (y + height) / self.height, width / WIDTH, height / self.height))
+        return self.figure.add_axes(
+            (x / WIDTH, 1 - (y + height) / self.height, width / WIDTH, height / self.height)
+        )
 
     def text(self, x: float, y: float, text: str, **style):
         self.figure.text(x / WIDTH, 1 - y / self.height, text, parse_math=False, **style)
 
     def rule(self, y: float):
-        self.axes(MARGIN, y, WIDTH - 2 * MARGIN, 0.01).set(facecolor=RULE, xticks=[], yticks=[], frame_on=True)
+        self.axes(MARGIN, y, WIDTH - 2 * MARGIN, 0.01).set(
+            facecolor=RULE, xticks=[], yticks=[], frame_on=True
+        )
 
 
 def _rows(items: Sequence) -> list[Sequence]:
@@ -168,12 +194,16 @@ def _top(sample_rate: int) -> float:
     return min(20_000.0, sample_rate / 2)
 
 
-def _sound(page: _Page, x: float, y: float, end: float, sound: Sound, image: np.ndarray, scale: _Scale) -> None:
+def _sound(
+    page: _Page, x: float, y: float, end: float, sound: Sound, image: np.ndarray, scale: _Scale
+) -> None:
     """Name and caption from `y` on, then both channels' waveforms and the mel spectrogram down to `end`."""
     import librosa
     from matplotlib.ticker import MaxNLocator
 
-    page.text(x, y + 0.13, textwrap.shorten(sound.name, 70, placeholder=" …"), size=8.5, weight="bold")
+    page.text(
+        x, y + 0.13, textwrap.shorten(sound.name, 70, placeholder=" …"), size=8.5, weight="bold"
+    )
     for line, text in enumerate(_caption(sound)):
         page.text(x, y + NAME + 0.08 + line * CAPTION, text, size=7.5, color=GREY, style="italic")
     y = end - BELOW - MEL - WAVEFORM
@@ -184,11 +214,18 @@ def _sound(page: _Page, x: float, y: float, end: float, sound: Sound, image: np.
     pieces = [piece for piece in np.array_split(sound.audio / scale.peak, bins) if len(piece)]
     time = np.linspace(0, duration, len(pieces))
     for channel, (centre, colour) in enumerate(zip((1, -1), CHANNELS, strict=True)):
-        low, high = (np.array([f(piece[:, channel]) for piece in pieces]) * 0.85 + centre for f in (np.min, np.max))
-        waveform.fill_between(time, low - 0.02, high + 0.02, color=colour, linewidth=0)  # silence is a thin line
+        low, high = (
+            np.array([f(piece[:, channel]) for piece in pieces]) * 0.85 + centre
+            for f in (np.min, np.max)
+        )
+        waveform.fill_between(
+            time, low - 0.02, high + 0.02, color=colour, linewidth=0
+        )  # silence is a thin line
     for start, end in sound.spans:
         waveform.axvspan(start, end, color=GENERATED, alpha=0.16, linewidth=0)
-    waveform.set(xlim=(0, scale.seconds), ylim=(-2, 2), xticks=[], yticks=[1, -1], yticklabels=["L", "R"])
+    waveform.set(
+        xlim=(0, scale.seconds), ylim=(-2, 2), xticks=[], yticks=[1, -1], yticklabels=["L", "R"]
+    )
     waveform.tick_params(length=0)
     waveform.spines[:].set_visible(False)
 
@@ -204,7 +241,14 @@ def _sound(page: _Page, x: float, y: float, end: float, sound: Sound, image: np.
         vmax=scale.level,
     )
     for start, end in sound.spans:
-        mel.plot([start, end], [MELS + 1.5] * 2, color=GENERATED, linewidth=2.5, solid_capstyle="butt", clip_on=False)
+        mel.plot(
+            [start, end],
+            [MELS + 1.5] * 2,
+            color=GENERATED,
+            linewidth=2.5,
+            solid_capstyle="butt",
+            clip_on=False,
+        )
         mel.vlines(
             [edge for edge in (start, end) if 0 < edge < duration],
             0,
@@ -217,7 +261,9 @@ def _sound(page: _Page, x: float, y: float, end: float, sound: Sound, image: np.
         waveform.axvline(mark, color=GENERATED, linewidth=1)
         mel.axvline(mark, color=GENERATED, linewidth=1)
     hertz = [f for f in HERTZ if f < _top(scale.sample_rate)]
-    position = librosa.hz_to_mel(np.array(hertz)) / librosa.hz_to_mel(_top(scale.sample_rate)) * MELS
+    position = (
+        librosa.hz_to_mel(np.array(hertz)) / librosa.hz_to_mel(_top(scale.sample_rate)) * MELS
+    )
     labels = [f"{f / 1000:g}" for f in hertz[:-1]] + [f"{hertz[-1] / 1000:g} kHz"]
     mel.set(xlim=(0, scale.seconds), ylim=(0, MELS), yticks=position, yticklabels=labels)
     mel.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
@@ -225,25 +271,42 @@ def _sound(page: _Page, x: float, y: float, end: float, sound: Sound, image: np.
     mel.spines[:].set_visible(False)
 
 
-def _curves(page: _Page, x: float, y: float, width: float, name: str, records: Sequence[Mapping[str, float | int]]) -> None:
+def _curves(
+    page: _Page,
+    x: float,
+    y: float,
+    width: float,
+    name: str,
+    records: Sequence[Mapping[str, float | int]],
+) -> None:
     """The loss and its parts over the steps: as logged, and smoothed."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    keys = sorted({key for record in records for key in record if key == "loss" or key.startswith("loss/")})
+    keys = sorted(
+        {key for record in records for key in record if key == "loss" or key.startswith("loss/")}
+    )
     legend = 0.17 * -(-len(keys) // 4)  # four labels a line
     page.text(x, y + 0.13, textwrap.shorten(name, 70, placeholder=" …"), size=8.5, weight="bold")
     axes = page.axes(x, y + NAME + legend, width, CURVE - legend)
     drawn = []
     for i, key in enumerate(keys):
-        points = [(record["step"], record[key]) for record in records if key in record and np.isfinite(record[key])]
+        points = [
+            (record["step"], record[key])
+            for record in records
+            if key in record and np.isfinite(record[key])
+        ]
         if not points:
             continue
         steps, values = np.array(points, float).T
         window = np.ones(max(1, len(values) // 20))
-        smooth = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+        smooth = np.convolve(values, window, "same") / np.convolve(
+            np.ones_like(values), window, "same"
+        )
         colour, weight = (INK, 1.6) if key == "loss" else (PARTS[i % len(PARTS) - 1], 1.0)
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-        axes.plot(steps, smooth, color=colour, linewidth=weight, label=key.removeprefix("loss/"), zorder=3)
+        axes.plot(
+            steps, smooth, color=colour, linewidth=weight, label=key.removeprefix("loss/"), zorder=3
+        )
         drawn.append(smooth)
     axes.margins(x=0.01)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
@@ -259,18 +322,31 @@ def _curves(page: _Page, x: float, y: float, width: float, name: str, records: S
     values = np.concatenate(drawn)
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 100 * values.min() else (1,)))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if values.max() < 100 * values.min() else (1,))
+        )
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0, borderpad=0.2, handlelength=1.2, columnspacing=1.5
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=4,
+        borderaxespad=0,
+        borderpad=0.2,
+        handlelength=1.2,
+        columnspacing=1.5,
     )
 
 
 def _legend(page: _Page, level: float, with_spans: bool) -> None:
     """What colours mean, at the upper right."""
     bar = page.axes(WIDTH - MARGIN - 1.6, 0.32, 1.6, 0.09)
-    bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="magma", extent=(level - RANGE, level, 0, 1))
+    bar.imshow(
+        np.linspace(0, 1, 256)[None],
+        aspect="auto",
+        cmap="magma",
+        extent=(level - RANGE, level, 0, 1),
+    )
     bar.set(yticks=[], xticks=[level - RANGE, level - RANGE / 2, level])
     bar.xaxis.set_major_formatter(lambda value, _: f"{value:g} dB")
     bar.tick_params(length=0, pad=2)

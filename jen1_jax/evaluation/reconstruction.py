@@ -13,7 +13,11 @@ from jaxtyping import Float
 
 FIGURES = ("si_sdr", "stft_distance", "mel_distance", "side_error", "correlation_error")
 TINY = 1e-12  # power, re full scale
-RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # transform, hop, window, in samples
+RESOLUTIONS = (
+    (1024, 120, 600),
+    (2048, 240, 1200),
+    (512, 50, 240),
+)  # transform, hop, window, in samples
 MEL = (1024, 256, 1024)
 MELS = 128
 BLOCK = 4096  # frames
@@ -36,7 +40,10 @@ def medians(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Of each figure over the pieces that have one; of the signed errors' sizes, or too wide would make up for too narrow."""
     size = lambda name, value: abs(value) if name.endswith("_error") else value
     known = lambda value: value is not None and np.isfinite(value)
-    found = {name: [size(name, record[name]) for record in records if known(record[name])] for name in FIGURES}
+    found = {
+        name: [size(name, record[name]) for record in records if known(record[name])]
+        for name in FIGURES
+    }
     return {name: float(np.median(values)) if values else None for name, values in found.items()}
 
 
@@ -48,7 +55,9 @@ def si_sdr(reconstruction: Stereo, original: Stereo) -> float:
     x, y = (np.asarray(audio, np.float64).ravel() for audio in (original, reconstruction))
     if _silent(x):
         return float("nan")
-    alike = (x @ y) ** 2 / max((x @ x) * (y @ y), TINY**2)  # squared cosine of the angle between the two
+    alike = (x @ y) ** 2 / max(
+        (x @ x) * (y @ y), TINY**2
+    )  # squared cosine of the angle between the two
     return float(10 * np.log10(max(alike, TINY) / max(1 - alike, TINY)))
 
 
@@ -57,7 +66,9 @@ def stft_distance(reconstruction: Stereo, original: Stereo) -> float:
 
     A silent original has none: nan.
     """
-    return float(np.mean([_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS]))
+    return float(
+        np.mean([_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS])
+    )
 
 
 def mel_distance(reconstruction: Stereo, original: Stereo, sample_rate: int) -> float:
@@ -101,10 +112,14 @@ def _silent(audio: Float[np.ndarray, "..."]) -> bool:
     return bool(np.sum(np.square(audio, dtype=np.float64)) < TINY * audio.size)
 
 
-def _blocks(audio: Stereo, resolution: tuple[int, int, int]) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
+def _blocks(
+    audio: Stereo, resolution: tuple[int, int, int]
+) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
     """Magnitudes of the centred, reflected STFT, `BLOCK` frames at a time: a long file's would fill the memory."""
     size, hop, window = resolution
-    padded = np.pad(np.asarray(audio, np.float32), ((size // 2, size // 2), (0, 0)), mode="reflect").T
+    padded = np.pad(
+        np.asarray(audio, np.float32), ((size // 2, size // 2), (0, 0)), mode="reflect"
+    ).T
     frames = 1 + len(audio) // hop
     for first in range(0, frames, BLOCK):
         part = padded[:, first * hop : (min(first + BLOCK, frames) - 1) * hop + size]
@@ -112,7 +127,9 @@ def _blocks(audio: Stereo, resolution: tuple[int, int, int]) -> Iterator[Float[n
         yield np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, 1e-8))
 
 
-def _distance(made: Stereo, real: Stereo, resolution: tuple[int, int, int], bands: np.ndarray | None = None) -> float:
+def _distance(
+    made: Stereo, real: Stereo, resolution: tuple[int, int, int], bands: np.ndarray | None = None
+) -> float:
     """Spectral convergence plus log-magnitude distance, over both channels at once; nan where `real` is silent."""
     if _silent(real):
         return float("nan")

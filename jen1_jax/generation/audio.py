@@ -29,7 +29,9 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
     It is read in blocks, so that it takes the memory of the audio that it holds, whatever its header says.
     """
     if not os.path.isfile(path):
-        raise Refusal(f"{path} cannot be read as audio: there is no such file, or it is no regular one.")
+        raise Refusal(
+            f"{path} cannot be read as audio: there is no such file, or it is no regular one."
+        )
     blocks, frames = [], 0
     try:
         with soundfile.SoundFile(path) as file:
@@ -43,29 +45,42 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
                 if frames > MAX_SECONDS * min(rate, 96_000):  # at most 3 GiB
                     raise Refusal(f"{path} is longer than {MAX_SECONDS} seconds; cut it first.")
     except (soundfile.LibsndfileError, OSError, TypeError, RuntimeError) as error:
-        raise Refusal(f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file.") from None
+        raise Refusal(
+            f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file."
+        ) from None
     if frames < said:
-        log.warning("%s says that it holds %.2f s of audio, but it ends after %.2f s.", path, said / rate, frames / rate)
+        log.warning(
+            "%s says that it holds %.2f s of audio, but it ends after %.2f s.",
+            path,
+            said / rate,
+            frames / rate,
+        )
     audio = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
     return as_stereo(audio, rate, sample_rate, name=str(path))
 
 
 def _check_rate(rate: int, name: str) -> None:
     if not 4_000 <= rate <= 768_000:
-        raise Refusal(f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz.")
+        raise Refusal(
+            f"{name} says that it has {rate} samples a second; give audio between 4 and 768 kHz."
+        )
 
 
 def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
     """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
     audio = np.asarray(audio)
     if not np.issubdtype(audio.dtype, np.floating):
-        raise Refusal(f"{name} holds {audio.dtype}; give floating-point samples in [-1, 1] (16-bit integers / 32768).")
+        raise Refusal(
+            f"{name} holds {audio.dtype}; give floating-point samples in [-1, 1] (16-bit integers / 32768)."
+        )
     audio = audio.astype(np.float32, copy=False)
     _check_rate(rate, name)
     if audio.ndim == 1:
         audio = audio[:, None]
     if audio.ndim != 2 or audio.shape[1] not in (1, 2):
-        raise Refusal(f"{name} has the shape {audio.shape}; give [samples] or [samples, 1 or 2 channels].")
+        raise Refusal(
+            f"{name} has the shape {audio.shape}; give [samples] or [samples, 1 or 2 channels]."
+        )
     if len(audio) == 0:
         raise Refusal(f"{name} holds no samples; give audio that is at least one frame long.")
     if not np.isfinite(audio).all():
@@ -87,7 +102,9 @@ def check_writable(path: str | os.PathLike) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"The folder {path.parent} cannot be made ({error.strerror}); choose another --out.") from None
+        raise Refusal(
+            f"The folder {path.parent} cannot be made ({error.strerror}); choose another --out."
+        ) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise Refusal(f"{path} cannot be written; choose another --out.")
     return path
@@ -104,7 +121,9 @@ def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
 
 def crossfade(before: Audio, after: Audio) -> Audio:
     """From `before` to `after` over their common length, amplitudes adding up to one (raised cosine)."""
-    ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(len(before)) + 0.5) / len(before)))[:, None].astype(np.float32)
+    ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(len(before)) + 0.5) / len(before)))[
+        :, None
+    ].astype(np.float32)
     return before * (1 - ramp) + after * ramp
 
 
@@ -119,14 +138,22 @@ def master(audio: Audio, sample_rate: int) -> Audio:
             "or give a lower guidance scale."
         )
     offset = audio.mean(axis=0, dtype=np.float64).astype(np.float32)
-    half_a_period = np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))  # of the lowest tone: that is no offset
+    half_a_period = (
+        np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))
+    )  # of the lowest tone: that is no offset
     if np.abs(offset).max() > max(MAX_OFFSET, half_a_period):
-        log.warning("The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max()))
+        log.warning(
+            "The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max())
+        )
         audio = audio - offset
     peaks = np.abs(audio).max(axis=1)
     if peaks.max() > 1:
-        log.warning("The generated audio peaked at %.2f: turned down to 1 there.", float(peaks.max()))
-        width = round(sample_rate / LOWEST) | 1  # slower than any tone, so that a loud one keeps its form; odd, so centred
+        log.warning(
+            "The generated audio peaked at %.2f: turned down to 1 there.", float(peaks.max())
+        )
+        width = (
+            round(sample_rate / LOWEST) | 1
+        )  # slower than any tone, so that a loud one keeps its form; odd, so centred
         lowest = minimum_filter1d(1 / np.maximum(peaks, 1), width, mode="nearest")
         gain = uniform_filter1d(lowest, width, mode="nearest")
         audio = np.clip(audio * gain[:, None], -1, 1)  # against rounding

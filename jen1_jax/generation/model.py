@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds inside a span over which original and generated audio are mixed, at each of its ends
 
-Progress = Callable[[str, int, int], None]  # what is being done, latent frames done, and of how many
+Progress = Callable[
+    [str, int, int], None
+]  # what is being done, latent frames done, and of how many
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Model:
         config = run.config
         for key, value in settings.items():
             if key not in SETTINGS:
-                raise Refusal(f"{key!r} is no setting of sampling; those are {', '.join(SETTINGS)}.")
+                raise Refusal(
+                    f"{key!r} is no setting of sampling; those are {', '.join(SETTINGS)}."
+                )
             value = value.item() if isinstance(value, np.generic) else value
             override(config, key, value if isinstance(value, str) else repr(value))
         check_sampling(config.diffusion)
@@ -71,7 +75,9 @@ class Model:
             )
         window = round(frames)
         window -= window % unet.frames_multiple
-        whole = trained.trained["config"]["data"]["short_rate"] == 0  # as it was trained, whatever config.json says now
+        whole = (
+            trained.trained["config"]["data"]["short_rate"] == 0
+        )  # as it was trained, whatever config.json says now
         sampler = Sampler(unet, trained.params, config.diffusion, window, codec.frame_rate, whole)
         return cls(run, config, codec, trained.text, trained.text_params, sampler, progress)
 
@@ -99,7 +105,10 @@ class Model:
         A model with `unet.timing` makes a whole piece, unless it is asked for what lies `start` seconds into a piece of `total`
         seconds (default: to the end of what is made). Audio that the other methods are given has such a place too.
         """
-        given = [value.tolist() if isinstance(value, np.ndarray) else value for value in (prompt, seconds, seed, start, total)]
+        given = [
+            value.tolist() if isinstance(value, np.ndarray) else value
+            for value in (prompt, seconds, seed, start, total)
+        ]
         several = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
         counts = {len(value) for value, more in zip(given, several, strict=True) if more}
         if len(counts) > 1 or 0 in counts:
@@ -108,12 +117,19 @@ class Model:
             )
         count = counts.pop() if counts else 1
         prompts, lengths, seeds, starts, totals = (
-            list(value) if more else [value] * count for value, more in zip(given, several, strict=True)
+            list(value) if more else [value] * count
+            for value, more in zip(given, several, strict=True)
         )
         samples = [self._samples(length) for length in lengths]
-        plans = [self._placed(self._nothing(number), *place) for number, *place in zip(samples, starts, totals, strict=True)]
+        plans = [
+            self._placed(self._nothing(number), *place)
+            for number, *place in zip(samples, starts, totals, strict=True)
+        ]
         latents = self._fill(plans, prompts, seeds, negative_prompt, steps, guidance_scale)
-        pieces = [master(self._decode(made)[:number], self.sample_rate) for made, number in zip(latents, samples, strict=True)]
+        pieces = [
+            master(self._decode(made)[:number], self.sample_rate)
+            for made, number in zip(latents, samples, strict=True)
+        ]
         return pieces if any(several) else pieces[0]
 
     def vary(
@@ -135,11 +151,15 @@ class Model:
         Near 0 it is the audio's round trip through the autoencoder, and at 1 nothing of it is left (SDEdit, Meng et al. 2022).
         """
         if not (isinstance(strength, Real) and 0 < strength <= 1):
-            raise Refusal(f"A strength of {strength} makes no variation; give more than 0 and at most 1.")
+            raise Refusal(
+                f"A strength of {strength} makes no variation; give more than 0 and at most 1."
+            )
         audio = as_stereo(audio, sample_rate or self.sample_rate, self.sample_rate)
         given = self.codec.encode(audio, partial(self.progress, "encoding"))
         plan = self._placed(replace(self._nothing(len(audio)), given=given), start, total)
-        made = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, time=strength)[0]
+        made = self._fill(
+            [plan], [prompt], [seed], negative_prompt, steps, guidance_scale, time=strength
+        )[0]
         return master(self._decode(made)[: len(audio)], self.sample_rate)
 
     def inpaint(
@@ -174,7 +194,9 @@ class Model:
         margin = self.codec.margin
         near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
         edges = np.flatnonzero(np.diff(near, prepend=False, append=False))
-        longest = int((edges[1::2] - edges[::2]).max())  # of frames without context: a sliver between two spans gives none
+        longest = int(
+            (edges[1::2] - edges[::2]).max()
+        )  # of frames without context: a sliver between two spans gives none
         limit = int(self.config.tasks.max_generated * self.sampler.window)
         if longest > limit:
             seconds = lambda frames: f"{frames / self.codec.frame_rate:.2f} s"
@@ -182,11 +204,18 @@ class Model:
                 f"With the {seconds(margin)} beside it that give no context, a span comes to {seconds(longest)}, but this model "
                 f"inpaints {seconds(limit)} at once; give shorter spans, one after the other."
             )
-        plan = self._placed(Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate), start, total)
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False)[0]
+        plan = self._placed(
+            Plan(given, ~near, ~hole, start=0.0, total=len(audio) / self.sample_rate), start, total
+        )
+        latents = self._fill(
+            [plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=False
+        )[0]
         for left, right in holes:
             # Only what the hole's samples depend on is decoded.
-            part = slice(max(left // hop - self.codec.decoder_reach, 0), -(-right // hop) + self.codec.decoder_reach)
+            part = slice(
+                max(left // hop - self.codec.decoder_reach, 0),
+                -(-right // hop) + self.codec.decoder_reach,
+            )
             first, nearby = part.start, slice(part.start * hop, part.stop * hop)
             made = self._decode(latents[part], (result[nearby], ~inside[nearby]))
             made = master(made[left - first * hop : right - first * hop], self.sample_rate)
@@ -194,7 +223,9 @@ class Model:
             if left > 0:
                 made[:fade] = crossfade(audio[left : left + fade], made[:fade])
             if right < len(audio):
-                made[len(made) - fade :] = crossfade(made[len(made) - fade :], audio[right - fade : right])
+                made[len(made) - fade :] = crossfade(
+                    made[len(made) - fade :], audio[right - fade : right]
+                )
             result[left:right] = made
         return result
 
@@ -203,7 +234,9 @@ class Model:
         latents: Float[np.ndarray, "frames k"],
         around: tuple[Float[np.ndarray, "known 2"], Bool[np.ndarray, " known"]] | None = None,
     ) -> Audio:
-        return self.codec.decode(latents, progress=partial(self.progress, "decoding"), around=around)
+        return self.codec.decode(
+            latents, progress=partial(self.progress, "decoding"), around=around
+        )
 
     def extend(
         self,
@@ -244,7 +277,9 @@ class Model:
             total=(len(audio) + added) / self.sample_rate,
         )
         plan = self._placed(plan, start, total)
-        latents = self._fill([plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True)[0]
+        latents = self._fill(
+            [plan], [prompt], [seed], negative_prompt, steps, guidance_scale, causal=True
+        )[0]
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         # What fades is decoded anew: were it known too, the phases would jump at the end of the original instead.
         made = self._decode(latents, (tail, np.arange(len(tail)) < len(tail) - fade))
@@ -273,7 +308,9 @@ class Model:
         steps = defaults.sample_steps if steps is None else steps
         for text in (*prompts, negative_prompt):
             if not isinstance(text, str):
-                raise Refusal(f"{text!r} is no prompt; give text, and one negative prompt for all pieces.")
+                raise Refusal(
+                    f"{text!r} is no prompt; give text, and one negative prompt for all pieces."
+                )
         if not (isinstance(steps, Integral) and steps >= 1):
             raise Refusal(f"{steps!r} steps cannot be taken; give a whole number, at least 1.")
         for seed in seeds:
@@ -304,51 +341,77 @@ class Model:
         if total is None and isinstance(start, Real) and start == 0:
             return plan
         if not self.sampler.unet.timing:
-            raise Refusal("This model was trained without unet.timing and knows no place in a piece; leave start and total out.")
+            raise Refusal(
+                "This model was trained without unet.timing and knows no place in a piece; leave start and total out."
+            )
         if not (isinstance(start, Real) and 0 <= start < math.inf):
-            raise Refusal(f"Nothing starts {start!r} seconds into a piece; give a number, at least 0.")
+            raise Refusal(
+                f"Nothing starts {start!r} seconds into a piece; give a number, at least 0."
+            )
         end = start + plan.total
         if total is None:
             total = end
         elif not (isinstance(total, Real) and end - 1 / self.codec.frame_rate <= total < math.inf):
-            raise Refusal(f"A piece of {total!r} seconds in total ends before what is made, at {end:.2f} s; give at least that.")
+            raise Refusal(
+                f"A piece of {total!r} seconds in total ends before what is made, at {end:.2f} s; give at least that."
+            )
         return replace(plan, start=plan.start + start, total=total)
 
     def _prompts(self, prompts: list[str], negative_prompt: str, guided: bool) -> Prompts:
         """The embeddings that sampling needs, each different prompt's made once; none of the negative prompt without guidance."""
-        wanted = [prompt if prompt.strip() else "" for prompt in [*prompts, *[negative_prompt] * guided]]
+        wanted = [
+            prompt if prompt.strip() else "" for prompt in [*prompts, *[negative_prompt] * guided]
+        ]
         texts = list(dict.fromkeys(wanted))
         embedding, lengths = self._embed(texts)
         for text, length in zip(texts, lengths, strict=True):
             if length == self.text.max_length and self.text.tokenizer.truncated(text):
-                log.warning("The prompt %r is longer than %d tokens: the rest of it is cut off.", text, self.text.max_length)
+                log.warning(
+                    "The prompt %r is longer than %d tokens: the rest of it is cut off.",
+                    text,
+                    self.text.max_length,
+                )
         rows = np.array([texts.index(text) for text in wanted])
         own, negative = rows[: len(prompts)], np.repeat(rows[-1:], len(prompts))
         return Prompts(embedding[own], lengths[own], embedding[negative], lengths[negative])
 
-    def _embed(self, texts: list[str]) -> tuple[Float[Array, "texts tokens features"], Int[np.ndarray, " texts"]]:
+    def _embed(
+        self, texts: list[str]
+    ) -> tuple[Float[Array, "texts tokens features"], Int[np.ndarray, " texts"]]:
         """Embeddings of texts and their numbers of tokens."""
         if not self.text.trainable:
             embedding, lengths = self.text.embed(texts)
             return jnp.asarray(embedding, jnp.float32), lengths
         tokens, lengths = self.text.tokenize(texts)
-        apply = lambda *row: self.text.module.apply({"params": self.text_params}, *map(jnp.asarray, row))[0]
-        rows = [apply(tokens[row, None], lengths[row, None]) for row in range(len(texts))]  # no piece depends on its mates
+        apply = lambda *row: self.text.module.apply(
+            {"params": self.text_params}, *map(jnp.asarray, row)
+        )[0]
+        rows = [
+            apply(tokens[row, None], lengths[row, None]) for row in range(len(texts))
+        ]  # no piece depends on its mates
         return jnp.stack(rows), lengths
 
     def _samples(self, seconds: float) -> int:
         if not (isinstance(seconds, Real) and 0 < seconds <= MAX_SECONDS):  # a NaN fails too
-            raise Refusal(f"{seconds} seconds cannot be made; give a number above 0 and at most {MAX_SECONDS}.")
+            raise Refusal(
+                f"{seconds} seconds cannot be made; give a number above 0 and at most {MAX_SECONDS}."
+            )
         return max(1, round(seconds * self.sample_rate))
 
-    def _spans(self, spans: Sequence[tuple[float, float]] | np.ndarray, samples: int) -> list[tuple[int, int]]:
+    def _spans(
+        self, spans: Sequence[tuple[float, float]] | np.ndarray, samples: int
+    ) -> list[tuple[int, int]]:
         """The spans in samples, in order; those that touch or overlap are one."""
         try:
             pairs = sorted((float(start), float(end)) for start, end in spans)
         except (TypeError, ValueError):
-            raise Refusal(f"The spans {spans!r} are not pairs; give a list of (start, end) in seconds.") from None
+            raise Refusal(
+                f"The spans {spans!r} are not pairs; give a list of (start, end) in seconds."
+            ) from None
         if not pairs:
-            raise Refusal("There is nothing to inpaint; give at least one span (start:end in seconds).")
+            raise Refusal(
+                "There is nothing to inpaint; give at least one span (start:end in seconds)."
+            )
         length = samples / self.sample_rate
         holes = []
         for start, end in pairs:
@@ -356,10 +419,15 @@ class Model:
                 raise Refusal(
                     f"The span {start}:{end} is not inside the audio of {length:.2f} s; give 0 <= start < end <= {length:.2f}."
                 )
-            first, last = round(start * self.sample_rate), min(round(end * self.sample_rate), samples)
+            first, last = (
+                round(start * self.sample_rate),
+                min(round(end * self.sample_rate), samples),
+            )
             if first == last:
                 raise Refusal("A span is shorter than one sample; give a longer one.")
-            if holes and first <= holes[-1][1]:  # they are one, or the fades where they meet would let the original back in
+            if (
+                holes and first <= holes[-1][1]
+            ):  # they are one, or the fades where they meet would let the original back in
                 before, end_before = holes.pop()
                 first, last = before, max(end_before, last)
             holes.append((first, last))

@@ -68,11 +68,19 @@ class _Piece:
 
     def __init__(self, plan: Plan, size: int, grid: int, frame_rate: float, whole: bool):
         missing = max(size - len(plan.given), 0) if whole else 0
-        self.latents = np.pad(plan.given.astype(np.float32), ((0, missing), (0, 0)), mode="wrap")  # a variation goes on as it is
-        self.trusted, self.known = (np.pad(frames, (0, missing)) for frames in (plan.trusted, plan.known))
+        self.latents = np.pad(
+            plan.given.astype(np.float32), ((0, missing), (0, 0)), mode="wrap"
+        )  # a variation goes on as it is
+        self.trusted, self.known = (
+            np.pad(frames, (0, missing)) for frames in (plan.trusted, plan.known)
+        )
         self.frames = len(plan.given)
         self._total = max(plan.total, plan.start + size / frame_rate) if missing else plan.total
-        self.number, self._size, self._grid = 0, size, grid  # of windows done; frames of a window, and between two beginnings
+        self.number, self._size, self._grid = (
+            0,
+            size,
+            grid,
+        )  # of windows done; frames of a window, and between two beginnings
         self._plan, self._frame_rate = plan, frame_rate
 
     @property
@@ -93,11 +101,18 @@ class _Piece:
         if hole:  # which its window must hold all the same
             start = np.clip(start, first + run - size, first)
         start = int(np.clip(start, 0, max(len(self.known) - size, 0)))
-        return slice(start, start + size), bool(self.trusted[start:first].any() if causal is None else causal)
+        return slice(start, start + size), bool(
+            self.trusted[start:first].any() if causal is None else causal
+        )
 
     def inputs(self, window: slice) -> tuple[np.ndarray, ...]:
         """Latents, trusted, known and valid frames of a window, padded to its size, and its `start` and `total` seconds."""
-        parts = self.latents[window], self.trusted[window, None], self.known[window, None], np.ones_like(self.known[window, None])
+        parts = (
+            self.latents[window],
+            self.trusted[window, None],
+            self.known[window, None],
+            np.ones_like(self.known[window, None]),
+        )
         pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
         latents, trusted, known, valid = map(pad, parts)
         timing = np.float32([self._plan.start + window.start / self._frame_rate, self._total])
@@ -106,9 +121,13 @@ class _Piece:
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
         before, made = self.latents[window], latents[: len(self.latents[window])]
         unknown, margin = ~self.known[window], self.known[window] & ~self.trusted[window]
-        corrected = ndimage.binary_propagation(unknown, mask=unknown | margin)  # beside what was made here
+        corrected = ndimage.binary_propagation(
+            unknown, mask=unknown | margin
+        )  # beside what was made here
         self.latents[window] = np.where((margin & ~corrected)[:, None], before, made)
-        self.trusted[window] |= corrected  # the rest of a margin waits for the window of its own hole
+        self.trusted[window] |= (
+            corrected  # the rest of a margin waits for the window of its own hole
+        )
         self.known[window] = True
         self.number += 1
 
@@ -143,16 +162,27 @@ class Sampler:
         1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
         batches are filled up to powers of two, so that few sizes are compiled.
         """
-        pieces = [_Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate, self.whole) for plan in plans]
+        pieces = [
+            _Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate, self.whole)
+            for plan in plans
+        ]
         total = sum(piece.missing for piece in pieces)
         while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
             progress(total - sum(piece.missing for piece in pieces), total)
             windows = {row: pieces[row].window(causal) for row in rows}
             padded = [rows[n % len(rows)] for n in range(1 << (len(rows) - 1).bit_length())]
-            inputs = jax.tree.map(lambda *parts: np.stack(parts), *[pieces[row].inputs(windows[row][0]) for row in padded])
+            inputs = jax.tree.map(
+                lambda *parts: np.stack(parts),
+                *[pieces[row].inputs(windows[row][0]) for row in padded],
+            )
             latents = self._run(
                 self.params,
-                jnp.stack([jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].number) for row in padded]),
+                jnp.stack(
+                    [
+                        jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].number)
+                        for row in padded
+                    ]
+                ),
                 *inputs,
                 np.array([windows[row][1] for row in padded]),
                 Prompts(*(jnp.asarray(array)[np.array(padded)] for array in prompts)),
@@ -167,9 +197,17 @@ class Sampler:
 
     @cached_property
     def _run(self):
-        config, schedule, sampler = self.config, make_schedule(self.config), make_sampler(self.config)
+        config, schedule, sampler = (
+            self.config,
+            make_schedule(self.config),
+            make_sampler(self.config),
+        )
         objective = OBJECTIVES[config.objective]
-        guidance = {"rescale": config.guidance_rescale, "parallel": config.guidance_parallel, "limit": config.guidance_limit}
+        guidance = {
+            "rescale": config.guidance_rescale,
+            "parallel": config.guidance_parallel,
+            "limit": config.guidance_limit,
+        }
 
         def run(
             params: PyTree,
@@ -196,7 +234,9 @@ class Sampler:
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
             log_snrs = sample_log_snrs(schedule, steps, start)
-            margin_until = jnp.minimum(MARGIN_LOG_SNR, log_snrs[-2]) if steps > 1 else MARGIN_LOG_SNR  # the last step corrects
+            margin_until = (
+                jnp.minimum(MARGIN_LOG_SNR, log_snrs[-2]) if steps > 1 else MARGIN_LOG_SNR
+            )  # the last step corrects
 
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)
@@ -206,7 +246,12 @@ class Sampler:
                 clean = objective.clean(prediction, noisy, level)
                 if guided:
                     inside = (log_snr[0] >= first) & (log_snr[0] <= last)
-                    clean = guide(*jnp.split(clean, 2), jnp.where(inside, scale, 1.0), (1 - known) * valid, **guidance)
+                    clean = guide(
+                        *jnp.split(clean, 2),
+                        jnp.where(inside, scale, 1.0),
+                        (1 - known) * valid,
+                        **guidance,
+                    )
                 return jnp.where(shown, given, clean) * valid
 
             noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)

@@ -33,16 +33,29 @@ def attention(
     Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
     """
     frames, keys = query.shape[1], key.shape[1]
-    mask = None if valid is None else jnp.broadcast_to(valid[:, None, None], (len(valid), 1, frames, keys))
+    mask = (
+        None
+        if valid is None
+        else jnp.broadcast_to(valid[:, None, None], (len(valid), 1, frames, keys))
+    )
     if causal is not False:
-        past = jnp.tri(frames, keys, keys - frames, dtype=bool) | ~jnp.asarray(causal).reshape(-1, 1, 1, 1)
+        past = jnp.tri(frames, keys, keys - frames, dtype=bool) | ~jnp.asarray(causal).reshape(
+            -1, 1, 1, 1
+        )
         mask = past if mask is None else mask & past
     # What cuDNN's fused kernel takes: half precision, heads of 8 to 128 by eights, and with a mask an even number of frames.
     head = query.shape[-1]
-    fits = head % 8 == frames % 2 == keys % 2 == 0 and head <= 128 and query.dtype in (jnp.bfloat16, jnp.float16)
+    fits = (
+        head % 8 == frames % 2 == keys % 2 == 0
+        and head <= 128
+        and query.dtype in (jnp.bfloat16, jnp.float16)
+    )
     fused = jax.default_backend() == "gpu" and fits
     attend = partial(
-        jax.nn.dot_product_attention, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn" if fused else "xla"
+        jax.nn.dot_product_attention,
+        mask=mask,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn" if fused else "xla",
     )
     if fused or not splash.pays(query, key):
         return attend(query, key, value)
@@ -71,15 +84,21 @@ class Attention(nn.Module):
     ) -> Float[Array, "batch frames width"]:
         width = x.shape[-1]
         if width % self.head_dim:
-            raise Refusal(f"A width of {width} is not a multiple of the head_dim {self.head_dim}; change one of them.")
+            raise Refusal(
+                f"A width of {width} is not a multiple of the head_dim {self.head_dim}; change one of them."
+            )
         source = x if text is None else text
         heads = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
-        project = lambda name, y: heads(Dense(width, use_bias=False, dtype=self.dtype, name=name)(y))
+        project = lambda name, y: heads(
+            Dense(width, use_bias=False, dtype=self.dtype, name=name)(y)
+        )
         query, key, value = project("query", x), project("key", source), project("value", source)
         if text is None:
             query, key = rotary(query), rotary(key)
         y = attention(query, key, value, valid=valid, lengths=lengths, causal=causal)
-        return Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y.reshape(x.shape))
+        return Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(
+            y.reshape(x.shape)
+        )
 
 
 class FeedForward(nn.Module):
@@ -91,7 +110,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames width"]) -> Float[Array, "batch frames width"]:
         y = nn.gelu(Dense(self.multiplier * x.shape[-1], dtype=self.dtype, name="hidden")(x))
-        return Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
+        return Dense(
+            x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output"
+        )(y)
 
 
 class TransformerBlock(nn.Module):
@@ -117,7 +138,9 @@ class TransformerBlock(nn.Module):
     ) -> Float[Array, "batch frames width"]:
         norm = lambda name: RMSNorm(dtype=self.dtype, name=name)
         attend = lambda name: Attention(self.head_dim, dtype=self.dtype, name=name)
-        x = x + attend("self_attention")(norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal)
+        x = x + attend("self_attention")(
+            norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal
+        )
         y = norm("cross_norm")(x)
         if self.replace_text:
             # One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one.
@@ -127,4 +150,6 @@ class TransformerBlock(nn.Module):
             x = x + attend("cross_attention")(y, text=keys, valid=seen, causal=causal)
         else:
             x = x + attend("cross_attention")(y, text=text, lengths=lengths)
-        return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(norm("feed_forward_norm")(x))
+        return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(
+            norm("feed_forward_norm")(x)
+        )

@@ -19,7 +19,9 @@ from jen1_jax.layers.dense import product
 Causal = Bool[Array, " batch"] | bool
 
 
-def delay(x: Float[Array, "batch frames channels"], frames: int, causal: Causal) -> Float[Array, "batch frames channels"]:
+def delay(
+    x: Float[Array, "batch frames channels"], frames: int, causal: Causal
+) -> Float[Array, "batch frames channels"]:
     """`x` delayed by `frames` (zeros enter at the front) where `causal`, unchanged elsewhere."""
     if frames == 0 or causal is False:
         return x
@@ -45,10 +47,14 @@ class Conv1d(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch frames channels"], causal: Causal = False) -> Float[Array, "batch frames features"]:
+    def __call__(
+        self, x: Float[Array, "batch frames channels"], causal: Causal = False
+    ) -> Float[Array, "batch frames features"]:
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
-        kernel = self.param("kernel", self.kernel_init, (self.kernel_size, x.shape[-1], self.features))
+        kernel = self.param(
+            "kernel", self.kernel_init, (self.kernel_size, x.shape[-1], self.features)
+        )
         if self.weight_norm:
             power = jnp.sum(kernel**2, axis=(0, 1)) + 1e-12
             scale = self.param("scale", lambda _: jnp.sqrt(power))
@@ -59,7 +65,9 @@ class Conv1d(nn.Module):
             y = product(x, kernel[0])
         else:
             reach = self.dilation * (self.kernel_size - 1) // 2
-            x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))  # first, or the delay would push the last frames out
+            x = jnp.pad(
+                x, ((0, 0), (reach, reach), (0, 0))
+            )  # first, or the delay would push the last frames out
             y = convolve(delay(x, reach, causal), kernel, self.dilation)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
@@ -81,13 +89,17 @@ class Downsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch frames channels"], causal: Causal = False) -> Float[Array, "batch low features"]:
+    def __call__(
+        self, x: Float[Array, "batch frames channels"], causal: Causal = False
+    ) -> Float[Array, "batch low features"]:
         batch, frames, channels = x.shape
         if frames % self.factor:
             raise ValueError(f"{frames} frames are not a multiple of the factor {self.factor}")
         x = delay(x, self.factor - 1, causal)
         x = x.reshape(batch, frames // self.factor, self.factor * channels)
-        return Conv1d(self.features, self.kernel_size, weight_norm=self.weight_norm, dtype=self.dtype)(x, causal)
+        return Conv1d(
+            self.features, self.kernel_size, weight_norm=self.weight_norm, dtype=self.dtype
+        )(x, causal)
 
 
 class Upsample(nn.Module):
@@ -104,7 +116,14 @@ class Upsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch low channels"], causal: Causal = False) -> Float[Array, "batch frames features"]:
+    def __call__(
+        self, x: Float[Array, "batch low channels"], causal: Causal = False
+    ) -> Float[Array, "batch frames features"]:
         batch, low, _ = x.shape
-        x = Conv1d(self.factor * self.features, self.kernel_size, weight_norm=self.weight_norm, dtype=self.dtype)(x, causal)
+        x = Conv1d(
+            self.factor * self.features,
+            self.kernel_size,
+            weight_norm=self.weight_norm,
+            dtype=self.dtype,
+        )(x, causal)
         return x.reshape(batch, low * self.factor, self.features)

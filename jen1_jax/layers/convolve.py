@@ -16,7 +16,9 @@ from jen1_jax.layers.dense import product
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(
-    x: Float[Array, "batch frames channels"], kernel: Float[Array, "taps channels features"], dilation: int
+    x: Float[Array, "batch frames channels"],
+    kernel: Float[Array, "taps channels features"],
+    dilation: int,
 ) -> Float[Array, "batch shorter features"]:
     """Frame f of the result is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, where all of these exist."""
     return direct(x, kernel, dilation)
@@ -25,7 +27,9 @@ def convolve(
 def direct(x: Array, kernel: Array, dilation: int) -> Array:
     """`convolve` by XLA, with its own gradients."""
     dimensions = ("NWC", "WIO", "NWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions
+    )
 
 
 def winograd(x: Array, kernel: Array, dilation: int) -> Array:
@@ -49,9 +53,13 @@ def winograd(x: Array, kernel: Array, dilation: int) -> Array:
 def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
     """The gradients as two products of all taps, which take both as they lie."""
     (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
-    places = [(i * dilation, (taps - 1 - i) * dilation) for i in range(taps)]  # frames before and after, of each tap
+    places = [
+        (i * dilation, (taps - 1 - i) * dilation) for i in range(taps)
+    ]  # frames before and after, of each tap
     place = lambda part, sides: jnp.pad(part, ((0, 0), sides, (0, 0)))
-    spread = jnp.dot(g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32)
+    spread = jnp.dot(
+        g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32
+    )
     spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
     dx = sum(map(place, spread, places))
     placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
@@ -64,14 +72,22 @@ def _winograd_pays(x: Array, kernel: Array) -> bool:
     with 256 to 1024 channels. Sums in half precision would lose digits.
     """
     (taps, channels, features), rows = kernel.shape, x.shape[0] * x.shape[1]
-    return taps == 3 and x.dtype == jnp.float32 and 2 + rows * (1 / channels + 1 / features) < rows / 96
+    return (
+        taps == 3
+        and x.dtype == jnp.float32
+        and 2 + rows * (1 / channels + 1 / features) < rows / 96
+    )
 
 
 # Of its own, as remat would else look inside, and save what both of the branches compute.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _in_training(x: Array, kernel: Array, dilation: int) -> Array:
     own, fast = (partial(method, dilation=dilation) for method in (direct, winograd))
-    return jax.lax.platform_dependent(x, kernel, cpu=fast, default=own) if _winograd_pays(x, kernel) else own(x, kernel)
+    return (
+        jax.lax.platform_dependent(x, kernel, cpu=fast, default=own)
+        if _winograd_pays(x, kernel)
+        else own(x, kernel)
+    )
 
 
 def _forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:

@@ -7,9 +7,13 @@ import jax
 from jaxtyping import Array, Float
 
 
-def product(x: Float[Array, "*places channels"], kernel: Float[Array, "channels features"], *_, **options) -> Array:
+def product(
+    x: Float[Array, "*places channels"], kernel: Float[Array, "channels features"], *_, **options
+) -> Array:
     """`x @ kernel`; it takes what flax hands to a `dot_general`."""
-    flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options)
+    flat = jax.lax.dot_general(
+        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options
+    )
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

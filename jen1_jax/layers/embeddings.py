@@ -13,23 +13,34 @@ LOG_SNR_LIMIT = 20.0
 SECONDS_LIMIT = 3600.0
 
 
-def fourier_features(x: Float[Array, " batch"], features: int, limit: float) -> Float[Array, "batch features"]:
+def fourier_features(
+    x: Float[Array, " batch"], features: int, limit: float
+) -> Float[Array, "batch features"]:
     """Sines and cosines of values that are clipped to [-limit, limit]; `features` is even.
 
     Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to a 27th of it.
     """
-    frequencies = 2 * np.pi * np.geomspace(1 / (10 * limit), 1 / (0.075 * limit), features // 2, dtype=np.float32)
+    frequencies = (
+        2
+        * np.pi
+        * np.geomspace(1 / (10 * limit), 1 / (0.075 * limit), features // 2, dtype=np.float32)
+    )
     angles = jnp.clip(x, -limit, limit)[:, None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def timing_features(start: Float[Array, " batch"], total: Float[Array, " batch"]) -> Float[Array, "batch 128"]:
+def timing_features(
+    start: Float[Array, " batch"], total: Float[Array, " batch"]
+) -> Float[Array, "batch 128"]:
     """Where in its piece an example begins and how long that piece is, in seconds from 0, clipped to an hour.
 
     Sines and cosines of log(1 + seconds): pieces last from seconds to an hour, and equal ratios are then equally far apart.
     The two numbers are Stable Audio's (Evans et al. 2024, arXiv 2402.04825), which learns a vector for every second instead.
     """
-    features = [fourier_features(jnp.log1p(seconds), 64, math.log1p(SECONDS_LIMIT)) for seconds in (start, total)]
+    features = [
+        fourier_features(jnp.log1p(seconds), 64, math.log1p(SECONDS_LIMIT))
+        for seconds in (start, total)
+    ]
     return jnp.concatenate(features, axis=-1)
 
 
@@ -40,11 +51,15 @@ class LogSNREmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, log_snr: Float[Array, " batch"]) -> Float[Array, "batch features"]:
-        x = Dense(self.features, name="hidden")(fourier_features(log_snr, min(self.features, 256), LOG_SNR_LIMIT))
+        x = Dense(self.features, name="hidden")(
+            fourier_features(log_snr, min(self.features, 256), LOG_SNR_LIMIT)
+        )
         return Dense(self.features, name="output")(nn.silu(x))
 
 
-def rotary(x: Float[Array, "batch frames heads channels"], base: float = 10_000.0) -> Float[Array, "batch frames heads channels"]:
+def rotary(
+    x: Float[Array, "batch frames heads channels"], base: float = 10_000.0
+) -> Float[Array, "batch frames heads channels"]:
     """`x` with channel pairs (c, c + channels / 2) turned by an angle proportional to the frame (RoPE, Su et al. 2021).
 
     The product of a turned query and a turned key depends on the distance of their frames alone. Angles are float32.
@@ -56,4 +71,6 @@ def rotary(x: Float[Array, "batch frames heads channels"], base: float = 10_000.
     angles = np.arange(frames)[:, None, None] * frequencies
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=-1).astype(x.dtype)
+    return jnp.concatenate(
+        [first * cosine - second * sine, first * sine + second * cosine], axis=-1
+    ).astype(x.dtype)

@@ -10,7 +10,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes, SegmentIds
-from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import DEFAULT_MASK_VALUE, SplashAttentionKernel
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import (
+    DEFAULT_MASK_VALUE,
+    SplashAttentionKernel,
+)
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
@@ -20,7 +23,10 @@ from jen1_jax.layers.conv import Causal
 HEADS_AXIS = "tensor"  # the mesh axis that splits heads; every other one splits the batch
 
 
-def pays(query: Float[Array, "batch frames heads channels"], key: Float[Array, "batch keys heads channels"]) -> bool:
+def pays(
+    query: Float[Array, "batch frames heads channels"],
+    key: Float[Array, "batch keys heads channels"],
+) -> bool:
     """Whether both sequences are long, and all sizes multiples of what the kernel works in."""
     frames, keys, channels = query.shape[1], key.shape[1], query.shape[-1]
     return min(frames, keys) >= 512 and frames % 128 == keys % 128 == channels % 128 == 0
@@ -49,7 +55,9 @@ def splash_attention(
     attend = partial(_attend, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1:
-        split = lambda size, axes: axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
+        split = lambda size, axes: (
+            axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
+        )
         rows = split(batch, tuple(axis for axis in mesh.axis_names if axis != HEADS_AXIS))
         columns = split(heads, tuple(axis for axis in mesh.axis_names if axis == HEADS_AXIS))
         specs = (P(rows, None, columns),) * 3 + (P(rows),) * 2
@@ -82,7 +90,9 @@ def _attend(query, key, value, seen, last, interpret):
 
     heads_first = lambda x: x.swapaxes(1, 2)
     scaled = query * query.shape[-1] ** -0.5
-    return heads_first(jax.vmap(example)(heads_first(scaled), heads_first(key), heads_first(value), seen, last))
+    return heads_first(
+        jax.vmap(example)(heads_first(scaled), heads_first(key), heads_first(value), seen, last)
+    )
 
 
 def _up_to(last, key):

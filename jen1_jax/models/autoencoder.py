@@ -24,17 +24,28 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
     """The configured autoencoder; refuses fields that do not fit together."""
     fields = config.autoencoder
     if not 4_000 <= config.audio.sample_rate <= 768_000:
-        raise Refusal(f"audio.sample_rate must lie between 4,000 and 768,000 Hz; {config.audio.sample_rate} does not.")
+        raise Refusal(
+            f"audio.sample_rate must lie between 4,000 and 768,000 Hz; {config.audio.sample_rate} does not."
+        )
     if not len(fields.strides) == len(fields.channels) > 0 or fields.kernel_size % 2 == 0:
         raise Refusal(
             "autoencoder.strides and autoencoder.channels need as many entries, at least one, and autoencoder.kernel_size is odd."
         )
-    sizes = (*fields.strides, *fields.channels, *fields.dilations, fields.latent_channels, fields.kernel_size, fields.compress)
+    sizes = (
+        *fields.strides,
+        *fields.channels,
+        *fields.dilations,
+        fields.latent_channels,
+        fields.kernel_size,
+        fields.compress,
+    )
     if min(sizes) < 1 or fields.compress > min(fields.channels):
         raise Refusal(
             "autoencoder's strides, widths, dilations and compress are at least 1, and compress is no more than a width."
         )
-    if fields.window and (fields.window % 8 or fields.window != 4 * fields.strides[0] or fields.causal):
+    if fields.window and (
+        fields.window % 8 or fields.window != 4 * fields.strides[0] or fields.causal
+    ):
         raise Refusal(
             f"autoencoder.window is a multiple of 8 samples and four times strides[0], without autoencoder.causal; "
             f"got {fields.window} with strides {tuple(fields.strides)} and causal={fields.causal}."
@@ -61,12 +72,18 @@ def load_codec(run: Run) -> Codec:
     config = run.config
     checkpoints = Checkpoints.existing(run.checkpoints("autoencoder"), missing)
     if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
-        raise Refusal(f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again.")
+        raise Refusal(
+            f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again."
+        )
     model = make_autoencoder(config)
-    params, _ = checkpoints.restore_ema("autoencoder", jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0)))
+    params, _ = checkpoints.restore_ema(
+        "autoencoder", jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0))
+    )
     checkpoints.close()
     whitening = Whitening.load(run.whitening)
-    codec = Codec(model, params, whitening, config.audio.sample_rate, **_load_measured(run.measured, model))
+    codec = Codec(
+        model, params, whitening, config.audio.sample_rate, **_load_measured(run.measured, model)
+    )
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(

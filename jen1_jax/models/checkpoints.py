@@ -61,24 +61,33 @@ class Checkpoints:
     def save(self, step: int, state, record: Mapping[str, Any]) -> None:
         """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
         if step != self.latest:
-            self._checkpointer.save_checkpointables_async(step, {"state": state, "record": dict(record)}, force=True)
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state, "record": dict(record)}, force=True
+            )
 
     def record(self) -> dict[str, Any]:
         """That of the newest checkpoint, without its state."""
-        return self._checked(lambda: self._checkpointer.load_checkpointables(None, {"record": None}))["record"]
+        return self._checked(
+            lambda: self._checkpointer.load_checkpointables(None, {"record": None})
+        )["record"]
 
     def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
         """The newest state, laid out as `abstract_state` (shapes with shardings), and its record."""
         loaded = self._load(abstract_state)
         return loaded["state"], loaded["record"]
 
-    def restore_ema(self, player: str, abstract_params: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
+    def restore_ema(
+        self, player: str, abstract_params: PyTree, step: int | None = None
+    ) -> tuple[PyTree, dict[str, Any]]:
         """One player's EMA parameters of the checkpoint at `step` (default: the newest), on the first device, and its record.
 
         Nothing else is read: neither the other players nor the optimiser need to be known.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_params)
+        shaped = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            abstract_params,
+        )
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
@@ -86,14 +95,20 @@ class Checkpoints:
         return loaded["state"]["ema"][player], loaded["record"]
 
     def _load(self, abstract_state, step: int | None = None) -> dict[str, Any]:
-        return self._checked(lambda: self._checkpointer.load_checkpointables(step, {"state": abstract_state, "record": None}))
+        return self._checked(
+            lambda: self._checkpointer.load_checkpointables(
+                step, {"state": abstract_state, "record": None}
+            )
+        )
 
     def _checked(self, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             return load()
         except (ValueError, KeyError, FileNotFoundError, OSError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise Refusal(f"The checkpoint in {self.directory} cannot be read for this configuration: {first}") from error
+            raise Refusal(
+                f"The checkpoint in {self.directory} cannot be read for this configuration: {first}"
+            ) from error
 
     def close(self) -> None:
         """Waits for what is being saved."""

@@ -33,11 +33,20 @@ def check_unet(unet: ConfigDict) -> None:
     """Refuses a section `unet` of which no network can be made."""
     NULL_TEXT[unet.null_text], REMAT[unet.remat]
     if unet.dtype not in ("float32", "bfloat16"):
-        raise Refusal(f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16.")
+        raise Refusal(
+            f"The U-Net cannot be computed in {unet.dtype!r}; set unet.dtype to float32 or bfloat16."
+        )
     if unet.head_dim < 2 or unet.head_dim % 2:
-        raise Refusal(f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not.")
-    if min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier, unet.text_features) < 1:
-        raise Refusal("unet.factors, multipliers, channels, ff_multiplier and text_features must be at least 1.")
+        raise Refusal(
+            f"unet.head_dim must be even, since rotary positions turn pairs of channels; {unet.head_dim} is not."
+        )
+    if (
+        min(*unet.factors, *unet.multipliers, unet.channels, unet.ff_multiplier, unet.text_features)
+        < 1
+    ):
+        raise Refusal(
+            "unet.factors, multipliers, channels, ff_multiplier and text_features must be at least 1."
+        )
 
 
 def check_sampling(section: ConfigDict) -> None:
@@ -46,8 +55,14 @@ def check_sampling(section: ConfigDict) -> None:
     make_schedule(section)
     OBJECTIVES[section.objective]
     times = section.guidance_interval
-    if len(times) != 2 or not all(isinstance(time, Real) for time in times) or not 0 <= times[0] < times[1] <= 1:
-        raise Refusal(f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not.")
+    if (
+        len(times) != 2
+        or not all(isinstance(time, Real) for time in times)
+        or not 0 <= times[0] < times[1] <= 1
+    ):
+        raise Refusal(
+            f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not."
+        )
     if section.sample_steps < 1:
         raise Refusal(f"diffusion.sample_steps must be at least 1; {section.sample_steps} is not.")
     for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):
@@ -95,9 +110,21 @@ def init_diffusion(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyT
     latents, one = jnp.zeros((1, frames, k)), jnp.ones((1, frames, 1))
     prompt, zero = jnp.zeros((1, 1, unet.text_features)), jnp.zeros(1)
     conditioning = {"timing": timing_features(zero, zero)} if unet.timing else {}
-    inputs = latents, latents, one, zero, prompt, jnp.ones(1, jnp.int32), one, jnp.zeros(1, bool), conditioning
+    inputs = (
+        latents,
+        latents,
+        one,
+        zero,
+        prompt,
+        jnp.ones(1, jnp.int32),
+        one,
+        jnp.zeros(1, bool),
+        conditioning,
+    )
     params = unet.init(named_key(key, "unet"), *inputs)["params"]
-    return {"unet": params} | ({"text": text.init_params(named_key(key, "text"))} if text.trainable else {})
+    return {"unet": params} | (
+        {"text": text.init_params(named_key(key, "text"))} if text.trainable else {}
+    )
 
 
 def abstract_diffusion(unet: UNet, text: TextEncoder) -> PyTree:
@@ -124,7 +151,9 @@ def load_diffusion(run: Run) -> Diffusion:
     checkpoints = Checkpoints.existing(run.checkpoints("diffusion"), missing)
     text = TextEncoder.open(run.text, local_layout(config))
     if text.fingerprint != run.record["fingerprints"].get("text"):
-        raise Refusal(f"{run.text} is not the text encoder that the run {run.path} was trained with; put that one back.")
+        raise Refusal(
+            f"{run.text} is not the text encoder that the run {run.path} was trained with; put that one back."
+        )
     unet = make_unet(config, codec.k, text)
     params, trained = checkpoints.restore_ema("diffusion", abstract_diffusion(unet, text))
     checkpoints.close()
@@ -138,7 +167,9 @@ def copy_autoencoder(source: Run, run: Run) -> None:
     if (run.path / "autoencoder").exists():
         if load_codec(run).fingerprint == load_codec(source).fingerprint:
             return
-        raise Refusal(f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another --workdir.")
+        raise Refusal(
+            f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another --workdir."
+        )
     run.path.mkdir(parents=True, exist_ok=True)
     with whole_folder(run.path / "autoencoder") as folder:
         left_out = shutil.ignore_patterns("tensorboard", "demos")

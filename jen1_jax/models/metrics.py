@@ -21,7 +21,10 @@ class MetricsWriter:
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | {name: float(value) for name, value in scalars.items()}) + "\n")
+        self._file.write(
+            json.dumps({"step": step} | {name: float(value) for name, value in scalars.items()})
+            + "\n"
+        )
         self._file.flush()
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)

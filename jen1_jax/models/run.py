@@ -22,7 +22,11 @@ from jen1_jax.config import from_plain, to_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.files import local, write_text
 
-_PARTS = {"config": object, "versions": str, "fingerprints": str}  # of the record, and what each maps its names to
+_PARTS = {
+    "config": object,
+    "versions": str,
+    "fingerprints": str,
+}  # of the record, and what each maps its names to
 # What a part's parameters depend on: it may not change once that part has been trained.
 _FIXED = {
     "autoencoder": ("audio", "autoencoder", "whitening"),
@@ -75,16 +79,22 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         if not self.record_path.is_file():
-            raise Refusal(f"There is no run at {self.path}: it has no config.json. `jen1 train autoencoder` makes one.")
+            raise Refusal(
+                f"There is no run at {self.path}: it has no config.json. `jen1 train autoencoder` makes one."
+            )
         try:
             record = json.loads(self.record_path.read_text())
             if not isinstance(record, dict) or record.keys() != _PARTS.keys():
                 raise ValueError(f"it must hold {', '.join(_PARTS)} and nothing else")
             for name, kind in _PARTS.items():
-                if not isinstance(record[name], dict) or not all(isinstance(value, kind) for value in record[name].values()):
+                if not isinstance(record[name], dict) or not all(
+                    isinstance(value, kind) for value in record[name].values()
+                ):
                     raise ValueError(f"its {name} are of another kind")
         except (ValueError, OSError, RecursionError) as error:
-            raise Refusal(f"{self.record_path} is not the record of a run ({error}); restore it from a copy.") from None
+            raise Refusal(
+                f"{self.record_path} is not the record of a run ({error}); restore it from a copy."
+            ) from None
         return record
 
     @property
@@ -107,7 +117,11 @@ class Run:
         fingerprints = {}
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
-            trained = [name for name in _FIXED if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())]
+            trained = [
+                name
+                for name in _FIXED
+                if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())
+            ]
             for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
                 old, new = (_at(to_plain(part), key) for part in (self.config, config))
                 if old != new:
@@ -119,7 +133,9 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             return self.write(config, fingerprints)
         except OSError as error:
-            raise Refusal(f"The folder {self.path} cannot be written ({error.strerror}); choose another --workdir.") from None
+            raise Refusal(
+                f"The folder {self.path} cannot be written ({error.strerror}); choose another --workdir."
+            ) from None
 
 
 def _at(config: dict, key: str) -> Any:
@@ -130,5 +146,9 @@ def _at(config: dict, key: str) -> Any:
 
 def _difference(old: Any, new: Any) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
-        return "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in old | new if old.get(key) != new.get(key))
+        return "; ".join(
+            f"{key}: {old.get(key)} there, {new.get(key)} here"
+            for key in old | new
+            if old.get(key) != new.get(key)
+        )
     return f"{old} there, {new} here"

@@ -29,7 +29,9 @@ def _count(jaxpr: core.Jaxpr) -> int:
             kernel = equation.invars[1].aval
             outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
             total += 2 * kernel.size // outputs * equation.outvars[0].aval.size
-        elif name.startswith("dot_product_attention_fwd"):  # cuDNN's, of [batch, frames, heads, channels]: two products
+        elif name.startswith(
+            "dot_product_attention_fwd"
+        ):  # cuDNN's, of [batch, frames, heads, channels]: two products
             query, keys = equation.invars[0].aval, equation.invars[1].aval.shape[1]
             total += 2 * 2 * keys * query.size
         elif name == "while":

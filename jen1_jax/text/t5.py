@@ -55,18 +55,31 @@ class T5Config:
     def to_json(self) -> dict:
         """The config.json that makes transformers build the same encoder."""
         layout = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"model_type": "t5", "architectures": ["T5EncoderModel"], "feed_forward_proj": "gated-gelu", **layout}
+        return {
+            "model_type": "t5",
+            "architectures": ["T5EncoderModel"],
+            "feed_forward_proj": "gated-gelu",
+            **layout,
+        }
 
 
 def position_buckets(length: int, config: T5Config) -> np.ndarray:
     """Bucket of the distance from query i to key j, int32 [length, length]: exact when near, logarithmic when far."""
-    half = config.relative_attention_num_buckets // 2  # one half for keys before the query, one for keys after it
+    half = (
+        config.relative_attention_num_buckets // 2
+    )  # one half for keys before the query, one for keys after it
     exact = half // 2
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
-    ratio = np.log(np.maximum(np.abs(distance), 1) / exact) / np.log(config.relative_attention_max_distance / exact)
-    far = exact + np.floor(ratio * (half - exact) + 1e-6)  # the nudge keeps exact powers in the upper bucket
+    ratio = np.log(np.maximum(np.abs(distance), 1) / exact) / np.log(
+        config.relative_attention_max_distance / exact
+    )
+    far = exact + np.floor(
+        ratio * (half - exact) + 1e-6
+    )  # the nudge keeps exact powers in the upper bucket
     near = np.abs(distance) < exact
-    return np.where(near, np.abs(distance), np.minimum(far, half - 1)).astype(np.int32) + half * (distance > 0).astype(np.int32)
+    return np.where(near, np.abs(distance), np.minimum(far, half - 1)).astype(np.int32) + half * (
+        distance > 0
+    ).astype(np.int32)
 
 
 class Block(nn.Module):
@@ -77,12 +90,19 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch tokens d_model"], bias: Float[Array, "1 heads tokens tokens"], lengths: Int[Array, " batch"]
+        self,
+        x: Float[Array, "batch tokens d_model"],
+        bias: Float[Array, "1 heads tokens tokens"],
+        lengths: Int[Array, " batch"],
     ) -> Float[Array, "batch tokens d_model"]:
         c = self.config
         # T5's initial scales: with unscaled attention the queries carry the 1 / sqrt(d_kv)
         dense = lambda features, variance, name: nn.Dense(
-            features, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(variance**-0.5), name=name
+            features,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(variance**-0.5),
+            name=name,
         )
         norm = lambda name: RMSNorm(c.layer_norm_epsilon, self.dtype, name=name)
         inner = c.num_heads * c.d_kv
@@ -92,11 +112,15 @@ class Block(nn.Module):
             dense(inner, variance, name)(y).reshape(*x.shape[:2], c.num_heads, c.d_kv)
             for name, variance in (("q", c.d_model * c.d_kv), ("k", c.d_model), ("v", c.d_model))
         )
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, key_value_seq_lengths=lengths)  # softmax in float32
+        y = jax.nn.dot_product_attention(
+            q, k, v, bias=bias, scale=1.0, key_value_seq_lengths=lengths
+        )  # softmax in float32
         x = x + dense(c.d_model, inner, "o")(y.reshape(*x.shape[:2], inner))
 
         y = norm("ff_norm")(x)
-        y = nn.gelu(dense(c.d_ff, c.d_model, "wi_0")(y), approximate=True) * dense(c.d_ff, c.d_model, "wi_1")(y)
+        y = nn.gelu(dense(c.d_ff, c.d_model, "wi_0")(y), approximate=True) * dense(
+            c.d_ff, c.d_model, "wi_1"
+        )(y)
         return x + dense(c.d_model, c.d_ff, "wo")(y)
 
 
@@ -110,15 +134,19 @@ class T5Encoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "batch tokens"], lengths: Int[Array, " batch"]) -> Float[Array, "batch tokens d_model"]:
+    def __call__(
+        self, tokens: Int[Array, "batch tokens"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch tokens d_model"]:
         c = self.config
         length = tokens.shape[1]
-        x = nn.Embed(c.vocab_size, c.d_model, embedding_init=nn.initializers.normal(1.0), name="token")(tokens)
+        x = nn.Embed(
+            c.vocab_size, c.d_model, embedding_init=nn.initializers.normal(1.0), name="token"
+        )(tokens)
         x = x.astype(jnp.float32)
         bias_init = nn.initializers.normal(c.d_model**-0.5)
-        bias = nn.Embed(c.relative_attention_num_buckets, c.num_heads, embedding_init=bias_init, name="position")(
-            position_buckets(length, c)
-        )
+        bias = nn.Embed(
+            c.relative_attention_num_buckets, c.num_heads, embedding_init=bias_init, name="position"
+        )(position_buckets(length, c))
         bias = bias.astype(jnp.float32).transpose(2, 0, 1)[None]
         for i in range(c.num_layers):
             x = Block(c, self.dtype, name=f"block_{i}")(x, bias, lengths)
@@ -159,17 +187,23 @@ def load(folder: str | Path) -> tuple[T5Config, Iterator[tuple[tuple[str, ...], 
     and model.safetensors or shards with model.safetensors.index.json. Pickled weights are refused.
     """
     folder = Path(folder)
-    config = T5Config.from_json(read_json(folder, "config.json"), origin=str(folder / "config.json"))
+    config = T5Config.from_json(
+        read_json(folder, "config.json"), origin=str(folder / "config.json")
+    )
     return config, _weights(folder, config, _open(folder))
 
 
-def _weights(folder: Path, config: T5Config, files: Mapping[str, safe_open]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _weights(
+    folder: Path, config: T5Config, files: Mapping[str, safe_open]
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     for path, expected in sorted(flatten_dict(abstract_params(config)).items()):
         name = hf_name(path)
         if name == "shared.weight" and name not in files:
             name = "encoder.embed_tokens.weight"
         if name not in files:
-            raise Refusal(f"{folder} has no weight {name!r}: it does not hold the T5 encoder that its config.json describes.")
+            raise Refusal(
+                f"{folder} has no weight {name!r}: it does not hold the T5 encoder that its config.json describes."
+            )
         weight = files[name].get_tensor(name)
         weight = weight.T if path[-1] == "kernel" else weight
         if weight.shape != expected.shape:
@@ -182,11 +216,15 @@ def _weights(folder: Path, config: T5Config, files: Mapping[str, safe_open]) -> 
 
 def weight_files(folder: Path) -> list[str]:
     """Names of the files that hold the weights, whether they are there or not: one, or the shards that an index lists."""
-    if (folder / "model.safetensors").is_file() or not (folder / "model.safetensors.index.json").is_file():
+    if (folder / "model.safetensors").is_file() or not (
+        folder / "model.safetensors.index.json"
+    ).is_file():
         return ["model.safetensors"]
     shards = read_json(folder, "model.safetensors.index.json").get("weight_map")
     if not isinstance(shards, dict):
-        raise Refusal(f"{folder / 'model.safetensors.index.json'} lists no weights: copy or download it again.")
+        raise Refusal(
+            f"{folder / 'model.safetensors.index.json'} lists no weights: copy or download it again."
+        )
     return sorted(set(shards.values()))
 
 
@@ -204,7 +242,9 @@ def _open(folder: Path) -> dict[str, safe_open]:
         try:
             file = safe_open(folder / name, framework="numpy")
         except SafetensorError as error:
-            raise Refusal(f"{folder / name} is damaged ({error}): copy or download it again.") from None
+            raise Refusal(
+                f"{folder / name} is damaged ({error}): copy or download it again."
+            ) from None
         files |= dict.fromkeys(file.keys(), file)
     return files
 

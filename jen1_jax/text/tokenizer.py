@@ -22,7 +22,9 @@ class Tokenizer:
     def __init__(self, path: str | Path, max_length: int):
         path = Path(path)
         if not path.is_file():
-            raise Refusal(f"{path.name} is missing in {path.parent}: copy the sentencepiece model of this text encoder there.")
+            raise Refusal(
+                f"{path.name} is missing in {path.parent}: copy the sentencepiece model of this text encoder there."
+            )
         self.model = path.read_bytes()
         self.max_length = max_length
         try:
@@ -30,13 +32,17 @@ class Tokenizer:
         except RuntimeError as error:
             raise Refusal(f"{path} is not a sentencepiece model: {error}.") from None
         if self._pieces.eos_id() < 0:
-            raise Refusal(f"{path} has no end-of-sequence piece, which T5 needs: it belongs to another kind of model.")
+            raise Refusal(
+                f"{path} has no end-of-sequence piece, which T5 needs: it belongs to another kind of model."
+            )
 
     @property
     def vocab_size(self) -> int:
         return self._pieces.get_piece_size()
 
-    def __call__(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
+    def __call__(
+        self, captions: Sequence[str]
+    ) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
         """The ids and how many of each row are real."""
         tokens = np.zeros((len(captions), self.max_length), np.int32)
         lengths = np.zeros(len(captions), np.int32)
@@ -61,7 +67,9 @@ def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(distinct or ["music"]),  # data without captions trains too, and needs some vocabulary
+            sentence_iterator=iter(
+                distinct or ["music"]
+            ),  # data without captions trains too, and needs some vocabulary
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,

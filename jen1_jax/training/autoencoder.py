@@ -36,7 +36,11 @@ from jen1_jax.training.whitening import measure, whitening_error, whole_params
 
 
 def train_autoencoder(
-    config: ConfigDict, run: Run, data: Data, source: Run | None = None, progress: Callable[[str], None] = print
+    config: ConfigDict,
+    run: Run,
+    data: Data,
+    source: Run | None = None,
+    progress: Callable[[str], None] = print,
 ) -> None:
     """Trains RUN/autoencoder to `config.train_autoencoder.steps`, then fits RUN/autoencoder/whitening.npz on the EMA encoder.
 
@@ -44,15 +48,25 @@ def train_autoencoder(
     and trains the decoder on. Latents of the source stay valid, which the fingerprint says: it is the same.
     """
     if data.description["kind"] != "waveform":
-        raise Refusal(f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is trained on waveforms.")
+        raise Refusal(
+            f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is trained on waveforms."
+        )
     kept = load_codec(source) if source else None
     model = make_autoencoder(config)
-    if kept and model.clone(mask_rate=kept.model.mask_rate, mask_unit=kept.model.mask_unit) != kept.model:
+    if (
+        kept
+        and model.clone(mask_rate=kept.model.mask_rate, mask_unit=kept.model.mask_unit)
+        != kept.model
+    ):
         raise Refusal(
             f"The autoencoder of {source.path} has another layout than this configuration; use the one it was trained with."
         )
     trained = Checkpoints.newest(run.checkpoints("autoencoder"))
-    if not kept and trained < config.train_autoencoder.steps and Checkpoints.newest(run.checkpoints("diffusion")) >= 0:
+    if (
+        not kept
+        and trained < config.train_autoencoder.steps
+        and Checkpoints.newest(run.checkpoints("diffusion")) >= 0
+    ):
         raise Refusal(
             f"{run.path} has a diffusion model, which would be lost if its autoencoder were trained on from step {trained}; "
             "train in another --workdir, or only its decoder: --workdir NEW --autoencoder RUN."
@@ -65,11 +79,20 @@ def train_autoencoder(
     def check(record: Mapping[str, Any]) -> None:
         if record["keeps_encoder"] != keeps:
             theirs = record["keeps_encoder"]
-            way_out = f"give --autoencoder with the run of the autoencoder {theirs[:12]}" if theirs else "leave --autoencoder out"
-            raise Refusal(f"{run.path} was begun {'' if theirs else 'not '}as a decoder-only stage; {way_out}.")
+            way_out = (
+                f"give --autoencoder with the run of the autoencoder {theirs[:12]}"
+                if theirs
+                else "leave --autoencoder out"
+            )
+            raise Refusal(
+                f"{run.path} was begun {'' if theirs else 'not '}as a decoder-only stage; {way_out}."
+            )
         before = from_plain(record["config"], "the checkpoint's configuration").train_autoencoder
         now = run.config.train_autoencoder
-        held, asked = (adversarial(part) and (list(part.adversary.windows), part.adversary.channels) for part in (before, now))
+        held, asked = (
+            adversarial(part) and (list(part.adversary.windows), part.adversary.channels)
+            for part in (before, now)
+        )
         if held != asked:
             raise Refusal(
                 f"{run.path} was begun with the adversary (windows, channels) {held or 'off'}, and this configuration has "
@@ -91,7 +114,8 @@ def train_autoencoder(
         check=check,
         draw=draw,
         batches=lambda start: (
-            prepare(step, batch, config.train_autoencoder) for step, batch in enumerate(data.batches(start), start)
+            prepare(step, batch, config.train_autoencoder)
+            for step, batch in enumerate(data.batches(start), start)
         ),
         config=config.train_autoencoder,
         schedule=schedule,
@@ -102,7 +126,9 @@ def train_autoencoder(
         progress=progress,
     )
     if int(state.updates) == 0:
-        raise Refusal(f"Every step of {run.path} was skipped, nothing was learnt; look for bad data with `jen1 data validate`.")
+        raise Refusal(
+            f"Every step of {run.path} was skipped, nothing was learnt; look for bad data with `jen1 data validate`."
+        )
     params = whole_params(state.ema["autoencoder"])
     identify = partial(fingerprint, params, sample_rate=config.audio.sample_rate, hop=model.hop)
     recorded = run.record["fingerprints"].get("autoencoder")
@@ -110,13 +136,21 @@ def train_autoencoder(
     if fitted and identify(whitening=fitted) != recorded:
         fitted = None
     if fitted and run.measured.is_file():
-        progress(f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}")
+        progress(
+            f"autoencoder: {run.path} is already trained to step {config.train_autoencoder.steps}"
+        )
         return
     progress("whitening: reading the training split")
-    changed = model.window or not kept  # of what is measured: the encoder alone decides the rest, and it may be kept
+    changed = (
+        model.window or not kept
+    )  # of what is measured: the encoder alone decides the rest, and it may be kept
     found = measure(model, params, data.sweep("train") if changed else (), progress)
-    whitening = kept.whitening if kept else fitted  # fitted anew, it could change the fingerprint by a rounding
-    whitening = whitening or fit_whitening(found.moments, config.whitening.keep, config.whitening.floor)
+    whitening = (
+        kept.whitening if kept else fitted
+    )  # fitted anew, it could change the fingerprint by a rounding
+    whitening = whitening or fit_whitening(
+        found.moments, config.whitening.keep, config.whitening.floor
+    )
     codec = Codec(model, params, whitening, config.audio.sample_rate)
     margin = kept.margin if kept else measure_margin(codec, found.clips)
     if jax.process_count() > 1:  # each has other clips
@@ -140,12 +174,16 @@ def check_training(config: ConfigDict) -> None:
     """Refuses settings of training that could only be found out, or lost, later."""
     training = config.train_autoencoder
     check_whitening(config.whitening.keep, config.whitening.floor)
-    if not all(0 <= weight < math.inf for weight in training.losses.values()) or not any(training.losses.values()):
+    if not all(0 <= weight < math.inf for weight in training.losses.values()) or not any(
+        training.losses.values()
+    ):
         raise Refusal(
             f"train_autoencoder.losses are weights of at least 0, one of them above 0; got {training.losses.to_dict()}."
         )
     if training.losses.levels > 0 and not config.autoencoder.window:
-        raise Refusal("train_autoencoder.losses.levels compares STFT levels, which autoencoder.window of 0 does not have.")
+        raise Refusal(
+            "train_autoencoder.losses.levels compares STFT levels, which autoencoder.window of 0 does not have."
+        )
     if training.losses.waveform > 0 and config.autoencoder.window:
         raise Refusal(
             "train_autoencoder.losses.waveform compares phases, and latents with autoencoder.window hold none; set it to 0."
@@ -153,11 +191,19 @@ def check_training(config: ConfigDict) -> None:
     if adversarial(training):
         _ = ADVERSARIAL[training.adversary.loss]  # refuses an unknown name
         if training.adversary.channels < 1 or training.adversary.start < 0:
-            raise Refusal("train_autoencoder.adversary.channels must be at least 1, and adversary.start at least 0.")
-    used = {"stft_windows": training.stft_windows if training.losses.stft > 0 or training.losses.mel > 0 else None}
+            raise Refusal(
+                "train_autoencoder.adversary.channels must be at least 1, and adversary.start at least 0."
+            )
+    used = {
+        "stft_windows": training.stft_windows
+        if training.losses.stft > 0 or training.losses.mel > 0
+        else None
+    }
     used["adversary.windows"] = training.adversary.windows if adversarial(training) else None
     for name, windows in used.items():
-        if windows is not None and (not len(windows) or min(windows) < 16 or any(window % 4 for window in windows)):
+        if windows is not None and (
+            not len(windows) or min(windows) < 16 or any(window % 4 for window in windows)
+        ):
             raise Refusal(
                 f"train_autoencoder.{name} are multiples of 4 samples from 16 on, and at least one; got {tuple(windows)}."
             )
@@ -170,10 +216,14 @@ def check_training(config: ConfigDict) -> None:
         )
 
 
-def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False) -> dict[str, Player]:
+def players(
+    config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False
+) -> dict[str, Player]:
     """The autoencoder, and its discriminator where a loss needs one."""
     training = config.train_autoencoder
-    judge = Discriminator(tuple(training.adversary.windows), training.adversary.channels, config.autoencoder.dtype)
+    judge = Discriminator(
+        tuple(training.adversary.windows), training.adversary.channels, config.autoencoder.dtype
+    )
     args = lambda batch: (
         batch["audio"],
         batch["valid_samples"],
@@ -185,7 +235,9 @@ def players(config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False
     def terms(params: PyTree, batch: Batch, _: PyTree) -> Terms:
         if freeze_encoder:
             own = params["autoencoder"]
-            params = params | {"autoencoder": own | {"encoder": jax.lax.stop_gradient(own["encoder"])}}
+            params = params | {
+                "autoencoder": own | {"encoder": jax.lax.stop_gradient(own["encoder"])}
+            }
         return autoencoder_terms(model, judge, params, *args(batch), config.audio.sample_rate)
 
     frozen = lambda params: {part: freeze_encoder and part == "encoder" for part in params}

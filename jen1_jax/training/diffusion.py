@@ -41,7 +41,11 @@ log = logging.getLogger(__name__)
 
 
 def train_diffusion(
-    config: ConfigDict, run: Run, data: Data, autoencoder: Run | None = None, progress: Callable[[str], None] = print
+    config: ConfigDict,
+    run: Run,
+    data: Data,
+    autoencoder: Run | None = None,
+    progress: Callable[[str], None] = print,
 ) -> None:
     """Trains RUN/diffusion to `config.train_diffusion.steps`, with the run's own autoencoder or a copy of `autoencoder`'s.
 
@@ -52,7 +56,9 @@ def train_diffusion(
         copy_autoencoder(autoencoder, run)
     codec = load_codec(run)
     latents = data.description["kind"] == "latents"
-    theirs = data.description.get("fingerprint", "none" if latents else codec.fingerprint)  # waveforms have none, latents must
+    theirs = data.description.get(
+        "fingerprint", "none" if latents else codec.fingerprint
+    )  # waveforms have none, latents must
     if theirs != codec.fingerprint:
         raise Refusal(
             f"The latents in {data.description['dir']} were made by another autoencoder (fingerprint {theirs[:12]}) than "
@@ -60,7 +66,9 @@ def train_diffusion(
         )
     frames = data.description["length"] if latents else -(-data.description["length"] // codec.hop)
     window = round(config.data.seconds * codec.frame_rate)
-    if frames < window - 1 or (frames > window + 1 and not latents):  # sampling would run on lengths that training never saw
+    if frames < window - 1 or (
+        frames > window + 1 and not latents
+    ):  # sampling would run on lengths that training never saw
         raise Refusal(
             f"The examples in {data.description['dir']} are {frames / codec.frame_rate:.2f} s long, but data.seconds is "
             f"{config.data.seconds}; set --config.data.seconds={frames / codec.frame_rate:.2f}, or prepare the data with "
@@ -91,7 +99,9 @@ def train_diffusion(
     unet = make_unet(config, codec.k, text)
     optimizer, schedule = adamw(config.train_diffusion)
     record = run.record | {"data": dict(data.description)}
-    tell_cut = cache(partial(log.warning, "Some captions are longer than %d tokens: cut there."))  # once
+    tell_cut = cache(
+        partial(log.warning, "Some captions are longer than %d tokens: cut there.")
+    )  # once
 
     def prepare(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the device needs of a batch: the captions as tokens, or as embeddings when the encoder is frozen."""
@@ -125,7 +135,14 @@ def train_diffusion(
         record=record,
         check=lambda record: check_autoencoder(run, record, codec),
         evaluate=text_gain.make_evaluate(
-            data, prepare, config=config, unet=unet, codec=codec, text=text, window=window, progress=progress
+            data,
+            prepare,
+            config=config,
+            unet=unet,
+            codec=codec,
+            text=text,
+            window=window,
+            progress=progress,
         ),
         frozen=None if latents else {"autoencoder": codec.params},
         progress=progress,
@@ -141,7 +158,9 @@ def _check_settings(config: ConfigDict) -> None:
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
         check_range(section, name, most)
     if not 0 <= config.data.short_rate <= 1:
-        raise Refusal(f"data.short_rate is a share between 0 and 1; {config.data.short_rate} is not.")
+        raise Refusal(
+            f"data.short_rate is a share between 0 and 1; {config.data.short_rate} is not."
+        )
 
     def counted(key, step, batch):
         mask = draw(key, step, batch, config=config, hop=1, k=1, window=8)["mask"]
@@ -157,13 +176,29 @@ def player(config: ConfigDict, unet: UNet, codec: Codec, text: TextEncoder, opti
     """The diffusion model as the one player of its step: parameters `unet`, and `text` where the encoder is trained."""
     return Player(
         init=partial(init_diffusion, unet=unet, text=text),
-        terms=partial(terms, config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=codec, text=text),
+        terms=partial(
+            terms,
+            config=config,
+            schedule=make_schedule(config.diffusion),
+            unet=unet,
+            codec=codec,
+            text=text,
+        ),
         weights=tasks.weights(config.tasks),
         optimizer=optimizer,
     )
 
 
-def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: ConfigDict, hop: int, k: int, window: int) -> Batch:
+def draw(
+    key: Key[Array, ""],
+    step: Int[Array, ""],
+    batch: Batch,
+    *,
+    config: ConfigDict,
+    hop: int,
+    k: int,
+    window: int,
+) -> Batch:
     """All randomness of a step: windows of `window` frames of longer latents, which examples are cut short and where, tasks with
     their masks and modes, times, noise, and which examples go without their text.
     """
@@ -173,19 +208,32 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         if frames > window:
             rate = config.audio.sample_rate / hop
             before = jnp.round(batch.get("start", jnp.zeros(size)) * rate).astype(jnp.int32)
-            first = _draw_first(named_key(key, "window"), valid_frames, before, window, math.prod(config.unet.factors))
+            first = _draw_first(
+                named_key(key, "window"),
+                valid_frames,
+                before,
+                window,
+                math.prod(config.unet.factors),
+            )
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
-            batch, valid_frames = batch | {"latents": cut(latents, first)}, jnp.minimum(valid_frames, window)
+            batch, valid_frames = (
+                batch | {"latents": cut(latents, first)},
+                jnp.minimum(valid_frames, window),
+            )
             if "start" in batch:
                 batch |= {"start": batch["start"] + first / rate}
     else:
         size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
     if config.data.short_rate:
-        length = jax.random.randint(named_key(key, "length"), (size,), math.prod(config.unet.factors), window + 1)
+        length = jax.random.randint(
+            named_key(key, "length"), (size,), math.prod(config.unet.factors), window + 1
+        )
         short = jax.random.bernoulli(named_key(key, "short"), config.data.short_rate, (size,))
         if "total" in batch:  # where a short piece ends when it is asked for
             end = batch["start"] + length * hop / config.audio.sample_rate
-            batch = batch | {"total": jnp.where(short & (length < valid_frames), end, batch["total"])}
+            batch = batch | {
+                "total": jnp.where(short & (length < valid_frames), end, batch["total"])
+            }
         valid_frames = jnp.where(short, jnp.minimum(length, valid_frames), valid_frames)
     drawn = tasks.draw(named_key(key, "tasks"), valid_frames, window, step, config.tasks)
     return batch | {
@@ -195,12 +243,18 @@ def draw(key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, config: Con
         "causal": drawn.causal,
         "time": draw_times(named_key(key, "times"), size, config.diffusion),
         "noise": jax.random.normal(named_key(key, "noise"), (size, window, k)),
-        "null_text": jax.random.bernoulli(named_key(key, "null text"), config.diffusion.null_text_rate, (size,)),
+        "null_text": jax.random.bernoulli(
+            named_key(key, "null text"), config.diffusion.null_text_rate, (size,)
+        ),
     }
 
 
 def _draw_first(
-    key: Key[Array, ""], valid_frames: Int[Array, " batch"], before: Int[Array, " batch"], window: int, grid: int
+    key: Key[Array, ""],
+    valid_frames: Int[Array, " batch"],
+    before: Int[Array, " batch"],
+    window: int,
+    grid: int,
 ) -> Int[Array, " batch"]:
     """Each clip's frame at which its window begins; `before` counts the frames of its piece that come before the clip.
 
@@ -209,7 +263,9 @@ def _draw_first(
     the U-Net's grid, as sampling's windows are: what resamples by 8 takes a clip shifted by 1 for another one.
     """
     last = jnp.maximum(valid_frames - window, 0)
-    first = jnp.clip(jax.random.randint(key, last.shape, -(window // 2), last + window // 2 + 1), 0, last)
+    first = jnp.clip(
+        jax.random.randint(key, last.shape, -(window // 2), last + window // 2 + 1), 0, last
+    )
     return jnp.where(first < last, jnp.maximum(first - (before + first) % grid, 0), last)
 
 
@@ -232,10 +288,14 @@ def terms(
         audio = jnp.pad(batch["audio"], ((0, 0), (0, -batch["audio"].shape[1] % codec.hop), (0, 0)))
         raw = codec.model.apply({"params": frozen["autoencoder"]}, audio, method="encode")
         clean = codec.whitening.apply(raw)
-    valid = (jnp.arange(clean.shape[1]) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
+    valid = (jnp.arange(clean.shape[1]) < batch["valid_frames"][:, None])[..., None].astype(
+        jnp.float32
+    )
     clean = clean * valid
     if text.trainable:
-        embedding = text.module.apply({"params": params["text"]}, batch["tokens"], batch["text_lengths"])
+        embedding = text.module.apply(
+            {"params": params["text"]}, batch["tokens"], batch["text_lengths"]
+        )
     else:
         embedding = batch["text_embedding"].astype(jnp.float32)
 
@@ -258,4 +318,8 @@ def terms(
         error = error * min_snr_weight(objective, log_snr, config.diffusion.min_snr_gamma)[:, None]
     counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
     total, count = (error * counted).sum(axis=1), counted.sum(axis=1)
-    return {name: (total * own, count * own) for n, name in enumerate(tasks.TASKS) for own in [batch["task"] == n]}
+    return {
+        name: (total * own, count * own)
+        for n, name in enumerate(tasks.TASKS)
+        for own in [batch["task"] == n]
+    }

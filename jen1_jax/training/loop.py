@@ -46,7 +46,9 @@ class Data(Protocol):
         """One pass over a split, in order; the last batch may be short."""
 
 
-Evaluate = Callable[[int, PyTree], Mapping[str, float]]  # (step, every player's EMA parameters) -> figures by name
+Evaluate = Callable[
+    [int, PyTree], Mapping[str, float]
+]  # (step, every player's EMA parameters) -> figures by name
 
 
 class Interrupted(Exception):
@@ -92,7 +94,11 @@ def fit(
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(seed)))
         layout = shardings(abstract, mesh, rules)
-        abstract = jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout)
+        abstract = jax.tree.map(
+            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+            abstract,
+            layout,
+        )
         checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
         if checkpoints.latest is None:
             begin = lambda key, given: init_state(players, key, given)
@@ -108,7 +114,13 @@ def fit(
             return state
 
         step_fn = jax.jit(
-            make_step(players, draw, ema_decay=config.ema_decay, microbatches=config.microbatches, seed=seed),
+            make_step(
+                players,
+                draw,
+                ema_decay=config.ema_decay,
+                microbatches=config.microbatches,
+                seed=seed,
+            ),
             donate_argnums=0,
             out_shardings=(layout, None),
         )
@@ -122,7 +134,9 @@ def fit(
                     index = np.asarray(batch.pop("index", ()))
                     state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
                     if step > start and step % config.log_every == 0:
-                        log.write(step)  # only now: what it waits for was computed before the step that has just begun
+                        log.write(
+                            step
+                        )  # only now: what it waits for was computed before the step that has just begun
                     log.add(metrics, index)
                     done = step + 1
                     if done % config.checkpoint_every == 0 or done == config.steps or stopped():
@@ -133,7 +147,9 @@ def fit(
                     if done == config.steps or stopped():
                         log.write(done)
                     if stopped():
-                        raise Interrupted(f"{name} stopped at step {done}; the same command goes on from there.")
+                        raise Interrupted(
+                            f"{name} stopped at step {done}; the same command goes on from there."
+                        )
             finally:
                 log.close()
                 checkpoints.close()
@@ -175,13 +191,20 @@ class _Log:
         self._clock += seconds
 
     def write(self, step: int) -> None:
-        values = [{key: float(value) for key, value in metrics.items()} for metrics in jax.device_get(self._pending)]
+        values = [
+            {key: float(value) for key, value in metrics.items()}
+            for metrics in jax.device_get(self._pending)
+        ]
         good = [value for value in values if not value["skipped"]]
-        for step_before, value, index in zip(range(self._last, step), values, self._indices, strict=True):
+        for step_before, value, index in zip(
+            range(self._last, step), values, self._indices, strict=True
+        ):
             self._skipped = self._skipped + 1 if value["skipped"] else 0
             if value["skipped"] and self._skipped <= MAX_NAMED:
                 some = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
-                self._progress(f"{self._name}: the loss of step {step_before} was not finite; skipped its batch, records {some}")
+                self._progress(
+                    f"{self._name}: the loss of step {step_before} was not finite; skipped its batch, records {some}"
+                )
         self._pending.clear()
         self._indices.clear()
         if self._skipped >= MAX_SKIPPED:
@@ -189,20 +212,34 @@ class _Log:
                 f"The loss of {self._name} has not been finite for {self._skipped} steps; the last checkpoint is whole: "
                 "lower the learning rate, or look for bad data with `jen1 data validate`."
             )
-        found = {key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]}
-        means = {key: float(np.mean(some)) for key, some in found.items() if some}  # a batch without a task says nothing of it
+        found = {
+            key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]
+        }
+        means = {
+            key: float(np.mean(some)) for key, some in found.items() if some
+        }  # a batch without a task says nothing of it
         now = time.monotonic()
         speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
         self._clock, self._timed_from, self._last = now, step, step
         means["skipped"] = sum(value["skipped"] for value in values)
-        means |= {"learning_rate": float(self._schedule(step)), "steps_per_second": speed, "resident_gib": _resident_gib()}
+        means |= {
+            "learning_rate": float(self._schedule(step)),
+            "steps_per_second": speed,
+            "resident_gib": _resident_gib(),
+        }
         evaluated, self._evaluated = self._evaluated, {}
         if self._writer is not None:
             self._writer.write(step, means | evaluated)
-            terms = " ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in means.items() if "loss/" in key)
+            terms = " ".join(
+                f"{key.removeprefix('loss/')} {value:.3f}"
+                for key, value in means.items()
+                if "loss/" in key
+            )
             left = (self._steps - step) / speed if speed > 0 else 0
             found = "".join(f"{key} {value:.3f}  " for key, value in evaluated.items())
-            skipped = f", {means['skipped']:.0f} steps skipped (non-finite)" if means["skipped"] else ""
+            skipped = (
+                f", {means['skipped']:.0f} steps skipped (non-finite)" if means["skipped"] else ""
+            )
             self._progress(
                 f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} ({terms})  "
                 f"{found}{speed:.2f} steps/s, {_duration(left)} left{skipped}"
@@ -224,7 +261,9 @@ def _stop_signal():
         received.append(number)
 
     try:
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {
+            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     except ValueError:  # not the main thread: signals belong to whoever runs there
         previous = {}
     try:
@@ -244,4 +283,10 @@ def _resident_gib() -> float:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{seconds:.0f} s"
+    )

@@ -22,16 +22,24 @@ class NpzData:
     (samples) cuts a random window out of each example; `limit` keeps so many training examples, evenly spread, 0 all.
     """
 
-    def __init__(self, path: str, batch_size: int, seed: int, crop: int | None = None, limit: int = 0):
+    def __init__(
+        self, path: str, batch_size: int, seed: int, crop: int | None = None, limit: int = 0
+    ):
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if crop is None or name not in _TIMING}
+                arrays = {
+                    name: file[name] for name in file.files if crop is None or name not in _TIMING
+                }
         except (OSError, EOFError, BadZipFile, ValueError) as error:
-            raise Refusal(f"{path} cannot be read as an .npz file without pickled objects ({error}).") from None
+            raise Refusal(
+                f"{path} cannot be read as an .npz file without pickled objects ({error})."
+            ) from None
         self._kind = next((kind for kind in _KINDS if kind in arrays), None)
         missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()
         if missing:
-            raise Refusal(f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds.")
+            raise Refusal(
+                f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds."
+            )
         length = arrays[self._kind].shape[1]
         if crop is not None and (self._kind != "audio" or length < crop):
             raise Refusal(
@@ -64,7 +72,10 @@ class NpzData:
         count = len(arrays["caption"])
         while True:
             slots = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-            order = {epoch: np.random.default_rng((self._seed, epoch)).permutation(count) for epoch in set(slots // count)}
+            order = {
+                epoch: np.random.default_rng((self._seed, epoch)).permutation(count)
+                for epoch in set(slots // count)
+            }
             index = np.array([order[slot // count][slot % count] for slot in slots])
             batch = _rows(arrays, index) | {"index": index}
             yield self._cropped(batch, slots) if self._crop else batch
@@ -77,9 +88,20 @@ class NpzData:
 
     def _cropped(self, batch: dict[str, Any], slots: np.ndarray) -> dict[str, Any]:
         room = np.maximum(batch["valid_samples"] - self._crop, 0)
-        starts = [np.random.default_rng((self._seed, 1, slot)).integers(most + 1) for slot, most in zip(slots, room, strict=True)]
-        audio = np.stack([clip[start : start + self._crop] for clip, start in zip(batch["audio"], starts, strict=True)])
-        return batch | {"audio": audio, "valid_samples": np.minimum(batch["valid_samples"], self._crop)}
+        starts = [
+            np.random.default_rng((self._seed, 1, slot)).integers(most + 1)
+            for slot, most in zip(slots, room, strict=True)
+        ]
+        audio = np.stack(
+            [
+                clip[start : start + self._crop]
+                for clip, start in zip(batch["audio"], starts, strict=True)
+            ]
+        )
+        return batch | {
+            "audio": audio,
+            "valid_samples": np.minimum(batch["valid_samples"], self._crop),
+        }
 
 
 def _rows(arrays: Mapping[str, np.ndarray], rows) -> dict[str, np.ndarray]:

@@ -20,7 +20,10 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder, fold
 from jen1_jax.errors import Refusal
 
-EXAMPLES, FRAMES = 512, 8  # that the directions are taken from: random crops of the data, and frames of each
+EXAMPLES, FRAMES = (
+    512,
+    8,
+)  # that the directions are taken from: random crops of the data, and frames of each
 
 
 def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]]) -> PyTree:
@@ -30,7 +33,9 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     A latent is a direction's coordinate at unit variance. Levels are weighed as `spectrum.distance` weighs them on average.
     """
     found, seen = [], 0
-    levels = jax.jit(lambda audio: fold(spectrum.analyse(audio, model.window), model.hop // model.strides[0]))
+    levels = jax.jit(
+        lambda audio: fold(spectrum.analyse(audio, model.window), model.hop // model.strides[0])
+    )
     for batch in batches:
         whole = batch["audio"].shape[1] // model.hop * model.hop
         counts = np.minimum(batch["valid_samples"], whole) // model.hop
@@ -41,10 +46,15 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
         if seen >= EXAMPLES:
             break
     if sum(map(len, found)) < 2:
-        raise Refusal("There is no audio to begin the autoencoder from; prepare more with `jen1 data prepare`.")
+        raise Refusal(
+            "There is no audio to begin the autoencoder from; prepare more with `jen1 data prepare`."
+        )
     mean, encoder, decoder = directions(np.concatenate(found), model.latent_channels)
     flat = flatten_dict(jax.device_get(params))
-    flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = encoder, -mean @ encoder
+    flat["encoder", "direct", "kernel"], flat["encoder", "direct", "bias"] = (
+        encoder,
+        -mean @ encoder,
+    )
     flat["decoder", "direct", "kernel"], flat["decoder", "direct", "bias"] = decoder, mean
     begun = unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
     return multihost_utils.broadcast_one_to_all(begun) if jax.process_count() > 1 else begun
@@ -63,6 +73,9 @@ def directions(
     real = variance > 1e-6 * max(variance[-1], 1e-12)
     variance, vectors = variance[real][::-1], vectors[:, real][:, ::-1]
     basis = centred.T @ (vectors / np.sqrt(rows * variance))  # orthonormal
-    into, back = (basis / np.sqrt(variance)) * weight[:, None], (basis * np.sqrt(variance)).T / weight
+    into, back = (
+        (basis / np.sqrt(variance)) * weight[:, None],
+        (basis * np.sqrt(variance)).T / weight,
+    )
     missing = count - len(variance)
     return mean, np.pad(into, ((0, 0), (0, missing))), np.pad(back, ((0, missing), (0, 0)))

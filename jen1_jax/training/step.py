@@ -49,13 +49,17 @@ class Player:
     optimizer: optax.GradientTransformation
 
 
-def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def adamw(
+    config: ConfigDict, start: int = 0
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW with a global-norm clip, linear warm-up from step `start` and linear decay to 0 at `steps`; only `matrices` decay."""
     schedule = optax.join_schedules(
         [
             optax.constant_schedule(0.0),
             optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.linear_schedule(config.learning_rate, 0.0, config.steps - config.warmup_steps - start),
+            optax.linear_schedule(
+                config.learning_rate, 0.0, config.steps - config.warmup_steps - start
+            ),
         ],
         [start, start + config.warmup_steps],
     )
@@ -70,7 +74,9 @@ def adamw(config: ConfigDict, start: int = 0) -> tuple[optax.GradientTransformat
 def matrices(params: PyTree) -> PyTree:
     """Which parameters multiply activations; biases and scales do not, stacked by `unet.scan` or not."""
     vectors = ("bias", "scale")
-    return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key not in vectors, params)
+    return jax.tree.map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and path[-1].key not in vectors, params
+    )
 
 
 def _clip(limit: float) -> optax.GradientTransformation:
@@ -83,9 +89,14 @@ def _clip(limit: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def init_state(players: Mapping[str, Player], key: Key[Array, ""], given: Mapping[str, PyTree] | None = None) -> TrainState:
+def init_state(
+    players: Mapping[str, Player], key: Key[Array, ""], given: Mapping[str, PyTree] | None = None
+) -> TrainState:
     """A fresh state, with the `given` players' parameters; the EMA starts as a copy of the parameters."""
-    params = {name: player.init(jax.random.fold_in(key, n)) for n, (name, player) in enumerate(players.items())}
+    params = {
+        name: player.init(jax.random.fold_in(key, n))
+        for n, (name, player) in enumerate(players.items())
+    }
     params |= jax.tree.map(jnp.copy, dict(given or {}))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -119,34 +130,71 @@ def make_step(
             return jax.tree.map(jnp.sum, terms)
 
         # Only the counts are kept of this pass, and they depend on no network: the compiler drops everything else.
-        counts = add_up(lambda part: {key: count for key, (_, count) in sums(params[name], part).items()}, batch, microbatches)
+        counts = add_up(
+            lambda part: {key: count for key, (_, count) in sums(params[name], part).items()},
+            batch,
+            microbatches,
+        )
 
         def loss(own, part):
-            means = {key: total / jnp.maximum(counts[key], 1) for key, (total, _) in sums(own, part).items()}
+            means = {
+                key: total / jnp.maximum(counts[key], 1)
+                for key, (total, _) in sums(own, part).items()
+            }
             return sum(player.weights[key] * mean for key, mean in means.items()), means
 
         gradients = lambda part: jax.value_and_grad(loss, has_aux=True)(params[name], part)
         (value, means), slope = add_up(gradients, batch, microbatches)
-        return (value, {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}), slope
+        return (
+            value,
+            {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()},
+        ), slope
 
-    def move(player: Player, gradient: PyTree, params: PyTree, ema: PyTree, optimizer: PyTree, updates: Int[Array, ""]):
+    def move(
+        player: Player,
+        gradient: PyTree,
+        params: PyTree,
+        ema: PyTree,
+        optimizer: PyTree,
+        updates: Int[Array, ""],
+    ):
         changes, optimizer = player.optimizer.update(gradient, optimizer, params)
         params = optax.apply_updates(params, changes)
-        decay = jnp.minimum(ema_decay, (1 + updates) / (10 + updates))  # short runs must not average their start in
-        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)  # in this form what does not move stays as it is
+        decay = jnp.minimum(
+            ema_decay, (1 + updates) / (10 + updates)
+        )  # short runs must not average their start in
+        ema = jax.tree.map(
+            lambda e, p: e + (1 - decay) * (p - e), ema, params
+        )  # in this form what does not move stays as it is
         return params, ema, optimizer
 
-    def step(state: TrainState, batch: Batch, frozen: PyTree = None) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, frozen: PyTree = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = draw(key, state.step, batch)
-        found = {name: gradient(player, name, state.params, batch, frozen) for name, player in players.items()}
-        norm = optax.global_norm([slope for _, slope in found.values()])
-        finite = jnp.isfinite(norm) & jnp.all(jnp.array([jnp.isfinite(value) for (value, _), _ in found.values()]))
-        moved = {
-            name: move(player, found[name][1], state.params[name], state.ema[name], state.optimizer[name], state.updates)
+        found = {
+            name: gradient(player, name, state.params, batch, frozen)
             for name, player in players.items()
         }
-        params, ema, optimizer = ({name: parts[n] for name, parts in moved.items()} for n in range(3))
+        norm = optax.global_norm([slope for _, slope in found.values()])
+        finite = jnp.isfinite(norm) & jnp.all(
+            jnp.array([jnp.isfinite(value) for (value, _), _ in found.values()])
+        )
+        moved = {
+            name: move(
+                player,
+                found[name][1],
+                state.params[name],
+                state.ema[name],
+                state.optimizer[name],
+                state.updates,
+            )
+            for name, player in players.items()
+        }
+        params, ema, optimizer = (
+            {name: parts[n] for name, parts in moved.items()} for n in range(3)
+        )
         new = state.replace(params=params, ema=ema, optimizer=optimizer, updates=state.updates + 1)
         state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
         metrics = {"loss": found[first][0][0], "grad_norm": norm, "skipped": 1.0 - finite}
@@ -159,9 +207,15 @@ def make_step(
 
 def add_up(function: Callable[[Batch], PyTree], batch: Batch, parts: int) -> PyTree:
     """The sum of `function` over `batch` cut into `parts` along its first axis, one after the other."""
-    if parts == 1:  # no loop then: inside one, XLA's gradients of convolutions are seven times slower on a CPU
+    if (
+        parts == 1
+    ):  # no loop then: inside one, XLA's gradients of convolutions are seven times slower on a CPU
         return function(batch)
     stacked = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
     first = jax.tree.map(lambda x: x[0], stacked)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first))
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, stacked)[0]
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first)
+    )
+    return jax.lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, stacked
+    )[0]

@@ -22,7 +22,12 @@ from jen1_jax.training.loop import Data, Evaluate
 from jen1_jax.training.step import Batch
 from jen1_jax.unet import UNet
 
-LOG_SNRS = (-6, -4, -2, 0)  # from almost pure noise, where a caption is all there is to go by, to as much music as noise
+LOG_SNRS = (
+    -6,
+    -4,
+    -2,
+    0,
+)  # from almost pure noise, where a caption is all there is to go by, to as much music as noise
 EXAMPLES = 32
 PER_CAPTION = 4  # of them: a long file's clips share one caption and follow each other
 SEARCHED = 512  # held-out examples that are read, at most
@@ -50,26 +55,46 @@ def text_errors(
     clean = batch["latents"].astype(jnp.float32)
     size, frames, _ = clean.shape
     valid = (jnp.arange(frames) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
-    clean, nothing, level = clean * valid, jnp.zeros_like(clean), jnp.full(size, log_snr, jnp.float32)
+    clean, nothing, level = (
+        clean * valid,
+        jnp.zeros_like(clean),
+        jnp.full(size, log_snr, jnp.float32),
+    )
     noisy = corrupt(clean, jax.random.normal(key, clean.shape), level)
     lengths = batch["text_lengths"]
     if text.trainable:
         embedding = text.module.apply({"params": params["text"]}, batch["tokens"], lengths)
     else:
         embedding = batch["text_embedding"].astype(jnp.float32)
-    conditioning = {"timing": timing_features(batch["start"], batch["total"])} if unet.timing else {}
+    conditioning = (
+        {"timing": timing_features(batch["start"], batch["total"])} if unet.timing else {}
+    )
     objective = OBJECTIVES[config.diffusion.objective]
 
     def error(given):
         rows, lengths = given
         bidirectional = jnp.zeros(size, bool)
-        inputs = noisy, nothing, nothing[..., :1], level, embedding[rows], lengths, valid, bidirectional, conditioning
+        inputs = (
+            noisy,
+            nothing,
+            nothing[..., :1],
+            level,
+            embedding[rows],
+            lengths,
+            valid,
+            bidirectional,
+            conditioning,
+        )
         prediction = unet.apply({"params": params["unet"]}, *inputs)
         squares = (objective.clean(prediction, noisy, level) - clean) ** 2 * valid
         return squares.mean(axis=2).sum(axis=1) / valid.sum(axis=(1, 2))
 
     own, other = jnp.arange(size), batch["other"]
-    given = {"right": (own, lengths), "other": (other, lengths[other]), "none": (own, jnp.zeros_like(lengths))}
+    given = {
+        "right": (own, lengths),
+        "other": (other, lengths[other]),
+        "none": (own, jnp.zeros_like(lengths)),
+    }
     # One after the other: the network is compiled once.
     errors = jax.lax.map(error, jax.tree.map(lambda *each: jnp.stack(each), *given.values()))
     return dict(zip(given, errors, strict=True))
@@ -79,7 +104,9 @@ def others(captions: Sequence[str]) -> Int[np.ndarray, " captions"]:
     """For each caption the row of the next different one, the first row following the last. Needs two different captions."""
     count = len(captions)
     following = lambda row: ((row + step) % count for step in range(1, count))
-    return np.array([next(n for n in following(row) if captions[n] != captions[row]) for row in range(count)])
+    return np.array(
+        [next(n for n in following(row) if captions[n] != captions[row]) for row in range(count)]
+    )
 
 
 def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | None:
@@ -91,7 +118,11 @@ def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | No
     examples, counts, searched = [], Counter(), 0
     for batch in batches:
         for row, caption in enumerate(map(str, batch["caption"])):
-            if caption.strip() and counts[caption] < PER_CAPTION and _usable({name: batch[name][row] for name in batch}):
+            if (
+                caption.strip()
+                and counts[caption] < PER_CAPTION
+                and _usable({name: batch[name][row] for name in batch})
+            ):
                 counts[caption] += 1
                 examples.append({name: np.copy(array[row]) for name, array in batch.items()})
         searched += len(batch["caption"])
@@ -101,13 +132,18 @@ def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | No
     captions = [str(example["caption"]) for example in examples]
     if len(set(captions)) < 2:
         return None
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]} | {"other": others(captions)}
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]} | {
+        "other": others(captions)
+    }
 
 
 def _usable(example: Mapping[str, Any]) -> bool:
     """Whether an example has real frames, all of them finite: one without would make every mean NaN."""
     data = example.get("latents", example.get("audio", np.zeros(1)))
-    return bool(min(example.get("valid_frames", 1), example.get("valid_samples", 1)) > 0 and np.isfinite(data).all())
+    return bool(
+        min(example.get("valid_frames", 1), example.get("valid_samples", 1)) > 0
+        and np.isfinite(data).all()
+    )
 
 
 def make_evaluate(
@@ -133,14 +169,21 @@ def make_evaluate(
     batch = prepare(examples) | {"other": examples["other"]}
     if "audio" in batch:
         audio = batch.pop("audio")
-        batch["latents"] = np.concatenate([codec.encode(audio[row : row + 8]) for row in range(0, len(audio), 8)])
+        batch["latents"] = np.concatenate(
+            [codec.encode(audio[row : row + 8]) for row in range(0, len(audio), 8)]
+        )
         batch["valid_frames"] = -(-batch["valid_samples"] // codec.hop)
-    batch |= {"latents": batch["latents"][:, :window], "valid_frames": np.minimum(batch["valid_frames"], window)}
+    batch |= {
+        "latents": batch["latents"][:, :window],
+        "valid_frames": np.minimum(batch["valid_frames"], window),
+    }
     due, told = config.data.limit == 0, False
 
     @jax.jit
     def errors(params, batch, log_snr):
-        found = text_errors(params, batch, jax.random.key(0), log_snr, config=config, unet=unet, text=text)
+        found = text_errors(
+            params, batch, jax.random.key(0), log_snr, config=config, unet=unet, text=text
+        )
         return jax.tree.map(jnp.mean, found)
 
     def evaluate(step: int, ema: PyTree) -> dict[str, float]:

@@ -15,7 +15,9 @@ from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Moments, Whitening
 
 MARGIN_CLIPS = 64  # that the margin is measured on
-ROOM = 0.1  # units of levels, 3.5 dB: how much louder than in the training data a band may be decoded
+ROOM = (
+    0.1  # units of levels, 3.5 dB: how much louder than in the training data a band may be decoded
+)
 
 
 class Measured(NamedTuple):
@@ -30,7 +32,10 @@ class Measured(NamedTuple):
 
 
 def measure(
-    model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any]], progress: Callable[[str], None] = print
+    model: Autoencoder,
+    params: PyTree,
+    batches: Iterable[Mapping[str, Any]],
+    progress: Callable[[str], None] = print,
 ) -> Measured:
     """What `batches` give; processes share them and get the same answer.
 
@@ -49,10 +54,14 @@ def measure(
     moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
     loudest = np.zeros(spectrum.bands(model.window) if model.window else 0, np.float32)
     clips, seen, rng = [], 0, np.random.default_rng(0)
-    most = 4 * model.encoder_reach * model.hop  # frames within reach of the middle, and what these depend on
+    most = (
+        4 * model.encoder_reach * model.hop
+    )  # frames within reach of the middle, and what these depend on
     for batch in islice(batches, jax.process_index(), None, jax.process_count()):
         rows, samples, _ = batch["audio"].shape
-        size = max(size, rows)  # the last batch may be smaller: padded, it needs no compiling of its own
+        size = max(
+            size, rows
+        )  # the last batch may be smaller: padded, it needs no compiling of its own
         audio = np.pad(batch["audio"], ((0, size - rows), (0, -samples % model.hop), (0, 0)))
         latents, levels = (np.asarray(part)[:rows] for part in encode(params, audio))
         finite = np.isfinite(latents).all(axis=(1, 2))
@@ -65,11 +74,15 @@ def measure(
             if place < MARGIN_CLIPS:
                 valid = int(batch["valid_samples"][row])
                 first = max(valid - most, 0) // 2
-                clips[place : place + 1] = [np.array(batch["audio"][row, first : min(first + most, valid)])]
+                clips[place : place + 1] = [
+                    np.array(batch["audio"][row, first : min(first + most, valid)])
+                ]
         moments = moments.merge(Moments.of(latents[real]))
         loudest = np.maximum(loudest, levels[real].max(0, initial=0))
     if left_out:
-        progress(f"whitening: left out {left_out} examples that are not finite; `jen1 data validate` names them")
+        progress(
+            f"whitening: left out {left_out} examples that are not finite; `jen1 data validate` names them"
+        )
     if jax.process_count() > 1:
         loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
     return Measured(over_processes(moments), np.minimum(loudest + ROOM, spectrum.LOUDEST), clips)
@@ -88,10 +101,16 @@ def over_processes(moments: Moments) -> Moments:
         return moments
     channels = len(moments.mean)
     packed = np.concatenate([[moments.count], moments.mean, moments.covariance.ravel()])
-    bits = np.asarray(multihost_utils.process_allgather(packed.view(np.uint32)))  # as bits: JAX would round float64 to float32
+    bits = np.asarray(
+        multihost_utils.process_allgather(packed.view(np.uint32))
+    )  # as bits: JAX would round float64 to float32
     total = Moments.empty(channels)
     for row in np.ascontiguousarray(bits).view(np.float64):
-        total = total.merge(Moments(int(row[0]), row[1 : channels + 1], row[channels + 1 :].reshape(channels, channels)))
+        total = total.merge(
+            Moments(
+                int(row[0]), row[1 : channels + 1], row[channels + 1 :].reshape(channels, channels)
+            )
+        )
     return total
 
 
@@ -100,4 +119,6 @@ def whitening_error(whitening: Whitening, moments: Moments) -> tuple[float, floa
     scaled = whitening.basis / whitening.scale
     mean = (moments.mean - whitening.mean) @ scaled
     covariance = scaled.T @ moments.covariance @ scaled
-    return float(np.sqrt(np.mean(mean**2))), float(np.sqrt(np.mean((covariance - np.eye(whitening.k)) ** 2)))
+    return float(np.sqrt(np.mean(mean**2))), float(
+        np.sqrt(np.mean((covariance - np.eye(whitening.k)) ** 2))
+    )

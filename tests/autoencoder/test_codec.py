@@ -19,7 +19,9 @@ SAMPLE_RATE = 48_000
 
 def make(**changes) -> Codec:
     model, params = build(**changes)
-    whitening = fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=0.9, floor=1e-5)
+    whitening = fit(
+        Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=0.9, floor=1e-5
+    )
     return Codec(model, params, whitening, SAMPLE_RATE)
 
 
@@ -43,13 +45,19 @@ def audio_of(samples):
 def test_any_length_equals_the_whole_file(codec, short_chunks, samples):
     audio, frames = audio_of(samples), -(-samples // 8)
     padded = np.pad(audio, ((0, frames * 8 - samples), (0, 0)))[None]
-    apply = lambda x, method: np.asarray(codec.model.apply({"params": codec.params}, jnp.asarray(x), method=method))
+    apply = lambda x, method: np.asarray(
+        codec.model.apply({"params": codec.params}, jnp.asarray(x), method=method)
+    )
     latents = codec.encode(audio)
     assert latents.shape == (frames, codec.k) and latents.dtype == np.float32
-    np.testing.assert_allclose(latents, codec.whitening.apply(apply(padded, "encode"))[0], atol=1e-4)
+    np.testing.assert_allclose(
+        latents, codec.whitening.apply(apply(padded, "encode"))[0], atol=1e-4
+    )
     decoded = codec.decode(latents, samples)
     assert decoded.shape == (samples, 2)
-    np.testing.assert_allclose(decoded, apply(codec.whitening.invert(latents[None]), "decode")[0, :samples], atol=1e-4)
+    np.testing.assert_allclose(
+        decoded, apply(codec.whitening.invert(latents[None]), "decode")[0, :samples], atol=1e-4
+    )
 
 
 def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
@@ -68,7 +76,9 @@ class Smearing:
     def encode(self, clips):
         frames = clips[:, ::4]
         at = lambda shift: np.roll(np.pad(frames, ((0, 0), (4, 4), (0, 0))), shift, axis=1)[:, 4:-4]
-        return frames + 0.3 * at(-1) + 0.2 * at(1) + 0.03 * (at(-2) + at(2)) + 0.01 * (at(-3) + at(3))
+        return (
+            frames + 0.3 * at(-1) + 0.2 * at(1) + 0.03 * (at(-2) + at(2)) + 0.01 * (at(-3) + at(3))
+        )
 
 
 @pytest.mark.parametrize("limit, margin", [(0.005, 3), (0.015, 2), (0.05, 1), (0.25, 1), (0.4, 0)])
@@ -113,7 +123,9 @@ def test_batches_equal_single_files(codec):
     batch = np.stack([audio_of(100), 2 * audio_of(100)])
     together = codec.encode(batch)
     np.testing.assert_allclose(together, [codec.encode(audio) for audio in batch], atol=1e-5)
-    np.testing.assert_allclose(codec.decode(together, 100), [codec.decode(z, 100) for z in together], atol=1e-5)
+    np.testing.assert_allclose(
+        codec.decode(together, 100), [codec.decode(z, 100) for z in together], atol=1e-5
+    )
 
 
 def test_foreign_latents_are_refused(codec):
@@ -124,7 +136,9 @@ def test_foreign_latents_are_refused(codec):
 def test_fingerprint_follows_the_encoder_statistics_rate_and_hop_only(codec):
     def nudge(part):
         leaves, tree = jax.tree.flatten(codec.params[part])
-        return codec.params | {part: jax.tree.unflatten(tree, [np.nextafter(leaves[0], 9), *leaves[1:]])}
+        return codec.params | {
+            part: jax.tree.unflatten(tree, [np.nextafter(leaves[0], 9), *leaves[1:]])
+        }
 
     now = codec.fingerprint
     assert len(now) == 64
@@ -135,7 +149,9 @@ def test_fingerprint_follows_the_encoder_statistics_rate_and_hop_only(codec):
         dataclasses.replace(codec, sample_rate=44_100),
         dataclasses.replace(codec, model=codec.model.clone(strides=(8, 2))),
         *(
-            dataclasses.replace(codec, whitening=dataclasses.replace(codec.whitening, **{name: array * 1.01}))
+            dataclasses.replace(
+                codec, whitening=dataclasses.replace(codec.whitening, **{name: array * 1.01})
+            )
             for name, array in codec.whitening.arrays().items()
         ),
     ]

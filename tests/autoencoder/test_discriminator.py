@@ -25,8 +25,14 @@ def judge():
 @pytest.mark.slow
 def test_phase_and_stereo_reach_the_verdict(judge):
     _, params, apply = judge
-    for other in (-NOISE, NOISE[..., ::-1], NOISE.at[..., 1].multiply(-1)):  # no magnitude of left or right tells them apart
-        for (verdict, _), (changed, _) in zip(apply(params, NOISE), apply(params, other), strict=True):
+    for other in (
+        -NOISE,
+        NOISE[..., ::-1],
+        NOISE.at[..., 1].multiply(-1),
+    ):  # no magnitude of left or right tells them apart
+        for (verdict, _), (changed, _) in zip(
+            apply(params, NOISE), apply(params, other), strict=True
+        ):
             assert np.abs(verdict - changed).max() > 1e-3
 
 
@@ -35,11 +41,15 @@ def test_the_spectrum_of_noise_has_the_power_of_the_noise(judge):
     module, params, _ = judge
     identity = jax.tree.map(jnp.zeros_like, params)
     name = "window_128_conv_0"
-    kernel = jnp.zeros_like(params[name]["kernel"]).at[1, 3, 0, 0].set(1)  # passes the first plane on as it is
+    kernel = (
+        jnp.zeros_like(params[name]["kernel"]).at[1, 3, 0, 0].set(1)
+    )  # passes the first plane on as it is
     identity[name] = {"kernel": kernel, "scale": jnp.ones(4), "bias": jnp.zeros(4)}
     _, layers = module.apply({"params": identity}, NOISE)[0]
     plane = np.asarray(layers[0][..., 0])
-    real_part = np.where(plane < 0, plane / 0.2, plane)[:, :-4, 1:-1]  # undoes the leaky ReLU; away from padding and the ends
+    real_part = np.where(plane < 0, plane / 0.2, plane)[
+        :, :-4, 1:-1
+    ]  # undoes the leaky ReLU; away from padding and the ends
     assert real_part.std() == pytest.approx(0.3 / 2**0.5, rel=0.1)
 
 
@@ -66,7 +76,9 @@ def test_features_match_only_themselves(judge):
     real = apply(params, NOISE)
     assert not np.asarray(discriminator.feature_matching_loss(real, real, WINDOWS, FULL)[0]).any()
     quiet, loud = (
-        discriminator.feature_matching_loss(apply(params, g * NOISE), apply(params, 0.5 * g * NOISE), WINDOWS, FULL)[0]
+        discriminator.feature_matching_loss(
+            apply(params, g * NOISE), apply(params, 0.5 * g * NOISE), WINDOWS, FULL
+        )[0]
         for g in (1.0, 4.0)
     )
     np.testing.assert_allclose(quiet, loud, rtol=0.05)  # relative to the features of the real audio
@@ -98,7 +110,9 @@ def test_it_learns_to_tell_and_to_be_fooled(kind):
         params, state, value = step(params, state, jax.random.key(n))
         values.append(float(value))
     assert np.mean(values[-5:]) < 0.5 * values[0]
-    fooled = lambda audio: discriminator.adversarial_loss(kind, module.apply({"params": params}, audio), (64,), valid)[0].mean()
+    fooled = lambda audio: discriminator.adversarial_loss(
+        kind, module.apply({"params": params}, audio), (64,), valid
+    )[0].mean()
     made, real = smooth(draw(jax.random.key(99))), draw(jax.random.key(98))
     assert fooled(real) < fooled(made)
     slope = jax.grad(fooled)(made)
@@ -117,5 +131,7 @@ def test_a_silent_crop_does_not_outweigh_its_batch(judge):
         lambda path, leaf: 0 * leaf if path[-1].key == "bias" else leaf, params
     )  # as at first
     real = NOISE.at[0].set(0)
-    loss, _ = discriminator.feature_matching_loss(apply(params, real), apply(params, real + 0.01 * NOISE), WINDOWS, FULL)
+    loss, _ = discriminator.feature_matching_loss(
+        apply(params, real), apply(params, real + 0.01 * NOISE), WINDOWS, FULL
+    )
     assert loss[0] < 5 and np.isfinite(loss).all()

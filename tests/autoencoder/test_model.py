@@ -20,7 +20,10 @@ def audio_for(model):
 def built(request):
     model, params = build(causal=request.param)
     run = jax.jit(
-        lambda x, valid=None, method="encode": model.apply({"params": params}, x, valid, method=method), static_argnames="method"
+        lambda x, valid=None, method="encode": model.apply(
+            {"params": params}, x, valid, method=method
+        ),
+        static_argnames="method",
     )
     return model, run, audio_for(model)
 
@@ -59,7 +62,8 @@ def test_margin_is_exact(built):
     latents = run(audio)
     shifted = latents.at[:, :border].add(0.5)
     assert (
-        changed(run(latents, method="decode"), run(shifted, method="decode"))[1] // model.hop == border + model.encoder_reach - 1
+        changed(run(latents, method="decode"), run(shifted, method="decode"))[1] // model.hop
+        == border + model.encoder_reach - 1
     )
 
 
@@ -69,7 +73,9 @@ def test_only_a_causal_encoder_is_deaf_to_the_future(built):
     first, _ = changed(run(audio), run(audio.at[:, border * model.hop :].add(0.5)))
     assert first == (border if model.causal else border - model.encoder_reach)
     latents = run(audio)
-    first, _ = changed(run(latents, method="decode"), run(latents.at[:, border:].add(0.5), method="decode"))
+    first, _ = changed(
+        run(latents, method="decode"), run(latents.at[:, border:].add(0.5), method="decode")
+    )
     assert (first == border * model.hop) if model.causal else (first < border * model.hop)
 
 
@@ -77,10 +83,14 @@ def test_padding_changes_nothing(built):
     model, run, audio = built
     frames, hop = 15, model.hop
     valid = (jnp.arange(FRAMES) < frames)[None, :, None] * jnp.ones((2, 1, 1))
-    np.testing.assert_allclose(run(audio, valid)[:, :frames], run(audio[:, : frames * hop]), atol=1e-5)
+    np.testing.assert_allclose(
+        run(audio, valid)[:, :frames], run(audio[:, : frames * hop]), atol=1e-5
+    )
     latents = run(audio)
     whole = run(latents[:, :frames], method="decode")
-    np.testing.assert_allclose(run(latents, valid, method="decode")[:, : frames * hop], whole, atol=1e-5)
+    np.testing.assert_allclose(
+        run(latents, valid, method="decode")[:, : frames * hop], whole, atol=1e-5
+    )
     assert not run(audio, valid)[:, frames:].any()
 
 

@@ -20,7 +20,9 @@ def test_training_masks_other_latents_with_another_key_and_none_at_rate_0():
         model, params = build(mask_rate=mask_rate)
         valid = jnp.full(2, 256)
         terms = jax.jit(
-            lambda key: autoencoder_terms(model, judge, {"autoencoder": params}, audio, valid, key, None, config, 48_000)
+            lambda key: autoencoder_terms(
+                model, judge, {"autoencoder": params}, audio, valid, key, None, config, 48_000
+            )
         )
         return np.asarray(terms(jax.random.key(key))["waveform"][0])
 

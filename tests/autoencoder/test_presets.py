@@ -43,5 +43,9 @@ def test_latent_rate_and_shape(name):
 )
 def test_sizes(name, millions):
     model = make_autoencoder(load_config(name))
-    params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, model.hop, 2), jnp.float32))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=1e-3)
+    params = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, model.hop, 2), jnp.float32)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(
+        millions, rel=1e-3
+    )

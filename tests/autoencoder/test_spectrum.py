@@ -23,7 +23,9 @@ HOP, FRAMES = WINDOW // 4, 64
 
 analyse = jax.jit(lambda audio: spectrum.analyse(audio, WINDOW))
 synthesise = jax.jit(
-    lambda levels, valid, iterations, around=None: spectrum.synthesise(levels, valid, WINDOW, iterations, around),
+    lambda levels, valid, iterations, around=None: spectrum.synthesise(
+        levels, valid, WINDOW, iterations, around
+    ),
     static_argnames="iterations",
 )
 ONES = jnp.ones((1, FRAMES, 1))
@@ -34,8 +36,13 @@ def chord():
     """Three tones, each at another place between left and right, and a little noise."""
     t = np.arange(FRAMES * HOP) / RATE
     gains = np.array([[0.3, 0.3], [0.25, 0.05], [0.02, 0.2]])
-    tones = sum(np.sin(2 * np.pi * f * t)[:, None] * gain for f, gain in zip((520, 1230, 4100), gains, strict=True))
-    return (tones + 0.01 * np.random.default_rng(0).standard_normal(tones.shape)).astype(np.float32)[None]
+    tones = sum(
+        np.sin(2 * np.pi * f * t)[:, None] * gain
+        for f, gain in zip((520, 1230, 4100), gains, strict=True)
+    )
+    return (tones + 0.01 * np.random.default_rng(0).standard_normal(tones.shape)).astype(
+        np.float32
+    )[None]
 
 
 def test_every_bin_is_shared_out_among_the_bands():
@@ -49,15 +56,21 @@ def test_levels_hold_no_phase_and_no_polarity(chord):
     np.testing.assert_allclose(analyse(-chord), analyse(chord), atol=1e-5)
     assert not np.asarray(analyse(0 * chord)).any()
     t = np.arange(FRAMES * HOP) / RATE
-    tone = lambda phase: np.repeat(0.5 * np.sin(2 * np.pi * 3000 * t + phase)[None, :, None], 2, -1).astype(np.float32)
+    tone = lambda phase: np.repeat(
+        0.5 * np.sin(2 * np.pi * 3000 * t + phase)[None, :, None], 2, -1
+    ).astype(np.float32)
     inside = slice(4, -4)
-    np.testing.assert_allclose(analyse(tone(1.0))[:, inside], analyse(tone(0.0))[:, inside], atol=0.02)
+    np.testing.assert_allclose(
+        analyse(tone(1.0))[:, inside], analyse(tone(0.0))[:, inside], atol=0.02
+    )
 
 
 def test_audio_of_levels_has_no_higher_peaks():
     """The phases of 59 partials are lost; those that are found instead must not add them up to pulses."""
     t, rng = np.arange(FRAMES * HOP) / RATE, np.random.default_rng(2)
-    audio = sum(np.sin(2 * np.pi * f * t + rng.uniform(0, 2 * np.pi)) for f in 220 * np.arange(1, 60))
+    audio = sum(
+        np.sin(2 * np.pi * f * t + rng.uniform(0, 2 * np.pi)) for f in 220 * np.arange(1, 60)
+    )
     audio = np.repeat(audio[None, :, None] / np.abs(audio).max(), 2, -1).astype(np.float32)
     assert np.abs(synthesise(analyse(audio), ONES, 4)).max() < 1.6
 
@@ -69,7 +82,10 @@ def test_a_shifted_piece_has_shifted_levels(chord):
 
 def test_audio_of_levels_has_these_levels_and_this_stereo_image(chord):
     levels = analyse(chord)
-    error = lambda iterations: float(jnp.abs(analyse(synthesise(levels, ONES, iterations)) - levels).mean()) * spectrum.NATS
+    error = lambda iterations: (
+        float(jnp.abs(analyse(synthesise(levels, ONES, iterations)) - levels).mean())
+        * spectrum.NATS
+    )
     assert error(24) < 0.7 * error(0)
     made = np.asarray(synthesise(levels, ONES, 24))
     assert abs(side_error(made[0], chord[0])) < 1
@@ -103,7 +119,9 @@ def test_decoded_phases_go_on_from_the_audio_around_them(chord):
     inside, free = synthesise(levels, ONES, 24, around), synthesise(levels, ONES, 24)
     np.testing.assert_array_equal(inside[known[..., 0] > 0], chord[known[..., 0] > 0])
     edge = slice(hole.start, hole.start + HOP)
-    error = lambda made: float(jnp.mean((made - chord)[:, edge] ** 2) / np.mean(chord[:, edge] ** 2))
+    error = lambda made: float(
+        jnp.mean((made - chord)[:, edge] ** 2) / np.mean(chord[:, edge] ** 2)
+    )
     assert error(inside) < 0.5 and error(free) > 1  # 2 is what phases at random have
 
 
@@ -111,7 +129,9 @@ def test_distance_is_zero_for_the_truth_and_has_finite_gradients_on_silence(chor
     valid = jnp.array([FRAMES * HOP])
     distance = lambda p, audio: jnp.sum(spectrum.distance(p, jnp.asarray(audio), valid, WINDOW)[0])
     assert float(distance(analyse(chord), chord)) < 1e-5
-    assert float(distance(analyse(chord) + 0.25, chord)) == pytest.approx(0.25 * spectrum.NATS, rel=1e-3)
+    assert float(distance(analyse(chord) + 0.25, chord)) == pytest.approx(
+        0.25 * spectrum.NATS, rel=1e-3
+    )
     gradient = jax.grad(lambda audio: distance(analyse(audio), chord))(jnp.zeros_like(chord))
     assert np.isfinite(gradient).all()
 
@@ -119,7 +139,9 @@ def test_distance_is_zero_for_the_truth_and_has_finite_gradients_on_silence(chor
 @pytest.fixture(scope="module")
 def codec():
     model, params = build(strides=(16, 2), window=64, phase_iterations=3)
-    whitening = fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=1.0, floor=1e-5)
+    whitening = fit(
+        Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=1.0, floor=1e-5
+    )
     return Codec(model, params, whitening, RATE)
 
 
@@ -127,14 +149,24 @@ def codec():
 def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
     monkeypatch.setattr(codec_module, "CHUNK_SECONDS", 16 * 32 / RATE)
     audio = (0.3 * np.random.default_rng(5).standard_normal((100 * 32 - 7, 2))).astype(np.float32)
-    whole = jax.jit(lambda x, method: codec.model.apply({"params": codec.params}, x, method=method), static_argnums=1)
+    whole = jax.jit(
+        lambda x, method: codec.model.apply({"params": codec.params}, x, method=method),
+        static_argnums=1,
+    )
     padded = np.pad(audio, ((0, 7), (0, 0)))[None]
     latents = codec.encode(audio)
-    np.testing.assert_allclose(latents, codec.whitening.apply(whole(padded, "encode"))[0], atol=1e-3)
+    np.testing.assert_allclose(
+        latents, codec.whitening.apply(whole(padded, "encode"))[0], atol=1e-3
+    )
     expected = np.asarray(whole(codec.whitening.invert(latents[None]), "decode"))[0, : len(audio)]
-    np.testing.assert_allclose(codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max()
+    )
     monkeypatch.setattr(Codec, "decoder_reach", property(lambda self: 2))  # the margin's doing
-    assert np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max() > 0.05 * np.abs(expected).max()
+    assert (
+        np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max()
+        > 0.05 * np.abs(expected).max()
+    )
 
 
 def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
@@ -144,11 +176,17 @@ def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
 
     def loudness(level):  # of a decoder that asks for far more
         loudest = np.full(spectrum.bands(64), level, np.float32)
-        made = dataclasses.replace(codec, params=codec.params | {"decoder": shouts}, loudest=loudest).decode(latents)
+        made = dataclasses.replace(
+            codec, params=codec.params | {"decoder": shouts}, loudest=loudest
+        ).decode(latents)
         return np.abs(np.asarray(losses.stft(jnp.asarray(made)[None], 64))).max()
 
     limit = spectrum.FLOOR * np.exp(0.5 * spectrum.NATS)
-    assert 0.3 * limit < loudness(0.5) < 3 * limit and loudness(0.0) == 0 and loudness(spectrum.LOUDEST) > 100 * limit
+    assert (
+        0.3 * limit < loudness(0.5) < 3 * limit
+        and loudness(0.0) == 0
+        and loudness(spectrum.LOUDEST) > 100 * limit
+    )
 
 
 def test_decoding_around_known_audio_returns_it(codec):

@@ -14,18 +14,30 @@ X = (rng.normal(size=(4000, 10)) @ MIX + rng.normal(size=10) * 5).astype(np.floa
 
 def test_equals_numpy():
     """The paper's z' = (z - mean) U_k diag(s_k)^-1/2, its inverse, and the statistics, all by other routines of numpy."""
-    x = rng.normal(size=(5000, 6)).astype(np.float32) @ (np.eye(6) + 0.3 * rng.normal(size=(6, 6))).astype(np.float32) + 3
+    x = (
+        rng.normal(size=(5000, 6)).astype(np.float32)
+        @ (np.eye(6) + 0.3 * rng.normal(size=(6, 6))).astype(np.float32)
+        + 3
+    )
     half = Moments.of(x[:1234]).merge(Moments.of(x[1234:]))
-    mean, covariance = np.mean(x, axis=0, dtype=np.float64), np.cov(x.T.astype(np.float64), bias=True)
+    mean, covariance = (
+        np.mean(x, axis=0, dtype=np.float64),
+        np.cov(x.T.astype(np.float64), bias=True),
+    )
     np.testing.assert_allclose(half.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(half.covariance, covariance, rtol=1e-12, atol=1e-12)
 
-    variance, basis = (part[..., :1:-1] for part in np.linalg.eigh(covariance))  # the four strongest, strongest first
+    variance, basis = (
+        part[..., :1:-1] for part in np.linalg.eigh(covariance)
+    )  # the four strongest, strongest first
     whitening = fit(half, keep=0.7, floor=1e-9)
     basis = basis * np.sign(np.sum(basis * whitening.basis, axis=0))  # a direction has no sign
     expected = (x - mean) @ basis / np.sqrt(variance)
     nearest = expected * np.sqrt(variance) @ basis.T + mean
-    for latents, whitened in ((x, expected.astype(np.float32)), (jnp.asarray(x), jnp.asarray(expected, jnp.float32))):
+    for latents, whitened in (
+        (x, expected.astype(np.float32)),
+        (jnp.asarray(x), jnp.asarray(expected, jnp.float32)),
+    ):
         np.testing.assert_allclose(whitening.apply(latents), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(whitening.invert(whitened), nearest, rtol=1e-5, atol=1e-5)
 
@@ -48,7 +60,9 @@ def test_cut_keeps_the_strongest_directions():
     np.testing.assert_allclose(lost, np.linalg.eigvalsh(np.cov(X.T))[:5].sum(), rtol=1e-2)
 
 
-@pytest.mark.parametrize(("channels", "keep", "k"), [(128, 0.9, 115), (10, 0.7, 7), (100, 0.29, 29), (32, 1.0, 32)])
+@pytest.mark.parametrize(
+    ("channels", "keep", "k"), [(128, 0.9, 115), (10, 0.7, 7), (100, 0.29, 29), (32, 1.0, 32)]
+)
 def test_k_is_the_floor_of_the_share(channels, keep, k):
     assert fit(Moments(2, np.zeros(channels), np.eye(channels)), keep, 1e-5).k == k
 
@@ -86,7 +100,9 @@ def test_broken_files_are_refused(tmp_path):
     np.savez(tmp_path / "odd.npz", mean=np.zeros(4), basis=np.zeros((4, 2)), scale=np.ones(3))
     with pytest.raises(Refusal, match="do not fit together"):
         Whitening.load(tmp_path / "odd.npz")
-    np.savez(tmp_path / "pickle.npz", mean=np.array([object()]), basis=np.zeros((4, 2)), scale=np.ones(2))
+    np.savez(
+        tmp_path / "pickle.npz", mean=np.array([object()]), basis=np.zeros((4, 2)), scale=np.ones(2)
+    )
     with pytest.raises(Refusal, match="not a whitening"):
         Whitening.load(tmp_path / "pickle.npz")
     whole = (tmp_path / "odd.npz").read_bytes()

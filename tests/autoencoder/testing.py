@@ -6,7 +6,9 @@ import numpy as np
 
 from jen1_jax.autoencoder.model import Autoencoder
 
-FIELDS = dict(strides=(4, 2), channels=(8, 12), dilations=(1, 2), compress=2, kernel_size=5, latent_channels=6)
+FIELDS = dict(
+    strides=(4, 2), channels=(8, 12), dilations=(1, 2), compress=2, kernel_size=5, latent_channels=6
+)
 
 
 def build(**changes):
@@ -16,7 +18,9 @@ def build(**changes):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        level = {"alpha": 1.0, "scale": 0.6}.get(path[-1].key, 0.0)  # a kernel's own size is normalised away
+        level = {"alpha": 1.0, "scale": 0.6}.get(
+            path[-1].key, 0.0
+        )  # a kernel's own size is normalised away
         return (level + 0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)

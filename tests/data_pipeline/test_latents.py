@@ -22,7 +22,9 @@ def means(audio):
 
 def letters(captions):
     """A text encoder: token t is full of the number of the caption's last character but t."""
-    lengths = np.array([min(TOKENS, int(caption[-1])) for caption in captions])  # "tone number 0" has none
+    lengths = np.array(
+        [min(TOKENS, int(caption[-1])) for caption in captions]
+    )  # "tone number 0" has none
     rows = np.array([[ord(c) for c in caption[::-1][:TOKENS]] for caption in captions])
     return np.repeat(rows[..., None], WIDTH, -1).astype(np.float32), lengths
 
@@ -35,7 +37,17 @@ def said():
 @pytest.fixture(scope="module")
 def latents(shards, said, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("latents") / "set")
-    encode(shards, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=letters, batch_size=4, progress=said.append)
+    encode(
+        shards,
+        out,
+        means,
+        FINGERPRINT,
+        k=K,
+        hop=HOP,
+        text_fn=letters,
+        batch_size=4,
+        progress=said.append,
+    )
     return out
 
 
@@ -59,7 +71,10 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
 def smeared(audio):
     """An encoder that sees two frames to each side: the frames' means, and shares of their neighbours'."""
     frames = np.pad(means(audio), ((0, 0), (2, 2), (0, 0)))
-    return sum(0.3 ** abs(shift) * frames[:, 2 + shift : frames.shape[1] - 2 + shift] for shift in range(-2, 3))
+    return sum(
+        0.3 ** abs(shift) * frames[:, 2 + shift : frames.shape[1] - 2 + shift]
+        for shift in range(-2, 3)
+    )
 
 
 @pytest.mark.parametrize("around, error", [(2, 2e-3), (1, 1)])
@@ -70,7 +85,9 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
     loud[5 * clip : 6 * clip] = 0  # left out
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "long.wav", loud, 48_000, subtype="FLOAT")
-    soundfile.write(tmp_path / "music" / "short.wav", loud[::-1][: 2 * clip], 48_000, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "music" / "short.wav", loud[::-1][: 2 * clip], 48_000, subtype="FLOAT"
+    )
     prepare(str(tmp_path / "music"), str(tmp_path / "data"), seconds=clip / 48_000, test_fraction=0)
     shapes = []
     encode(
@@ -88,7 +105,10 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
         pieces.setdefault(run, []).append(each["audio"][0])
     for run in pieces.values():
         expected += np.split(smeared(np.concatenate(run)[None])[0], len(run))
-    worst = max(np.abs(found["latents"][0] - right).max() for found, right in zip(latents, expected, strict=True))
+    worst = max(
+        np.abs(found["latents"][0] - right).max()
+        for found, right in zip(latents, expected, strict=True)
+    )
     assert worst < error if error < 1 else worst > 1e-2
 
 
@@ -96,14 +116,20 @@ def test_every_caption_comes_with_its_embedding(latents):
     for batch in stream.batches(latents, "train", 4, epochs=1):
         expected, lengths = letters(batch["caption"])
         np.testing.assert_array_equal(batch["text_lengths"], lengths)
-        assert batch["text_embedding"].shape == (len(lengths), TOKENS, WIDTH) and batch["text_embedding"].dtype == np.float16
+        assert (
+            batch["text_embedding"].shape == (len(lengths), TOKENS, WIDTH)
+            and batch["text_embedding"].dtype == np.float16
+        )
         for row, right, length in zip(batch["text_embedding"], expected, lengths, strict=True):
             np.testing.assert_array_equal(row[:length], right[:length])
             assert not row[length:].any()
 
 
 def test_captions_as_long_as_they_may_be_are_counted(latents, said):
-    assert said[-1] == f"8 captions embedded, 2 of them with all of {TOKENS} tokens, where longer ones are cut"
+    assert (
+        said[-1]
+        == f"8 captions embedded, 2 of them with all of {TOKENS} tokens, where longer ones are cut"
+    )
 
 
 def test_latents_pass_validation(latents):
@@ -113,7 +139,11 @@ def test_latents_pass_validation(latents):
 
 def test_wrong_latents_are_refused_and_leave_nothing(shards, latents, tmp_path):
     out = str(tmp_path / "out")
-    for wrong in (lambda a: means(a)[:, :-1], lambda a: means(a) * np.nan, lambda a: means(a) + 1e6):
+    for wrong in (
+        lambda a: means(a)[:, :-1],
+        lambda a: means(a) * np.nan,
+        lambda a: means(a) + 1e6,
+    ):
         with pytest.raises(Refusal):
             encode(shards, out, wrong, FINGERPRINT, k=K, hop=HOP)
     with pytest.raises(Refusal, match="holds latents"):

@@ -45,18 +45,39 @@ def mixed(tmp_path_factory):
     soundfile.write(whole, np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2)), 48_000)
     (folder / "torn.flac").write_bytes(whole.read_bytes()[:90_000])
     whole.unlink()
-    soundfile.write(folder / "torn.mp3", np.random.default_rng(1).uniform(-0.5, 0.5, (144_000, 2)), 48_000)
+    soundfile.write(
+        folder / "torn.mp3", np.random.default_rng(1).uniform(-0.5, 0.5, (144_000, 2)), 48_000
+    )
     content = (folder / "torn.mp3").read_bytes()  # half of it decodes without a complaint
     (folder / "torn.mp3").write_bytes(content[: len(content) // 2])
     (folder / "notes.txt").write_text("not audio")
-    names = ["good.flac", "other.wav", "nan.wav", "silent.wav", "short.wav", "surround.wav", "twin.flac", "corrupt.ogg"]
+    names = [
+        "good.flac",
+        "other.wav",
+        "nan.wav",
+        "silent.wav",
+        "short.wav",
+        "surround.wav",
+        "twin.flac",
+        "corrupt.ogg",
+    ]
     lines = [
         dict(path=name)
-        for name in [*names, "torn.flac", "torn.mp3", "notes.txt", "absent.wav", "../escaped.wav", "a/../../escaped.wav"]
+        for name in [
+            *names,
+            "torn.flac",
+            "torn.mp3",
+            "notes.txt",
+            "absent.wav",
+            "../escaped.wav",
+            "a/../../escaped.wav",
+        ]
     ]
     for line in (lines[0], lines[6]):  # one of the twins is taken
         line |= dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
-    text = "".join(json.dumps(line) + "\n" for line in lines) + "{broken\n" + '{"title": "no path"}\n'
+    text = (
+        "".join(json.dumps(line) + "\n" for line in lines) + "{broken\n" + '{"title": "no path"}\n'
+    )
     (folder / "music.jsonl").write_text(text)
     out = tmp_path_factory.mktemp("out") / "set"
     return prepare(str(folder / "music.jsonl"), str(out), seconds=SECONDS, test_fraction=0.0), out
@@ -88,7 +109,8 @@ def test_every_bad_file_is_listed_with_its_reason(mixed):
 def test_44100_mono_becomes_48000_stereo_cut_into_padded_clips(mixed):
     _, out = mixed
     pieces = sorted(
-        (e for e in source(out) if e["id"].decode().split("@")[0] in ("good.flac", "twin.flac")), key=lambda e: e["start"]
+        (e for e in source(out) if e["id"].decode().split("@")[0] in ("good.flac", "twin.flac")),
+        key=lambda e: e["start"],
     )
     assert [int(e["valid_samples"]) for e in pieces[:2]] == [SAMPLES, SAMPLES]
     np.testing.assert_allclose([e["start"] for e in pieces], np.arange(len(pieces)) * SECONDS)
@@ -105,14 +127,20 @@ def test_a_short_last_piece_is_padded_or_counted_as_dropped(tmp_path):
     report = prepare(str(tmp_path), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0.0)
     assert report.clips == {"train": 3} and report.dropped_seconds["tail"] == pytest.approx(0.1)
     last = next(e for e in source(tmp_path / "out") if e["id"] == b"kept.wav@0.250")
-    assert last["valid_samples"] == 9600 and last["audio"][9500:9600].any() and not last["audio"][9600:].any()
+    assert (
+        last["valid_samples"] == 9600
+        and last["audio"][9500:9600].any()
+        and not last["audio"][9600:].any()
+    )
 
 
 def test_plain_tfds_reads_captions_and_metadata(mixed):
     _, out = mixed
     examples = [e for e in source(out) if e["id"].startswith((b"good.flac", b"twin.flac"))]
     assert examples[0]["caption"] == b"A Tone by Nobody"
-    assert json.loads(examples[0]["meta"]) == dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
+    assert json.loads(examples[0]["meta"]) == dict(
+        title="A Tone", artist="Nobody", licence="CC0", year=1999
+    )
 
 
 def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_path):
@@ -157,7 +185,13 @@ def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
 def test_csv_and_sidecars(tmp_path, music):
     with open(tmp_path / "list.csv", "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerows([["path", "caption", "mood"], [music / "0.wav", "a, quoted caption", "calm"], [music / "1.wav", "", ""]])
+        rows.writerows(
+            [
+                ["path", "caption", "mood"],
+                [music / "0.wav", "a, quoted caption", "calm"],
+                [music / "1.wav", "", ""],
+            ]
+        )
     prepare(str(tmp_path / "list.csv"), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0)
     found = {(e["caption"].decode(), e["meta"].decode()) for e in source(tmp_path / "out")}
     assert found == {("a, quoted caption", '{"mood": "calm"}'), ("", "{}")}
@@ -168,11 +202,15 @@ def test_csv_and_sidecars(tmp_path, music):
     (folder / "b.wav").write_bytes((music / "1.wav").read_bytes())
     (folder / "b.json").write_text("[1]")
     report = prepare(str(folder), str(tmp_path / "out2"), seconds=SECONDS, test_fraction=0)
-    assert {(e["caption"], e["meta"]) for e in source(tmp_path / "out2")} == {(b"from json", b'{"key": "C"}')}
+    assert {(e["caption"], e["meta"]) for e in source(tmp_path / "out2")} == {
+        (b"from json", b'{"key": "C"}')
+    }
     assert report.rejected == {"unreadable caption": 1}
 
 
-@pytest.mark.parametrize("kind", ["empty", "all bad", "absent", "no path column", "other kind", "two channels missing"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "all bad", "absent", "no path column", "other kind", "two channels missing"]
+)
 def test_an_unusable_source_is_refused_and_leaves_nothing(tmp_path, kind):
     given = tmp_path / "given"
     given.mkdir()
@@ -218,7 +256,9 @@ def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
 
     features, bad = store.waveform_features(SAMPLES), tmp_path / "bad"
     bad.mkdir()
-    silent = dict(audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, caption="", meta="{}")
+    silent = dict(
+        audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, caption="", meta="{}"
+    )
     with store.Writer(bad, features, "broken on purpose") as writer:
         for split in ("train", "test"):
             writer.write(split, silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000"))
@@ -234,10 +274,20 @@ def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
 
 
 def test_shards_that_do_not_know_the_length_of_their_pieces_are_refused(tmp_path):
-    features = store.tfds.features.FeaturesDict({name: f for name, f in store.latent_features(2, 3).items() if name != "total"})
+    features = store.tfds.features.FeaturesDict(
+        {name: f for name, f in store.latent_features(2, 3).items() if name != "total"}
+    )
     with store.Writer(tmp_path, features, "from an earlier version") as writer:
         writer.write(
-            "train", dict(latents=np.zeros((2, 3), np.float16), valid_frames=2, start=0.0, caption="", id="a", meta="{}")
+            "train",
+            dict(
+                latents=np.zeros((2, 3), np.float16),
+                valid_frames=2,
+                start=0.0,
+                caption="",
+                id="a",
+                meta="{}",
+            ),
         )
     with pytest.raises(Refusal, match="how long its pieces are"):
         store.info(str(tmp_path))
@@ -273,7 +323,9 @@ def test_absurd_rates_foreign_formats_and_linked_folders_are_listed(tmp_path):
     soundfile.write(music / "slow.wav", tone(1.0), 8)
     (music / "phone.m4a").write_bytes(b"not read")
     prepare(str(music), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0)
-    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    rejected = [
+        json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    ]
     assert {entry["id"]: entry["reason"] for entry in rejected} == {
         "slow.wav": "absurd sample rate",
         "phone.m4a": "unsupported format",

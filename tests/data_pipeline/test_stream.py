@@ -25,7 +25,12 @@ def assert_same(a, b):
 
 def test_info_and_captions(shards):
     about = stream.info(shards)
-    assert (about.kind, about.shape, about.seconds, about.fingerprint) == ("waveform", (SAMPLES, 2), 0.25, None)
+    assert (about.kind, about.shape, about.seconds, about.fingerprint) == (
+        "waveform",
+        (SAMPLES, 2),
+        0.25,
+        None,
+    )
     both = stream.captions(shards, "train") + stream.captions(shards, "test")
     assert sorted(both) == [f"tone number {i}" for i in range(8)]
 
@@ -48,10 +53,14 @@ def test_every_clip_knows_where_in_its_recording_it_begins_and_how_long_that_is(
             np.testing.assert_allclose(batch["total"], 0.6 + 0.1 * numbers, rtol=1e-5)
             assert batch["start"].dtype == batch["total"].dtype == np.float32
             seen += zip(numbers.tolist(), np.round(batch["start"] / 0.25, 5).tolist(), strict=True)
-    assert sorted(seen) == [(number, clip) for number in range(8) for clip in range(clips(0.6 + 0.1 * number))]
+    assert sorted(seen) == [
+        (number, clip) for number in range(8) for clip in range(clips(0.6 + 0.1 * number))
+    ]
     (windows,) = take(1, shards, "train", 3, crop=5000)
     assert not windows.keys() & {"start", "total"}
-    assert [ShardData(shards, 3, seed=0, crop=crop).description["timing"] for crop in (None, 5000)] == [True, False]
+    assert [
+        ShardData(shards, 3, seed=0, crop=crop).description["timing"] for crop in (None, 5000)
+    ] == [True, False]
 
 
 def clips(seconds):
@@ -70,9 +79,14 @@ def test_restart_at_any_step_continues_exactly(shards):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_very_same_batches(shards, processes):
     whole = take(4, shards, "train", 4, seed=1, crop=4000)
-    parts = [take(4, shards, "train", 4, seed=1, crop=4000, process_index=i, process_count=processes) for i in range(processes)]
+    parts = [
+        take(4, shards, "train", 4, seed=1, crop=4000, process_index=i, process_count=processes)
+        for i in range(processes)
+    ]
     for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
-        assert_same(batch, {name: np.concatenate([share[name] for share in shares]) for name in batch})
+        assert_same(
+            batch, {name: np.concatenate([share[name] for share in shares]) for name in batch}
+        )
 
 
 def test_each_epoch_is_another_permutation(shards):
@@ -87,7 +101,9 @@ def test_each_epoch_is_another_permutation(shards):
 def test_one_ordered_epoch_ends_with_what_is_left(shards):
     size = stream.info(shards).examples["train"]
     found = list(stream.batches(shards, "train", 5, shuffle=False, epochs=1))
-    np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in found]), np.arange(size))
+    np.testing.assert_array_equal(
+        np.concatenate([batch["index"] for batch in found]), np.arange(size)
+    )
     assert len(found[-1]["index"]) == size % 5 or 5
 
 
@@ -103,7 +119,9 @@ def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
         np.testing.assert_array_equal(batch["valid_samples"], 3000)
         for audio in batch["audio"][:, :, 0]:
             start = (audio[0] - 0.1) / 0.8 * (valid - 1)
-            np.testing.assert_allclose(audio, 0.1 + 0.8 * (start + np.arange(3000)) / (valid - 1), atol=1e-3)
+            np.testing.assert_allclose(
+                audio, 0.1 + 0.8 * (start + np.arange(3000)) / (valid - 1), atol=1e-3
+            )
             starts.append(start)
     assert min(starts) < 1000 and max(starts) > valid - 3000 - 1000 and len(set(starts)) > 50
     (longer,) = take(1, str(tmp_path / "out"), "train", 2, crop=11_000)

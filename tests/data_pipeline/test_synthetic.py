@@ -7,7 +7,9 @@ from data_pipeline import synthetic
 from data_pipeline.instruments import INSTRUMENTS, SAMPLE_RATE
 
 NAMES = re.compile(r"\b(" + "|".join(sorted(INSTRUMENTS, key=len, reverse=True)) + r")\b")
-STYLES = [(synthetic.draw_style(np.random.default_rng(i)), np.random.default_rng(i)) for i in range(300)]
+STYLES = [
+    (synthetic.draw_style(np.random.default_rng(i)), np.random.default_rng(i)) for i in range(300)
+]
 
 
 def energy(audio):
@@ -52,7 +54,15 @@ def test_both_tonal_clips_and_drums_are_drawn():
 @pytest.mark.parametrize("pan", [-0.7, 0.7])
 def test_a_panned_part_is_heard_on_its_side(pan):
     style = synthetic.Style(
-        9, "minor", 100, 4, (0, 5, 2, 6), "solo arpeggio", (synthetic.Part(INSTRUMENTS["guitar"], "arpeggio", pan),), "", "hall"
+        9,
+        "minor",
+        100,
+        4,
+        (0, 5, 2, 6),
+        "solo arpeggio",
+        (synthetic.Part(INSTRUMENTS["guitar"], "arpeggio", pan),),
+        "",
+        "hall",
     )
     left, right = energy(synthetic.render(style, 1.0, np.random.default_rng(0)))
     assert np.sign(right - left) == np.sign(pan) and max(left, right) > 4 * min(left, right)

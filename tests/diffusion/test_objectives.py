@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.diffusion.objectives import OBJECTIVES, convert, corrupt, loss_per_frame, min_snr_weight, scales
+from jen1_jax.diffusion.objectives import (
+    OBJECTIVES,
+    convert,
+    corrupt,
+    loss_per_frame,
+    min_snr_weight,
+    scales,
+)
 from jen1_jax.errors import Refusal
 
 LOG_SNRS = [-20.0, -10.0, -3.0, 0.0, 3.0, 10.0, 20.0]
@@ -19,7 +26,9 @@ def objective(request):
 def arrays():
     """clean, noise and a network's output, all of the size that whitened latents have, and one log-SNR per example."""
     draws = np.random.default_rng(0).normal(size=(3, len(LOG_SNRS), 4, 3)).astype(np.float32)
-    return *map(jnp.asarray, draws * np.array([3, 1, 1], np.float32)[:, None, None, None]), jnp.array(LOG_SNRS)
+    return *map(
+        jnp.asarray, draws * np.array([3, 1, 1], np.float32)[:, None, None, None]
+    ), jnp.array(LOG_SNRS)
 
 
 def reference(name, clean, noise, log_snr):
@@ -40,7 +49,9 @@ def test_corruption_and_target_equal_the_reference(name, arrays):
     clean, noise, _, log_snr = arrays
     noisy, target = reference(name, clean, noise, log_snr)
     np.testing.assert_allclose(corrupt(clean, noise, log_snr), noisy, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(OBJECTIVES[name].target(clean, noise, log_snr), target, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        OBJECTIVES[name].target(clean, noise, log_snr), target, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,8 +59,12 @@ def test_corruption_and_target_equal_the_reference(name, arrays):
 )  # below, epsilon divides float32's rounding by alpha
 def test_a_perfect_prediction_gives_the_clean_latent_back(name, lowest, arrays):
     clean, noise, _, log_snr = (array[np.array(LOG_SNRS) >= lowest] for array in arrays)
-    noisy, target = (jnp.asarray(array, jnp.float32) for array in reference(name, clean, noise, log_snr))
-    np.testing.assert_allclose(OBJECTIVES[name].clean(target, noisy, log_snr), clean, rtol=1e-5, atol=1e-5)
+    noisy, target = (
+        jnp.asarray(array, jnp.float32) for array in reference(name, clean, noise, log_snr)
+    )
+    np.testing.assert_allclose(
+        OBJECTIVES[name].clean(target, noisy, log_snr), clean, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_predictions_are_not_clipped(objective, arrays):
@@ -75,15 +90,21 @@ def test_the_ends_are_exact():
 
 
 def test_corruption_keeps_unit_variance_at_every_level():
-    clean, noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, len(LOG_SNRS), 4000, 4)), jnp.float32)
-    np.testing.assert_allclose(jnp.var(corrupt(clean, noise, jnp.array(LOG_SNRS)), axis=(1, 2)), 1, atol=0.04)
+    clean, noise = jnp.asarray(
+        np.random.default_rng(0).normal(size=(2, len(LOG_SNRS), 4000, 4)), jnp.float32
+    )
+    np.testing.assert_allclose(
+        jnp.var(corrupt(clean, noise, jnp.array(LOG_SNRS)), axis=(1, 2)), 1, atol=0.04
+    )
 
 
 def test_loss_is_the_mean_square_over_channels_frame_by_frame(objective, arrays):
     clean, noise, error, log_snr = arrays
     prediction = objective.target(clean, noise, log_snr) + error
     loss = loss_per_frame(objective, prediction, clean, noise, log_snr)
-    np.testing.assert_allclose(loss, np.mean(np.asarray(error, np.float64) ** 2, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, np.mean(np.asarray(error, np.float64) ** 2, axis=-1), rtol=1e-5
+    )
 
 
 def test_unknown_objective_is_refused_with_the_known_ones():
@@ -93,18 +114,30 @@ def test_unknown_objective_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("source, target", itertools.permutations(sorted(OBJECTIVES), 2))
 def test_a_converted_prediction_is_what_the_other_objective_asks_for(source, target, arrays):
-    clean, noise, _, log_snr = (array[2:5] for array in arrays)  # beyond, float32's rounding is divided by alpha or by sigma
+    clean, noise, _, log_snr = (
+        array[2:5] for array in arrays
+    )  # beyond, float32's rounding is divided by alpha or by sigma
     noisy, asked = reference(source, clean, noise, log_snr)
     _, expected = reference(target, clean, noise, log_snr)
     single = lambda array: jnp.asarray(array, jnp.float32)
-    converted = convert(single(asked), single(noisy), log_snr, OBJECTIVES[source], OBJECTIVES[target])
+    converted = convert(
+        single(asked), single(noisy), log_snr, OBJECTIVES[source], OBJECTIVES[target]
+    )
     np.testing.assert_allclose(converted, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_min_snr_weights_are_the_published_ones():
     snr = np.exp(np.array(LOG_SNRS, np.float64))
     capped = np.minimum(snr, 5)
-    published = {"x0": capped, "epsilon": capped / snr, "v": capped / (snr + 1)}  # Hang et al. 2023, section 3.4
-    published["rectified_flow"] = capped / (np.sqrt(snr) + 1) ** 2  # the same count of the clean latent's error
+    published = {
+        "x0": capped,
+        "epsilon": capped / snr,
+        "v": capped / (snr + 1),
+    }  # Hang et al. 2023, section 3.4
+    published["rectified_flow"] = (
+        capped / (np.sqrt(snr) + 1) ** 2
+    )  # the same count of the clean latent's error
     for name, expected in published.items():
-        np.testing.assert_allclose(min_snr_weight(OBJECTIVES[name], jnp.array(LOG_SNRS), 5.0), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            min_snr_weight(OBJECTIVES[name], jnp.array(LOG_SNRS), 5.0), expected, rtol=1e-5
+        )

@@ -39,7 +39,9 @@ def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=Non
 
 def distance(samples, data=MIXTURE):
     """Kolmogorov-Smirnov distance between the samples and the mixture."""
-    return stats.kstest(np.ravel(samples), lambda x: sum(w * stats.norm.cdf(x, m, s) for w, m, s in data)).statistic
+    return stats.kstest(
+        np.ravel(samples), lambda x: sum(w * stats.norm.cdf(x, m, s) for w, m, s in data)
+    ).statistic
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def schedules():
 def noise():
     """Standard Gaussian noise without sampling error: 4000 equally likely quantiles, in no order."""
     quantiles = stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
-    return jnp.asarray(np.random.default_rng(0).permutation(quantiles).reshape(2, 500, 4), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(0).permutation(quantiles).reshape(2, 500, 4), jnp.float32
+    )
 
 
 @pytest.mark.slow
@@ -65,7 +69,9 @@ def test_ddim_recovers_the_distribution(name, objective, noise, schedules):
 
 @pytest.mark.parametrize("sampler, steps", [("heun", 40), ("dpm_solver", 40)])
 def test_second_order_samplers_recover_it_in_fewer_steps(sampler, steps, noise, schedules):
-    assert distance(sample(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
+    assert (
+        distance(sample(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
+    )
 
 
 @pytest.mark.slow
@@ -78,23 +84,35 @@ def test_sampling_may_begin_at_pure_noise(objective, sampler, noise):
         "objective": objective,
     }
     log_snrs = sample_log_snrs(make_schedule(ConfigDict(settings)), 100)
-    assert log_snrs[0] == -jnp.inf and distance(sample(noise, log_snrs, sampler=sampler, trained=objective)) < 0.03
+    assert (
+        log_snrs[0] == -jnp.inf
+        and distance(sample(noise, log_snrs, sampler=sampler, trained=objective)) < 0.03
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ancestral_sampling_has_the_moments(name, objective, noise, schedules):
-    samples = np.ravel(sample(noise, sample_log_snrs(schedules[name], 400), trained=objective, sampler="ddpm"))
+    samples = np.ravel(
+        sample(noise, sample_log_snrs(schedules[name], 400), trained=objective, sampler="ddpm")
+    )
     assert distance(samples) < 0.02
     weights, means, stds = np.array(MIXTURE).T
     mean, square = weights @ means, weights @ (means**2 + stds**2)
     # four standard errors of a sample of 4000
-    assert abs(samples.mean() - mean) < 4 * np.sqrt((square - mean**2) / 4000) and abs((samples**2).mean() / square - 1) < 0.06
+    assert (
+        abs(samples.mean() - mean) < 4 * np.sqrt((square - mean**2) / 4000)
+        and abs((samples**2).mean() / square - 1) < 0.06
+    )
 
 
-@pytest.mark.parametrize("trained, read", [("v", "epsilon"), ("epsilon", "v"), ("rectified_flow", "v")])
-def test_sampling_with_another_objective_than_trained_does_not_go_unseen(trained, read, noise, schedules):
+@pytest.mark.parametrize(
+    "trained, read", [("v", "epsilon"), ("epsilon", "v"), ("rectified_flow", "v")]
+)
+def test_sampling_with_another_objective_than_trained_does_not_go_unseen(
+    trained, read, noise, schedules
+):
     samples = sample(noise, sample_log_snrs(schedules["linear"], 200), trained=trained, read=read)
     assert not distance(samples) < 0.2
 
@@ -103,18 +121,27 @@ def test_sampling_with_another_objective_than_trained_does_not_go_unseen(trained
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("heun", 2), ("dpm_solver", 2)])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
-def test_ode_samplers_converge_to_the_flow_at_their_order(name, sampler, order, objective, noise, schedules):
+def test_ode_samplers_converge_to_the_flow_at_their_order(
+    name, sampler, order, objective, noise, schedules
+):
     with jax.enable_x64():
         ends = np.asarray(schedules[name].log_snr(jnp.array([0.95, 0.05])), np.float64)
         alpha, sigma = (np.asarray(part) for part in scales(jnp.asarray(ends)))
         std = np.sqrt((alpha * 0.3) ** 2 + sigma**2)
         start = jnp.asarray(noise, jnp.float64)
-        flow = alpha[1] * 1.5 + std[1] / std[0] * (start - alpha[0] * 1.5)  # which keeps every quantile of a Gaussian
+        flow = alpha[1] * 1.5 + std[1] / std[0] * (
+            start - alpha[0] * 1.5
+        )  # which keeps every quantile of a Gaussian
 
-        def error(steps):  # steps in log-SNR alternate between short and twice as long, so that their ratio counts
+        def error(
+            steps,
+        ):  # steps in log-SNR alternate between short and twice as long, so that their ratio counts
             places = np.cumsum([0, *[1, 2] * (steps // 2)])
             times = np.interp(places / places[-1], [0, 1], ends)
-            return np.abs(sample(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler) - flow).max()
+            return np.abs(
+                sample(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler)
+                - flow
+            ).max()
 
         errors = np.array([error(steps) for steps in (64, 128, 256)])
     assert (np.log2(errors[:-1] / errors[1:]) > order - 0.15).all(), errors
@@ -126,9 +153,15 @@ def test_a_step_that_leads_nowhere_does_no_harm(sampler, noise):
     assert np.isfinite(samples).all()
 
 
-@pytest.mark.parametrize("steps, sampler", [(1, "ddim"), (7, "ddpm"), (5, "heun"), (6, "dpm_solver")])
-def test_a_single_possible_answer_is_reached_in_any_number_of_steps(steps, sampler, noise, schedules):
-    samples = sample(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler)
+@pytest.mark.parametrize(
+    "steps, sampler", [(1, "ddim"), (7, "ddpm"), (5, "heun"), (6, "dpm_solver")]
+)
+def test_a_single_possible_answer_is_reached_in_any_number_of_steps(
+    steps, sampler, noise, schedules
+):
+    samples = sample(
+        noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler
+    )
     np.testing.assert_allclose(samples, 42.0, rtol=1e-5)
 
 

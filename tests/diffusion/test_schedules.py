@@ -6,7 +6,15 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from configs.jen1 import get_config
-from jen1_jax.diffusion.schedules import SCHEDULES, Beta, Cosine, RectifiedFlow, draw_times, make_schedule, sample_log_snrs
+from jen1_jax.diffusion.schedules import (
+    SCHEDULES,
+    Beta,
+    Cosine,
+    RectifiedFlow,
+    draw_times,
+    make_schedule,
+    sample_log_snrs,
+)
 from jen1_jax.errors import Refusal
 
 
@@ -31,7 +39,9 @@ def test_a_discrete_step_keeps_its_log_snr(name):
     for i in range(1000):
         alpha_squared *= 1 - BETAS[name](i / 999)
         expected.append(np.log(alpha_squared / (1 - alpha_squared)))
-    np.testing.assert_allclose(schedule.log_snr(jnp.arange(1000) / 999), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        schedule.log_snr(jnp.arange(1000) / 999), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_between_two_steps_log_snr_is_linear():
@@ -54,7 +64,10 @@ def test_log_snr_falls_strictly_and_stays_finite(schedule):
 
 
 def test_time_outside_is_taken_as_the_nearest_end(schedule):
-    inside, outside = schedule.log_snr(jnp.array([0.0, 1.0])), schedule.log_snr(jnp.array([-0.5, 1.5]))
+    inside, outside = (
+        schedule.log_snr(jnp.array([0.0, 1.0])),
+        schedule.log_snr(jnp.array([-0.5, 1.5])),
+    )
     np.testing.assert_array_equal(inside, outside)
 
 
@@ -62,7 +75,9 @@ def test_zero_terminal_snr_ends_in_noise_alone_and_begins_as_without(schedule, r
     name = request.node.callspec.params["schedule"]
     zero = make_schedule(config(schedule=name, zero_terminal_snr=True, objective="v"))
     log_snr = np.asarray(zero.log_snr(jnp.linspace(0, 1, 3001)))
-    assert log_snr[-1] == -np.inf and np.isfinite(log_snr[:-1]).all() and (np.diff(log_snr) < 0).all()
+    assert (
+        log_snr[-1] == -np.inf and np.isfinite(log_snr[:-1]).all() and (np.diff(log_snr) < 0).all()
+    )
     np.testing.assert_allclose(log_snr[0], schedule.log_snr(jnp.zeros(())), rtol=1e-4)
     with pytest.raises(Refusal, match=r"epsilon.*zero_terminal_snr"):
         make_schedule(config(schedule=name, zero_terminal_snr=True, objective="epsilon"))
@@ -72,8 +87,12 @@ def test_rescaled_betas_equal_the_published_algorithm():
     betas = np.linspace(0.0015, 0.0195, 1000)
     root = np.sqrt(np.cumprod(1 - betas))  # Lin et al. 2023, algorithm 1, in float64
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    log_snr = make_schedule(config(zero_terminal_snr=True, objective="v")).log_snr(jnp.arange(999) / 999)
-    np.testing.assert_allclose(log_snr, np.log(root[:-1] ** 2 / (1 - root[:-1] ** 2)), rtol=1e-4, atol=2e-4)
+    log_snr = make_schedule(config(zero_terminal_snr=True, objective="v")).log_snr(
+        jnp.arange(999) / 999
+    )
+    np.testing.assert_allclose(
+        log_snr, np.log(root[:-1] ** 2 / (1 - root[:-1] ** 2)), rtol=1e-4, atol=2e-4
+    )
 
 
 def test_rectified_flow_goes_along_a_straight_line():
@@ -87,7 +106,9 @@ def test_unknown_schedule_is_refused_with_the_known_ones():
         make_schedule(config(schedule="sigmoid"))
 
 
-@pytest.mark.parametrize("changes", [dict(num_steps=1), dict(beta_start=0.0), dict(beta_end=1.0), dict(beta_end=0.001)])
+@pytest.mark.parametrize(
+    "changes", [dict(num_steps=1), dict(beta_start=0.0), dict(beta_end=1.0), dict(beta_end=0.001)]
+)
 def test_a_schedule_that_does_not_fall_is_refused(changes):
     with pytest.raises(Refusal, match="beta"):
         make_schedule(config(**changes))
@@ -110,7 +131,11 @@ def test_a_sampler_goes_from_noise_to_clean(schedule):
 @pytest.fixture(scope="module")
 def times():
     """Many batches of six times."""
-    return np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6, config())))(jax.random.split(jax.random.key(0), 2000)))
+    return np.asarray(
+        jax.jit(jax.vmap(lambda key: draw_times(key, 6, config())))(
+            jax.random.split(jax.random.key(0), 2000)
+        )
+    )
 
 
 def test_every_batch_covers_time_evenly(times):
@@ -125,7 +150,11 @@ def test_each_examples_time_is_uniform_and_free_of_its_position(times):
 
 def test_logit_normal_times_have_that_distribution():
     settings = config(times="logit_normal", times_mean=0.5, times_std=0.8)
-    times = np.asarray(jax.jit(jax.vmap(lambda key: draw_times(key, 6, settings)))(jax.random.split(jax.random.key(1), 2000)))
+    times = np.asarray(
+        jax.jit(jax.vmap(lambda key: draw_times(key, 6, settings)))(
+            jax.random.split(jax.random.key(1), 2000)
+        )
+    )
     for example in times.T:
         assert stats.kstest(np.log(example / (1 - example)), stats.norm(0.5, 0.8).cdf).pvalue > 1e-3
 

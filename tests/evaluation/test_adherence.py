@@ -15,7 +15,10 @@ def clip(number: int, seed: int) -> np.ndarray:
     root = 220 * 2 ** (number * 7 % 12 / 12)
     beat = 0.25 + 0.03 * (number * 5 % 12)
     pulse = np.exp(-8 * ((t + 0.01 * rng.random()) % beat))
-    tones = sum(rng.uniform(0.5, 1) * np.sin(2 * np.pi * root * ratio * t + rng.uniform(0, 6)) for ratio in (1, 1.25, 1.5))
+    tones = sum(
+        rng.uniform(0.5, 1) * np.sin(2 * np.pi * root * ratio * t + rng.uniform(0, 6))
+        for ratio in (1, 1.25, 1.5)
+    )
     treble = np.diff(rng.standard_normal(len(t) + 1)) * 0.1 * (number * 3 % 12) / 12
     return np.repeat((0.1 * pulse * (tones + treble))[:, None], 2, axis=1).astype(np.float32)
 
@@ -39,7 +42,9 @@ def test_a_louder_narrower_duller_copy_is_told_by_how_much(real):
     wide = real + 0.05 * noise
     row = adherence.compare(2 * wide.mean(-1, keepdims=True).repeat(2, -1), wide, RATE)
     assert row["peak"] == pytest.approx(2, abs=0.3) and row["side"] < -80
-    dull = np.fft.irfft(np.fft.rfft(wide, axis=1) * (np.fft.rfftfreq(2 * RATE, 1 / RATE) < 8000)[:, None], axis=1)
+    dull = np.fft.irfft(
+        np.fft.rfft(wide, axis=1) * (np.fft.rfftfreq(2 * RATE, 1 / RATE) < 8000)[:, None], axis=1
+    )
     assert adherence.compare(dull, wide, RATE)["treble"] < -10
 
 
@@ -61,7 +66,9 @@ def test_equal_similarities_share_their_ranks():
 def test_drums_are_heard(real):
     drummed = real.copy()
     for start in range(0, 2 * RATE, RATE // 4):
-        drummed[:, start : start + 2000] += 0.3 * np.random.default_rng(start).standard_normal((2000, 2))
+        drummed[:, start : start + 2000] += 0.3 * np.random.default_rng(start).standard_normal(
+            (2000, 2)
+        )
     both, truth = np.concatenate([real, drummed]), [False] * COUNT + [True] * COUNT
     detector = adherence.drum_detector(both[::2], truth[::2], RATE)
     assert (detector(both[1::2]) == truth[1::2]).mean() > 0.9

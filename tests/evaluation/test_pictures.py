@@ -13,11 +13,16 @@ TIME = np.arange(RATE // 4) / RATE
 
 
 def tone(frequency, amplitude=0.5):
-    return np.repeat(amplitude * np.sin(2 * np.pi * frequency * TIME)[:, None], 2, axis=1).astype(np.float32)
+    return np.repeat(amplitude * np.sin(2 * np.pi * frequency * TIME)[:, None], 2, axis=1).astype(
+        np.float32
+    )
 
 
 def records(scale=1.0):
-    return [{"step": i, "loss": scale / i, "loss/stft": 0.5 / i, "steps_per_second": 3.0} for i in range(1, 60)]
+    return [
+        {"step": i, "loss": scale / i, "loss/stft": 0.5 / i, "steps_per_second": 3.0}
+        for i in range(1, 60)
+    ]
 
 
 @pytest.fixture
@@ -49,7 +54,9 @@ def test_a_sine_lies_at_its_level_and_frequency():
 
 def test_levels_do_not_depend_on_the_sample_rate_or_on_the_channels_being_equal():
     whole = tone(1000)
-    np.testing.assert_allclose(mel_spectrogram_db(whole), mel_spectrogram_db(whole[:, :1]), atol=1e-3)
+    np.testing.assert_allclose(
+        mel_spectrogram_db(whole), mel_spectrogram_db(whole[:, :1]), atol=1e-3
+    )
     left = whole * np.array([1, 0], np.float32)
     loud = mel_spectrogram_db(whole).max()
     assert mel_spectrogram_db(left).max() == pytest.approx(loud - 10 * np.log10(2), abs=0.01)
@@ -64,9 +71,19 @@ def test_silence_and_almost_no_samples_lie_at_the_floor():
 
 @pytest.mark.slow
 def test_a_page_of_everything(page):
-    pair = (Sound("original", tone(440)), Sound("reconstruction", tone(440, 0.4), caption="SI-SDR 14 dB"))
-    sounds = [Sound(f"sound {i}", tone(220 * i), spans=[(0.1, 0.2)], marks=[0.1], caption="a caption " * 40) for i in (1, 2, 3)]
-    everything = page(sounds=sounds, pairs=[pair], metrics={"autoencoder": records(), "diffusion": records(3)})
+    pair = (
+        Sound("original", tone(440)),
+        Sound("reconstruction", tone(440, 0.4), caption="SI-SDR 14 dB"),
+    )
+    sounds = [
+        Sound(
+            f"sound {i}", tone(220 * i), spans=[(0.1, 0.2)], marks=[0.1], caption="a caption " * 40
+        )
+        for i in (1, 2, 3)
+    ]
+    everything = page(
+        sounds=sounds, pairs=[pair], metrics={"autoencoder": records(), "diffusion": records(3)}
+    )
     assert len(everything) > len(page(sounds=sounds[:2])) > 300
     border = np.concatenate([everything[:, :8], everything[:, -8:]], axis=1)
     assert (border == 1).all()  # no text runs off the page
@@ -75,10 +92,18 @@ def test_a_page_of_everything(page):
 def test_silence_mono_and_empty_content_are_drawn(page):
     silent = Sound("silence", np.zeros((RATE // 4, 2), np.float32))
     heading, one = page(), page(sounds=[silent])
-    several = page(sounds=[silent, Sound("nothing", np.zeros((0, 2), np.float32)), Sound("$odd_{name", tone(440))])
+    several = page(
+        sounds=[
+            silent,
+            Sound("nothing", np.zeros((0, 2), np.float32)),
+            Sound("$odd_{name", tone(440)),
+        ]
+    )
     curves = page(metrics={"just started": [], "diverged": [{"step": 1, "loss": float("nan")}]})
     assert (heading < 1).any()  # the title is there
-    assert len(several) > len(one) > len(heading) and len(curves) > len(heading)  # each has its panel
+    assert len(several) > len(one) > len(heading) and len(curves) > len(
+        heading
+    )  # each has its panel
 
 
 def test_every_part_of_a_sound_is_seen(page):
@@ -105,7 +130,12 @@ def test_sounds_of_a_page_can_be_compared(page):
     """A sound is drawn the same whatever quieter one stands beside it, and that one is drawn smaller."""
     loud = Sound("loud", tone(440, 0.9))
     pages = [page(sounds=[loud, Sound("other", tone(440, amplitude))]) for amplitude in (0.9, 0.3)]
-    left, right = ([pixels[150:, half] for pixels in pages] for half in (slice(0, 880), slice(920, None)))
+    left, right = (
+        [pixels[150:, half] for pixels in pages] for half in (slice(0, 880), slice(920, None))
+    )
     np.testing.assert_array_equal(*left)
-    blue = [(np.abs(pixels - np.array([0x2F, 0x5D, 0x8A]) / 255) < 0.01).all(axis=-1).sum() for pixels in right]
+    blue = [
+        (np.abs(pixels - np.array([0x2F, 0x5D, 0x8A]) / 255) < 0.01).all(axis=-1).sum()
+        for pixels in right
+    ]
     assert 0.2 < blue[1] / blue[0] < 0.5

@@ -16,7 +16,11 @@ RATE = 48_000
 
 def tone(frequency, seconds, amplitude):
     t = np.arange(round(seconds * RATE)) / RATE
-    return (amplitude * np.sin(2 * np.pi * frequency * t))[:, None].repeat(2, axis=1).astype(np.float32)
+    return (
+        (amplitude * np.sin(2 * np.pi * frequency * t))[:, None]
+        .repeat(2, axis=1)
+        .astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.2, 5.0])

@@ -42,10 +42,15 @@ def test_seeds_reproduce_and_differ(tiny_model):
 def test_prompt_and_guidance_reach_the_music(tiny_model):
     """Of a model that hears its text well: the tiny one has hardly begun to."""
     rng = np.random.default_rng(0)
-    shaken = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), tiny_model.sampler.params)
+    shaken = jax.tree.map(
+        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32),
+        tiny_model.sampler.params,
+    )
     model = replace(tiny_model, sampler=replace(tiny_model.sampler, params=shaken))
     plain = model.generate("a low tone on the left", 0.1, guidance_scale=1.0)
-    change = lambda prompt, scale: np.std(model.generate(prompt, 0.1, guidance_scale=scale) - plain) / np.std(plain)
+    change = lambda prompt, scale: (
+        np.std(model.generate(prompt, 0.1, guidance_scale=scale) - plain) / np.std(plain)
+    )
     assert change("a low tone on the left", 1.0) == 0
     assert change("slow noise", 1.0) > 0.01 and change("a low tone on the left", 4.0) > 0.01
 
@@ -54,7 +59,9 @@ def test_an_empty_prompt_is_unconditional_and_says_so(tiny_model, caplog):
     with caplog.at_level(logging.INFO, "jen1_jax"):
         empty = tiny_model.generate("  ", 0.1, guidance_scale=3.0)
     assert "unconditional" in caplog.text
-    np.testing.assert_allclose(empty, tiny_model.generate("two tones", 0.1, guidance_scale=0.0), atol=1e-5)
+    np.testing.assert_allclose(
+        empty, tiny_model.generate("two tones", 0.1, guidance_scale=0.0), atol=1e-5
+    )
 
 
 def test_a_prompt_beyond_the_limit_is_cut_and_says_so(tiny_model, caplog):
@@ -83,7 +90,9 @@ def test_inpaint_does_not_depend_on_what_the_hole_held(tiny_model, song):
     other = song.copy()
     middle = slice(round(0.06 * RATE) + 960, round(0.11 * RATE) - 960)  # away from the cross-fades
     other[middle] = np.random.default_rng(0).uniform(-1, 1, other[middle].shape)
-    first, second = (tiny_model.inpaint(audio, [(0.06, 0.11)], "two tones") for audio in (song, other))
+    first, second = (
+        tiny_model.inpaint(audio, [(0.06, 0.11)], "two tones") for audio in (song, other)
+    )
     np.testing.assert_array_equal(first, second)
 
 
@@ -97,7 +106,9 @@ def test_inpaint_does_not_depend_on_what_the_hole_held(tiny_model, song):
     ],
 )
 def test_spans_that_meet_are_one_span(tiny_model, song, spans):
-    one, several = (tiny_model.inpaint(song, which, "two tones") for which in ([(0.06, 0.11)], spans))
+    one, several = (
+        tiny_model.inpaint(song, which, "two tones") for which in ([(0.06, 0.11)], spans)
+    )
     np.testing.assert_array_equal(several, one)
 
 
@@ -124,7 +135,11 @@ def test_extend_adds_seconds_and_keeps_the_original(tiny_model, song):
 def test_extend_fades_into_audio_that_is_decoded_anew(tiny_model, song, monkeypatch):
     """Audio with free phases jumps where known audio ends: that must be where the fade begins, not where it is over."""
     seen, decode = [], type(tiny_model)._decode
-    monkeypatch.setattr(type(tiny_model), "_decode", lambda self, *given: seen.append(given[1]) or decode(self, *given))
+    monkeypatch.setattr(
+        type(tiny_model),
+        "_decode",
+        lambda self, *given: seen.append(given[1]) or decode(self, *given),
+    )
     tiny_model.extend(song, 0.05, "two tones")
     [(audio, known)] = seen
     fade = round(EXTEND_FADE * RATE)
@@ -173,8 +188,14 @@ def test_absurd_lengths_are_refused(tiny_model, song, seconds):
         ([(0.0, 0.1), (0.05, 0.2)], "whole audio"),
         ([(0.01, 0.19)], r"inpaints 0\.10 s at once"),
         ([(0.01, 0.1), (0.1, 0.19)], r"inpaints 0\.10 s at once"),
-        ([(0.01, 0.1003), (0.1005, 0.19)], r"inpaints 0\.10 s at once"),  # apart by less than a latent frame
-        ([(0.05, 0.15)], r"comes to 0\.1\d s, but this model inpaints 0\.10 s at once"),  # 75 frames of 76, but for the margins
+        (
+            [(0.01, 0.1003), (0.1005, 0.19)],
+            r"inpaints 0\.10 s at once",
+        ),  # apart by less than a latent frame
+        (
+            [(0.05, 0.15)],
+            r"comes to 0\.1\d s, but this model inpaints 0\.10 s at once",
+        ),  # 75 frames of 76, but for the margins
     ],
 )
 def test_spans_that_make_no_sense_are_refused(tiny_model, song, spans, says):
@@ -216,15 +237,22 @@ def test_a_new_duration_compiles_nothing(tiny_model, caplog):
     make(0.32)  # the largest that is decoded at once, in a power of two of frames
     with caplog.at_level(logging.WARNING, "jax"), jax.log_compiles():
         assert len(make(0.27)) == round(0.27 * RATE)
-        assert not [record.message for record in caplog.records if record.message.startswith("Compiling")]
+        assert not [
+            record.message for record in caplog.records if record.message.startswith("Compiling")
+        ]
         jax.jit(lambda x: x + 1)(1)
     assert "Compiling" in caplog.text
 
 
 def test_a_run_can_be_sampled_otherwise_than_it_says(tiny_run, tiny_model):
     plain = tiny_model.generate("two tones", 0.1)
-    other = jen1_jax.load(tiny_run, sampler="heun", sample_steps=np.int64(3), guidance_interval=(0.0, 0.5))
-    assert other.config.diffusion.sampler == "heun" and other.config.diffusion.guidance_interval == (0.0, 0.5)
+    other = jen1_jax.load(
+        tiny_run, sampler="heun", sample_steps=np.int64(3), guidance_interval=(0.0, 0.5)
+    )
+    assert (
+        other.config.diffusion.sampler == "heun"
+        and other.config.diffusion.guidance_interval == (0.0, 0.5)
+    )
     assert not np.array_equal(other.generate("two tones", 0.1), plain)
     for settings, says in (
         ({"objective": "v"}, "no setting of sampling; those are diffusion.sampler"),
@@ -254,14 +282,17 @@ def test_a_run_with_a_task_of_its_own_is_sampled_without_it(tiny_run, monkeypatc
     ],
 )
 def test_what_cannot_be_sampled_with_is_refused(tiny_model, options, says, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests, nothing checks annotations
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # as outside the tests, nothing checks annotations
     with pytest.raises(Refusal, match=says):
         tiny_model.generate("two tones", 0.1, **options)
 
 
 def test_a_negative_prompt_changes_the_music_where_there_is_guidance(tiny_model, caplog):
     plain, other = (
-        tiny_model.generate("two tones", 0.1, guidance_scale=3.0, negative_prompt=text) for text in ("", "slow noise")
+        tiny_model.generate("two tones", 0.1, guidance_scale=3.0, negative_prompt=text)
+        for text in ("", "slow noise")
     )
     assert not np.array_equal(plain, other)
     with caplog.at_level(logging.INFO, "jen1_jax"):
@@ -269,11 +300,19 @@ def test_a_negative_prompt_changes_the_music_where_there_is_guidance(tiny_model,
     assert "no effect" in caplog.text
 
 
-@pytest.mark.parametrize("scale, expected", [(2.0, ["", "a low tone", "two tones"]), (1.0, ["a low tone", "two tones"])])
-def test_each_prompt_is_tokenised_once_and_the_negative_one_only_with_guidance(tiny_model, monkeypatch, scale, expected):
+@pytest.mark.parametrize(
+    "scale, expected", [(2.0, ["", "a low tone", "two tones"]), (1.0, ["a low tone", "two tones"])]
+)
+def test_each_prompt_is_tokenised_once_and_the_negative_one_only_with_guidance(
+    tiny_model, monkeypatch, scale, expected
+):
     seen = []
     tokenize, truncated = type(tiny_model.text).tokenize, type(tiny_model.text.tokenizer).truncated
-    note = lambda function: lambda self, texts: seen.extend([texts] if isinstance(texts, str) else texts) or function(self, texts)
+    note = lambda function: (
+        lambda self, texts: (
+            seen.extend([texts] if isinstance(texts, str) else texts) or function(self, texts)
+        )
+    )
     monkeypatch.setattr(type(tiny_model.text), "tokenize", note(tokenize))
     monkeypatch.setattr(type(tiny_model.text.tokenizer), "truncated", note(truncated))
     tiny_model.generate(["two tones", "a low tone", "two tones"], 0.05, guidance_scale=scale)
@@ -282,7 +321,9 @@ def test_each_prompt_is_tokenised_once_and_the_negative_one_only_with_guidance(t
 
 def test_a_variation_is_as_long_as_the_audio_and_less_of_it_with_more_strength(tiny_model, song):
     round_trip = tiny_model.codec.decode(tiny_model.codec.encode(song), len(song))
-    made = {strength: tiny_model.vary(song, "two tones", strength, seed=1) for strength in (0.02, 0.9)}
+    made = {
+        strength: tiny_model.vary(song, "two tones", strength, seed=1) for strength in (0.02, 0.9)
+    }
     off = {strength: np.abs(audio - round_trip).mean() for strength, audio in made.items()}
     assert all(audio.shape == song.shape for audio in made.values()) and off[0.02] < off[0.9] / 3
     for strength in (0, 1.5, float("nan")):
@@ -300,7 +341,9 @@ class Louder(Codec):
 
 def test_what_is_added_to_given_audio_has_no_offset_and_does_not_clip(tiny_model, song, caplog):
     codec = tiny_model.codec
-    model = replace(tiny_model, codec=Louder(**{part.name: getattr(codec, part.name) for part in fields(codec)}))
+    model = replace(
+        tiny_model, codec=Louder(**{part.name: getattr(codec, part.name) for part in fields(codec)})
+    )
     loud = song / np.abs(song).max() * np.float32(1.2)  # given audio stays what it is, even so
     start, end, fade = round(0.06 * RATE), round(0.11 * RATE), round(INPAINT_FADE * RATE)
     for make in (lambda: model.inpaint(loud, [(0.06, 0.11)]), lambda: model.extend(loud, 0.1)):
@@ -309,12 +352,17 @@ def test_what_is_added_to_given_audio_has_no_offset_and_does_not_clip(tiny_model
             made = make()
         assert "had an offset" in caplog.text and "peaked at" in caplog.text
         if len(made) == len(loud):
-            np.testing.assert_array_equal(np.delete(made, np.s_[start:end], axis=0), np.delete(loud, np.s_[start:end], axis=0))
+            np.testing.assert_array_equal(
+                np.delete(made, np.s_[start:end], axis=0), np.delete(loud, np.s_[start:end], axis=0)
+            )
             assert np.abs(made[start + fade : end - fade]).max() <= 1
         else:
             kept = len(loud) - round(EXTEND_FADE * RATE)
             np.testing.assert_array_equal(made[:kept], loud[:kept])
-            assert np.abs(made[len(loud) :]).max() <= 1 and np.abs(made[len(loud) :].mean(axis=0)).max() < 0.1
+            assert (
+                np.abs(made[len(loud) :]).max() <= 1
+                and np.abs(made[len(loud) :].mean(axis=0)).max() < 0.1
+            )
 
 
 def test_audio_that_is_not_finite_is_refused(tiny_model, song):
@@ -323,7 +371,10 @@ def test_audio_that_is_not_finite_is_refused(tiny_model, song):
             return [np.full_like(plan.given, np.nan) for plan in plans]
 
     sampler = tiny_model.sampler
-    model = replace(tiny_model, sampler=Diverged(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate))
+    model = replace(
+        tiny_model,
+        sampler=Diverged(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate),
+    )
     for make in (
         lambda: model.generate("two tones", 0.1),
         lambda: model.vary(song),
@@ -335,13 +386,19 @@ def test_audio_that_is_not_finite_is_refused(tiny_model, song):
 
 
 def test_arrays_are_sequences(tiny_model):
-    several = tiny_model.generate(np.array(["two tones", "slow noise"]), np.array([0.05, 0.1]), np.arange(2))
-    for piece, again in zip(several, tiny_model.generate(["two tones", "slow noise"], [0.05, 0.1], [0, 1]), strict=True):
+    several = tiny_model.generate(
+        np.array(["two tones", "slow noise"]), np.array([0.05, 0.1]), np.arange(2)
+    )
+    for piece, again in zip(
+        several, tiny_model.generate(["two tones", "slow noise"], [0.05, 0.1], [0, 1]), strict=True
+    ):
         np.testing.assert_array_equal(piece, again)
 
 
 def test_what_is_of_another_kind_is_refused(tiny_model, song, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests, nothing checks annotations
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # as outside the tests, nothing checks annotations
     for spans in ((0.1, 0.15), 0.1, [("a", "b")], [(0.1, 0.12, 0.15)]):
         with pytest.raises(Refusal, match="not pairs"):
             tiny_model.inpaint(song, spans)
@@ -367,7 +424,10 @@ def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
             return [plan.given for plan in plans]
 
     sampler = tiny_model.sampler
-    model = replace(tiny_model, sampler=Recorder(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate))
+    model = replace(
+        tiny_model,
+        sampler=Recorder(sampler.unet, {}, sampler.config, sampler.window, sampler.frame_rate),
+    )
     assert sampler.frame_rate == RATE / 64
     model.generate("two tones", [0.05, 0.3])
     model.vary(song)
@@ -377,11 +437,29 @@ def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
     model.extend(song, 0.1, start=30.0)
     model.vary(song, start=30.0, total=60.0)
     model.generate("two tones", 0.05, total=60.0)
-    seconds = (sampler.window + 2 * model.codec.margin) * 64 / RATE  # that an encoder reads of a long file
-    expected = [(0, 0.05), (0, 0.3), (0, 0.2), (0, 0.2), (0.2 - min(seconds, 0.2), 0.3), (1 - seconds, 1.1)]
+    seconds = (
+        (sampler.window + 2 * model.codec.margin) * 64 / RATE
+    )  # that an encoder reads of a long file
+    expected = [
+        (0, 0.05),
+        (0, 0.3),
+        (0, 0.2),
+        (0, 0.2),
+        (0.2 - min(seconds, 0.2), 0.3),
+        (1 - seconds, 1.1),
+    ]
     expected += [(30.2 - min(seconds, 0.2), 30.3), (30, 60), (0, 60)]
     np.testing.assert_allclose(asked, expected, atol=1e-6)
-    assert modes == [None, None, False, True, True, True, None, None]  # inpaint looks ahead, extend does not
+    assert modes == [
+        None,
+        None,
+        False,
+        True,
+        True,
+        True,
+        None,
+        None,
+    ]  # inpaint looks ahead, extend does not
 
 
 @pytest.mark.parametrize(
@@ -396,7 +474,9 @@ def test_what_is_made_is_told_where_in_its_piece_it_lies(tiny_model, song):
     ],
 )
 def test_places_that_are_in_no_piece_are_refused(tiny_model, place, says, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests, nothing checks annotations
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # as outside the tests, nothing checks annotations
     with pytest.raises(Refusal, match=says):
         tiny_model.generate("two tones", 0.1, **place)
 

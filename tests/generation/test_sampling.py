@@ -31,14 +31,20 @@ class Oracle(UNet):
 
     objective: str = "v"
 
-    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None):
+    def __call__(
+        self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None
+    ):
         says = jnp.where(text_lengths > 0, text[:, 0, 0], 1.0)[:, None, None]
-        clean = jnp.broadcast_to(says + (context * mask).sum(axis=(1, 2), keepdims=True), noisy.shape)
+        clean = jnp.broadcast_to(
+            says + (context * mask).sum(axis=(1, 2), keepdims=True), noisy.shape
+        )
         alpha, sigma = scales(log_snr[:, None, None])
         return OBJECTIVES[self.objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
 
-@pytest.fixture(scope="module", params=zip(OBJECTIVES, SCHEDULES, SAMPLERS, strict=False), ids="-".join)
+@pytest.fixture(
+    scope="module", params=zip(OBJECTIVES, SCHEDULES, SAMPLERS, strict=False), ids="-".join
+)
 def sampler(request):
     objective, schedule, method = request.param
     config = configuration()
@@ -84,7 +90,9 @@ def test_trusted_frames_stay_and_only_they_are_shown_at_the_end(sampler):
     np.testing.assert_array_equal(latents[:2], known[:2])
     shown = 2 * (7 + 5)
     np.testing.assert_allclose(latents[4:], SAYS + shown, rtol=1e-4)
-    guided = fill(sampler, given(known, 2, 4), scale=3.0, steps=20)  # without text it is shown the same
+    guided = fill(
+        sampler, given(known, 2, 4), scale=3.0, steps=20
+    )  # without text it is shown the same
     np.testing.assert_allclose(guided[4:], 1 + shown + 3 * (SAYS - 1), rtol=1e-4)
 
 
@@ -92,7 +100,9 @@ def test_a_long_piece_is_filled_window_by_window(sampler):
     latents = fill(sampler, nothing(2 * WINDOW))
     np.testing.assert_allclose(latents[:WINDOW], SAYS, rtol=1e-4)
     half = K * WINDOW / 2  # of the window before is shown to the next
-    np.testing.assert_allclose(latents[WINDOW : WINDOW + WINDOW // 2], SAYS + half * SAYS, rtol=1e-4)
+    np.testing.assert_allclose(
+        latents[WINDOW : WINDOW + WINDOW // 2], SAYS + half * SAYS, rtol=1e-4
+    )
 
 
 def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
@@ -105,7 +115,12 @@ def test_guidance_keeps_to_its_interval(sampler):
     def within(interval, steps):
         settings = sampler.config.copy_and_resolve_references()
         settings.guidance_interval = interval
-        return fill(Sampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE), nothing(5), scale=3.0, steps=steps)
+        return fill(
+            Sampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE),
+            nothing(5),
+            scale=3.0,
+            steps=steps,
+        )
 
     # an oracle's answer is decided by the last step, which ends at 0; a single one is taken at 1
     np.testing.assert_allclose(within((0.6, 1.0), 5), SAYS, rtol=1e-4)
@@ -118,7 +133,9 @@ class LouderWhereGiven(Oracle):
 
     def __call__(self, noisy, context, mask, log_snr, text, text_lengths, *rest):
         says = jnp.where(text_lengths > 0, text[:, 0, 0], 1.0)[:, None, None]
-        return jnp.broadcast_to(says * (1 + 100 * mask), noisy.shape)  # of the objective x0: its clean latents
+        return jnp.broadcast_to(
+            says * (1 + 100 * mask), noisy.shape
+        )  # of the objective x0: its clean latents
 
 
 def test_the_limit_of_guidance_measures_the_generated_frames_alone():
@@ -138,7 +155,12 @@ def test_every_piece_of_a_batch_is_what_it_is_alone(sampler):
     together = fill(sampler, *mixed, says=says, lengths=lengths, seeds=seeds, scale=2.0)
     for row, plan in enumerate(mixed):
         alone = fill(
-            sampler, plan, says=says[row : row + 1], lengths=lengths[row : row + 1], seeds=seeds[row : row + 1], scale=2.0
+            sampler,
+            plan,
+            says=says[row : row + 1],
+            lengths=lengths[row : row + 1],
+            seeds=seeds[row : row + 1],
+            scale=2.0,
         )
         np.testing.assert_allclose(together[row], alone, rtol=1e-4)
 
@@ -170,7 +192,9 @@ COVARIANCE = RHO ** np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH
 class Exact(UNet):
     """The exact denoiser of an AR(1) process: the mean of the clean frames, given what is shown and what is noisy."""
 
-    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None):
+    def __call__(
+        self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None
+    ):
         alpha, sigma = scales(log_snr[0])
         weight = jnp.where(mask[0] > 0, 1e5, (alpha / sigma) ** 2)  # all pieces have the same mask
         seen = jnp.where(mask > 0, context, noisy / alpha)
@@ -186,7 +210,11 @@ def test_what_is_made_goes_on_from_the_margin_as_the_process_does(inpaint, margi
     config.diffusion.update(objective="x0", schedule="cosine", sampler="heun")
     sampler = Sampler(Exact(CHANNELS, **config.unet), {}, config.diffusion, LENGTH, FRAME_RATE)
     rng, frame = np.random.default_rng(0), np.arange(LENGTH)
-    process = rng.multivariate_normal(np.zeros(LENGTH), COVARIANCE, (PIECES, CHANNELS)).astype(np.float32).swapaxes(1, 2)
+    process = (
+        rng.multivariate_normal(np.zeros(LENGTH), COVARIANCE, (PIECES, CHANNELS))
+        .astype(np.float32)
+        .swapaxes(1, 2)
+    )
     hole = (frame >= 24) & (frame < 40) if inpaint else frame >= 32
     near = np.convolve(hole, np.ones(2 * margin + 1), "same") > 0
     plans = [Plan(piece, ~near, ~hole, 0.0, 10.0) for piece in process]
@@ -200,8 +228,12 @@ def test_what_is_made_goes_on_from_the_margin_as_the_process_does(inpaint, margi
 class Extent(UNet):
     """Predicts that every frame is the number of frames that are real."""
 
-    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None):
-        return jnp.broadcast_to(valid.sum(axis=1, keepdims=True), noisy.shape)  # of the objective x0: its clean latents
+    def __call__(
+        self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning=None
+    ):
+        return jnp.broadcast_to(
+            valid.sum(axis=1, keepdims=True), noisy.shape
+        )  # of the objective x0: its clean latents
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -218,7 +250,9 @@ def test_a_short_piece_is_padding_only_to_a_model_that_has_seen_padding(frames, 
 
 
 def test_a_short_piece_is_the_beginning_of_a_whole_window(sampler):
-    short, window, longer = (fill(sampler, nothing(frames), scale=2.0) for frames in (3, WINDOW, 3 * WINDOW))
+    short, window, longer = (
+        fill(sampler, nothing(frames), scale=2.0) for frames in (3, WINDOW, 3 * WINDOW)
+    )
     np.testing.assert_array_equal(short, window[:3])
     np.testing.assert_array_equal(longer[:WINDOW], window)
 
@@ -226,7 +260,9 @@ def test_a_short_piece_is_the_beginning_of_a_whole_window(sampler):
 class Clock(UNet):
     """Predicts that every frame of a window is what the network is told of the window's time, summed up in `K` numbers."""
 
-    def __call__(self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning):
+    def __call__(
+        self, noisy, context, mask, log_snr, text, text_lengths, valid, causal, conditioning
+    ):
         alpha, sigma = scales(log_snr[:, None, None])
         clean = jnp.broadcast_to(summed_up(conditioning["timing"])[:, None], noisy.shape)
         return OBJECTIVES["v"].target(clean, (noisy - alpha * clean) / sigma, log_snr)
@@ -243,11 +279,20 @@ def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = Sampler(Clock(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
     half = WINDOW // 2  # of a window's frames are new once there is something to go on from
-    begun = given(np.zeros((3 * WINDOW, K), np.float32), 3 * half, 3 * half, start=30.25, total=100.0)
+    begun = given(
+        np.zeros((3 * WINDOW, K), np.float32), 3 * half, 3 * half, start=30.25, total=100.0
+    )
     whole, rest = fill(sampler, nothing(2 * WINDOW, total=4.0), begun, scale=3.0)
     np.testing.assert_array_equal(rest[: 3 * half], 0)
-    found = [whole[:WINDOW], whole[WINDOW:][:half], whole[WINDOW:][half:], *np.split(rest[3 * half :], [3, 7, 11])]
-    starts = jnp.float32([0, 1, 2, 32, 33, 34, 34.25])  # at whole seconds, four frames, but for the last window of all
+    found = [
+        whole[:WINDOW],
+        whole[WINDOW:][:half],
+        whole[WINDOW:][half:],
+        *np.split(rest[3 * half :], [3, 7, 11]),
+    ]
+    starts = jnp.float32(
+        [0, 1, 2, 32, 33, 34, 34.25]
+    )  # at whole seconds, four frames, but for the last window of all
     totals = jnp.float32([4, 4, 4, 100, 100, 100, 100])
     for frames, told in zip(found, summed_up(timing_features(starts, totals)), strict=True):
         np.testing.assert_allclose(frames, np.tile(told, (len(frames), 1)), rtol=1e-4, atol=1e-4)
@@ -256,7 +301,9 @@ def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
 def test_a_whole_window_in_place_of_a_short_piece_is_told_its_own_length():
     known = np.zeros(3, bool)
     for whole, total in ((True, 30 + WINDOW / FRAME_RATE), (False, 30.75)):
-        piece = _Piece(Plan(np.zeros((3, K)), known, known, 30.0, 30.75), WINDOW, GRID, FRAME_RATE, whole)
+        piece = _Piece(
+            Plan(np.zeros((3, K)), known, known, 30.0, 30.75), WINDOW, GRID, FRAME_RATE, whole
+        )
         np.testing.assert_allclose(piece.inputs(piece.window(None)[0])[-1], [30, total])
 
 
@@ -265,8 +312,12 @@ def test_a_margin_is_corrected_with_its_own_hole_and_not_before():
     known[3], known[6] = False, False
     trusted = np.zeros(WINDOW, bool)
     trusted[0] = True
-    piece = _Piece(Plan(np.zeros((WINDOW, K)), trusted, known, 0.0, 10.0), WINDOW, GRID, FRAME_RATE, True)
-    piece.known[6] = True  # as if its hole lay in another window, with a margin of one frame at 5 and 7
+    piece = _Piece(
+        Plan(np.zeros((WINDOW, K)), trusted, known, 0.0, 10.0), WINDOW, GRID, FRAME_RATE, True
+    )
+    piece.known[6] = (
+        True  # as if its hole lay in another window, with a margin of one frame at 5 and 7
+    )
     piece.trusted[4] = True
     piece.fill(slice(0, WINDOW), np.ones((WINDOW, K), np.float32))
     np.testing.assert_array_equal(piece.latents[:, 0], [1, 1, 1, 1, 1, 0, 0, 0])
@@ -281,14 +332,25 @@ def test_windows_begin_on_the_grid_and_hold_their_hole(start):
         for run in range(1, frames - first + 1):
             known = np.ones(frames, bool)
             known[first : first + run] = False
-            piece = _Piece(Plan(np.zeros((frames, K)), known, known, start, 100.0), WINDOW, GRID, FRAME_RATE, True)
+            piece = _Piece(
+                Plan(np.zeros((frames, K)), known, known, start, 100.0),
+                WINDOW,
+                GRID,
+                FRAME_RATE,
+                True,
+            )
             missing = piece.missing
             window, _ = piece.window(None)
-            assert 0 <= window.start <= first < window.stop <= frames and window.stop - window.start == WINDOW
+            assert (
+                0 <= window.start <= first < window.stop <= frames
+                and window.stop - window.start == WINDOW
+            )
             hole = run < WINDOW and first + run < frames
             assert not hole or first + run <= window.stop
             inside = 0 < window.start < frames - WINDOW
-            assert not inside or (before + window.start) % GRID == 0 or (hole and run > WINDOW - GRID)
+            assert (
+                not inside or (before + window.start) % GRID == 0 or (hole and run > WINDOW - GRID)
+            )
             assert not inside or hole or WINDOW // 2 <= first - window.start < WINDOW // 2 + GRID
             piece.fill(window, np.zeros((WINDOW, K)))
             assert piece.missing < missing

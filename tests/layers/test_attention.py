@@ -14,10 +14,14 @@ CAUSAL = np.array([True, False])
 
 def reference(query, key, value, allowed):
     """Attention by its definition in float64; `allowed` [batch, queries, keys]."""
-    logits = np.einsum("bqhc,bkhc->bhqk", *(np.asarray(x, np.float64) for x in (query, key))) / np.sqrt(query.shape[-1])
+    logits = np.einsum(
+        "bqhc,bkhc->bhqk", *(np.asarray(x, np.float64) for x in (query, key))
+    ) / np.sqrt(query.shape[-1])
     logits = np.where(allowed[:, None], logits, -np.inf)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.einsum("bhqk,bkhc->bqhc", weights / weights.sum(-1, keepdims=True), np.asarray(value, np.float64))
+    return np.einsum(
+        "bhqk,bkhc->bqhc", weights / weights.sum(-1, keepdims=True), np.asarray(value, np.float64)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,9 @@ def test_self_attention_equals_its_definition(query_key_value, causal):
     triangle = np.tri(FRAMES, dtype=bool) | ~np.broadcast_to(causal, BATCH)[:, None, None]
     expected = reference(*query_key_value, allowed=triangle & valid[:, None, :])
     result = attention(
-        *query_key_value, valid=jnp.asarray(valid), causal=causal if isinstance(causal, bool) else jnp.asarray(causal)
+        *query_key_value,
+        valid=jnp.asarray(valid),
+        causal=causal if isinstance(causal, bool) else jnp.asarray(causal),
     )
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
@@ -40,17 +46,36 @@ def test_self_attention_equals_its_definition(query_key_value, causal):
 def test_on_a_gpu_cudnn_gets_a_mask_of_all_queries_and_keys(query_key_value, causal, monkeypatch):
     given = []
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda query, key, value, **options: given.append(options) or query)
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda query, key, value, **options: given.append(options) or query,
+    )
     wide = [jnp.tile(x, 2).astype(jnp.bfloat16) for x in query_key_value]
-    attention(*wide, valid=jnp.ones((BATCH, FRAMES), bool), causal=causal if isinstance(causal, bool) else jnp.asarray(causal))
-    assert given[0]["implementation"] == "cudnn" and given[0]["mask"].shape == (BATCH, 1, FRAMES, FRAMES)
+    attention(
+        *wide,
+        valid=jnp.ones((BATCH, FRAMES), bool),
+        causal=causal if isinstance(causal, bool) else jnp.asarray(causal),
+    )
+    assert given[0]["implementation"] == "cudnn" and given[0]["mask"].shape == (
+        BATCH,
+        1,
+        FRAMES,
+        FRAMES,
+    )
 
 
 def test_cross_attention_equals_its_definition():
     shapes = (FRAMES, TOKENS, TOKENS)
-    query, key, value = (jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS)) for seed, length in enumerate(shapes))
+    query, key, value = (
+        jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS))
+        for seed, length in enumerate(shapes)
+    )
     expected = reference(
-        query, key, value, np.broadcast_to(np.arange(TOKENS) < np.array([[[1]], [[4]]]), (BATCH, FRAMES, TOKENS))
+        query,
+        key,
+        value,
+        np.broadcast_to(np.arange(TOKENS) < np.array([[[1]], [[4]]]), (BATCH, FRAMES, TOKENS)),
     )
     result = jax.jit(attention)(query, key, value, lengths=jnp.array([1, 4]))
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
@@ -58,15 +83,21 @@ def test_cross_attention_equals_its_definition():
 
 def test_softmax_is_float32_in_half_precision(query_key_value):
     halves = [x.astype(jnp.bfloat16) for x in query_key_value]
-    expected = reference(*(x.astype(jnp.float32) for x in halves), np.ones((BATCH, FRAMES, FRAMES), bool))
+    expected = reference(
+        *(x.astype(jnp.float32) for x in halves), np.ones((BATCH, FRAMES, FRAMES), bool)
+    )
     np.testing.assert_allclose(attention(*halves).astype(np.float32), expected, atol=2**-6)
-    exponentials = [line for line in str(jax.make_jaxpr(attention)(*halves)).splitlines() if "= exp " in line]
+    exponentials = [
+        line for line in str(jax.make_jaxpr(attention)(*halves)).splitlines() if "= exp " in line
+    ]
     assert exponentials and not any("bf16" in line for line in exponentials)
 
 
 def test_a_query_without_any_key_is_finite_and_so_is_its_gradient(query_key_value):
     nothing = jnp.zeros((BATCH, FRAMES), bool)
-    loss = lambda query, key, value: attention(query, key, value, valid=nothing, causal=jnp.asarray(CAUSAL)).sum()
+    loss = lambda query, key, value: attention(
+        query, key, value, valid=nothing, causal=jnp.asarray(CAUSAL)
+    ).sum()
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*query_key_value)
     assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
 
@@ -99,19 +130,33 @@ def test_a_causal_block_hears_no_later_frame(block):
 def test_a_block_hears_no_padding_and_no_text_beyond_its_length(block):
     x, text = INPUTS["x"], INPUTS["text"]
     valid = np.where(np.arange(FRAMES) < 6, 1, 0)[None, :, None].repeat(BATCH, 0).astype(np.float32)
-    np.testing.assert_array_equal(block(valid=valid)[:, :6], block(valid=valid, x=perturbed(x, np.s_[:, 6:], by=9.0))[:, :6])
+    np.testing.assert_array_equal(
+        block(valid=valid)[:, :6], block(valid=valid, x=perturbed(x, np.s_[:, 6:], by=9.0))[:, :6]
+    )
     np.testing.assert_array_equal(block(), block(text=perturbed(text, np.s_[0, 3:], by=9.0)))
     assert (block() != block(text=perturbed(text, np.s_[0, 2], by=9.0)))[0].any()
 
 
 def test_self_attention_follows_order_and_cross_attention_does_not():
     """Frames in another order give another result; text is a set, since its encoder has put the order in."""
-    x, text, lengths = normal(3, 1, FRAMES, 8), normal(4, 1, TOKENS, 8), np.array([TOKENS], np.int32)
+    x, text, lengths = (
+        normal(3, 1, FRAMES, 8),
+        normal(4, 1, TOKENS, 8),
+        np.array([TOKENS], np.int32),
+    )
     params, apply = randomised(Attention(head_dim=4), x)
     order = np.array([1, 0, *range(2, FRAMES)])
-    assert not np.allclose(np.asarray(apply(params, x[:, order]))[:, order], apply(params, x), atol=1e-3)
-    cross = jax.jit(lambda x, text, lengths: Attention(head_dim=4).apply({"params": params}, x, text=text, lengths=lengths))
-    np.testing.assert_allclose(cross(x, text[:, ::-1], lengths), cross(x, text, lengths), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(
+        np.asarray(apply(params, x[:, order]))[:, order], apply(params, x), atol=1e-3
+    )
+    cross = jax.jit(
+        lambda x, text, lengths: Attention(head_dim=4).apply(
+            {"params": params}, x, text=text, lengths=lengths
+        )
+    )
+    np.testing.assert_allclose(
+        cross(x, text[:, ::-1], lengths), cross(x, text, lengths), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_width_that_heads_do_not_fill_is_refused():

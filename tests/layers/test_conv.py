@@ -20,7 +20,9 @@ class Resample(nn.Module):
 
     @nn.compact
     def __call__(self, x, causal):
-        return Upsample(3, self.factor, self.kernel_size)(Downsample(5, self.factor, self.kernel_size)(x, causal), causal)
+        return Upsample(3, self.factor, self.kernel_size)(
+            Downsample(5, self.factor, self.kernel_size)(x, causal), causal
+        )
 
 
 LAYERS = {
@@ -33,7 +35,9 @@ LAYERS = {
 
 @pytest.fixture(scope="module", params=LAYERS)
 def layer(request):
-    params, apply = randomised(LAYERS[request.param], normal(0, 2, FRAMES, 3), np.array([True, False]))
+    params, apply = randomised(
+        LAYERS[request.param], normal(0, 2, FRAMES, 3), np.array([True, False])
+    )
     return request.param, lambda x, causal: np.asarray(apply(params, x, np.array(causal)))
 
 
@@ -55,7 +59,9 @@ def test_a_causal_example_hears_no_later_frame_and_a_centred_one_does(layer):
 def test_each_example_follows_its_own_flag(layer):
     _, apply = layer
     x = normal(0, 2, FRAMES, 3)
-    mixed, causal, centred = (apply(x, flags) for flags in ([True, False], [True, True], [False, False]))
+    mixed, causal, centred = (
+        apply(x, flags) for flags in ([True, False], [True, True], [False, False])
+    )
     np.testing.assert_array_equal(mixed[0], causal[0])
     np.testing.assert_array_equal(mixed[1], centred[1])
 
@@ -63,9 +69,15 @@ def test_each_example_follows_its_own_flag(layer):
 def test_a_causal_example_hears_the_current_frame():
     """Also at the end; and in a group of four the first frame reaches all four outputs."""
     x, flags = normal(0, 2, FRAMES, 3), np.array([True, True])
-    for module, frames in [(Conv1d(4, 3), [FRAMES - 1]), (Resample(4, 1), [4, 5, 6, 7]), (Resample(4, 3), [8, 9, 10, 11])]:
+    for module, frames in [
+        (Conv1d(4, 3), [FRAMES - 1]),
+        (Resample(4, 1), [4, 5, 6, 7]),
+        (Resample(4, 3), [8, 9, 10, 11]),
+    ]:
         params, apply = randomised(module, x, flags)
-        before, after = (np.asarray(apply(params, y, flags)) for y in (x, perturbed(x, np.s_[:, frames[0]])))
+        before, after = (
+            np.asarray(apply(params, y, flags)) for y in (x, perturbed(x, np.s_[:, frames[0]]))
+        )
         assert (after[:, frames] != before[:, frames]).any(axis=-1).all()
 
 
@@ -73,7 +85,10 @@ def test_convolution_equals_numpy():
     x = normal(0, 2, FRAMES, 3)
     params, apply = randomised(Conv1d(4, 5, dilation=2), x)
     padded = np.pad(x, ((0, 0), (4, 4), (0, 0)))
-    expected = sum(padded[:, 2 * i : 2 * i + FRAMES] @ params["kernel"][i] for i in range(5)) + params["bias"]
+    expected = (
+        sum(padded[:, 2 * i : 2 * i + FRAMES] @ params["kernel"][i] for i in range(5))
+        + params["bias"]
+    )
     np.testing.assert_allclose(apply(params, x), expected, **CLOSE)
 
 
@@ -88,17 +103,28 @@ def test_downsample_equals_a_strided_convolution():
     x = normal(0, 2, FRAMES, 3)
     params, apply = randomised(Downsample(5, 4), x)
     kernel, bias = params["Conv1d_0"]["kernel"].reshape(4, 3, 5), params["Conv1d_0"]["bias"]
-    expected = np.stack([np.einsum("bfc,fco->bo", x[:, start : start + 4], kernel) for start in range(0, FRAMES, 4)], axis=1)
+    expected = np.stack(
+        [
+            np.einsum("bfc,fco->bo", x[:, start : start + 4], kernel)
+            for start in range(0, FRAMES, 4)
+        ],
+        axis=1,
+    )
     np.testing.assert_allclose(apply(params, x), expected + bias, **CLOSE)
 
 
 def test_upsample_equals_a_transposed_convolution():
     x = normal(0, 2, FRAMES, 3)
     params, apply = randomised(Upsample(5, 4), x)
-    kernel, bias = params["Conv1d_0"]["kernel"].reshape(3, 4, 5), params["Conv1d_0"]["bias"].reshape(4, 5)
+    kernel, bias = (
+        params["Conv1d_0"]["kernel"].reshape(3, 4, 5),
+        params["Conv1d_0"]["bias"].reshape(4, 5),
+    )
     expected = np.zeros((2, 4 * FRAMES, 5), np.float32)
     for frame in range(FRAMES):
-        expected[:, 4 * frame : 4 * frame + 4] = np.einsum("bc,cfo->bfo", x[:, frame], kernel) + bias
+        expected[:, 4 * frame : 4 * frame + 4] = (
+            np.einsum("bc,cfo->bfo", x[:, frame], kernel) + bias
+        )
     np.testing.assert_allclose(apply(params, x), expected, **CLOSE)
 
 
@@ -108,10 +134,14 @@ def test_weight_normalisation_scales_each_output_channel_to_its_parameter():
     _, plain = randomised(Conv1d(4, 3), x)
     norms = np.sqrt((params["kernel"] ** 2).sum((0, 1)))
     np.testing.assert_allclose(
-        apply(params, x), plain({"kernel": params["kernel"] / norms * params["scale"], "bias": params["bias"]}, x), **CLOSE
+        apply(params, x),
+        plain({"kernel": params["kernel"] / norms * params["scale"], "bias": params["bias"]}, x),
+        **CLOSE,
     )
     np.testing.assert_allclose(
-        apply({**params, "scale": norms}, x), plain({"kernel": params["kernel"], "bias": params["bias"]}, x), **CLOSE
+        apply({**params, "scale": norms}, x),
+        plain({"kernel": params["kernel"], "bias": params["bias"]}, x),
+        **CLOSE,
     )
 
 

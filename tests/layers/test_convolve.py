@@ -10,7 +10,11 @@ from jen1_jax.unet import REMAT
 from tests.layers.testing import normal
 
 # (taps, channels, features, frames of a result), which decide the way, and how many convolutions of XLA are left on it
-SHAPES = {"winograd": ((3, 256, 256, 501), 0), "products": ((5, 3, 9, 8), 1), "xla": ((3, 4, 8, 99), 3)}
+SHAPES = {
+    "winograd": ((3, 256, 256, 501), 0),
+    "products": ((5, 3, 9, 8), 1),
+    "xla": ((3, 4, 8, 99), 3),
+}
 
 
 @pytest.mark.slow
@@ -18,7 +22,11 @@ SHAPES = {"winograd": ((3, 256, 256, 501), 0), "products": ((5, 3, 9, 8), 1), "x
 @pytest.mark.parametrize("way", SHAPES)
 def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
     (taps, channels, features, frames), convolutions = SHAPES[way]
-    shapes = (2, frames + dilation * (taps - 1), channels), (taps, channels, features), (2, frames, features)
+    shapes = (
+        (2, frames + dilation * (taps - 1), channels),
+        (taps, channels, features),
+        (2, frames, features),
+    )
     x, kernel, g = (jnp.asarray(normal(seed, *shape)) for seed, shape in enumerate(shapes))
     kernel = kernel / np.sqrt(taps * channels)
 
@@ -40,9 +48,14 @@ def test_a_frame_of_winograd_meets_those_it_reads_and_no_other(dilation):
         poisoned = x.copy()
         poisoned[:, frame] = np.inf
         after = np.asarray(winograd(jnp.asarray(poisoned), jnp.asarray(kernel), dilation))
-        reads = [result in (frame, frame - dilation, frame - 2 * dilation) for result in range(before.shape[1])]
+        reads = [
+            result in (frame, frame - dilation, frame - 2 * dilation)
+            for result in range(before.shape[1])
+        ]
         np.testing.assert_array_equal(np.isfinite(after).all(axis=(0, 2)), np.logical_not(reads))
-        np.testing.assert_array_equal(after[:, np.logical_not(reads)], before[:, np.logical_not(reads)])
+        np.testing.assert_array_equal(
+            after[:, np.logical_not(reads)], before[:, np.logical_not(reads)]
+        )
 
 
 @pytest.mark.parametrize("way", SHAPES)
@@ -50,6 +63,10 @@ def test_remat_of_products_keeps_the_result_and_nothing_else(way):
     (taps, channels, features, frames), _ = SHAPES[way]
     x, kernel = jnp.zeros((2, frames + taps - 1, channels)), jnp.zeros((taps, channels, features))
     policy = REMAT["products"].keywords["policy"]
-    block = jax.checkpoint(lambda x, kernel: jnp.sin(convolve(jnp.sin(x), kernel, 1)), policy=policy)
+    block = jax.checkpoint(
+        lambda x, kernel: jnp.sin(convolve(jnp.sin(x), kernel, 1)), policy=policy
+    )
     saved = jax.tree.leaves(jax.eval_shape(lambda *inputs: jax.vjp(block, *inputs)[1], x, kernel))
-    assert sorted(leaf.shape for leaf in saved) == sorted([x.shape, kernel.shape, (2, frames, features)])
+    assert sorted(leaf.shape for leaf in saved) == sorted(
+        [x.shape, kernel.shape, (2, frames, features)]
+    )

@@ -17,12 +17,16 @@ def apply(x):
 
 def test_equals_numpy():
     x = normal(0, 2, 5, 8)
-    np.testing.assert_allclose(apply(x), x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * SCALE, rtol=1e-5)
+    np.testing.assert_allclose(
+        apply(x), x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * SCALE, rtol=1e-5
+    )
 
 
 def test_a_frame_is_normalised_by_itself():
     x, others = normal(0, 2, 5, 8), [0, 1, 2, 4]
-    np.testing.assert_array_equal(apply(perturbed(x, np.s_[:, 3], by=100.0))[:, others], apply(x)[:, others])
+    np.testing.assert_array_equal(
+        apply(perturbed(x, np.s_[:, 3], by=100.0))[:, others], apply(x)[:, others]
+    )
 
 
 def test_statistics_are_float32_whatever_comes_in():

@@ -11,12 +11,23 @@ from tests.devices import run_on
 from tests.layers.testing import normal
 
 pytestmark = pytest.mark.slow  # interpreted
-BATCH, FRAMES, KEYS, HEADS, CHANNELS = 2, 1280, 1408, 1, 128  # several blocks each way; the queries stand at the last keys
+BATCH, FRAMES, KEYS, HEADS, CHANNELS = (
+    2,
+    1280,
+    1408,
+    1,
+    128,
+)  # several blocks each way; the queries stand at the last keys
 
 
 def values_and_gradients(attend, query, key, value, weights, valid, lengths, causal):
     """The attention, and the gradients of its sum with `weights` by query, key and value."""
-    y, gradients = jax.vjp(lambda *inputs: attend(*inputs, valid=valid, lengths=lengths, causal=causal), query, key, value)
+    y, gradients = jax.vjp(
+        lambda *inputs: attend(*inputs, valid=valid, lengths=lengths, causal=causal),
+        query,
+        key,
+        value,
+    )
     return y, *gradients(weights)
 
 
@@ -28,12 +39,22 @@ def interpreted(*inputs, **masks):
 def both():
     """Both attentions of random inputs, and their gradients, as a function of the masks."""
     shapes = (FRAMES, KEYS, KEYS, FRAMES)
-    inputs = [jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS)) for seed, length in enumerate(shapes)]
+    inputs = [
+        jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS))
+        for seed, length in enumerate(shapes)
+    ]
     compiled = [jax.jit(values_and_gradients, static_argnums=0) for _ in range(2)]
-    return lambda *masks: [f(attend, *inputs, *masks) for f, attend in zip(compiled, (interpreted, attention), strict=True)]
+    return lambda *masks: [
+        f(attend, *inputs, *masks)
+        for f, attend in zip(compiled, (interpreted, attention), strict=True)
+    ]
 
 
-@pytest.mark.parametrize("causal", [[False, False], [True, True], [True, False]], ids=["bidirectional", "causal", "mixed"])
+@pytest.mark.parametrize(
+    "causal",
+    [[False, False], [True, True], [True, False]],
+    ids=["bidirectional", "causal", "mixed"],
+)
 @pytest.mark.parametrize("length", [KEYS, 1000], ids=["whole", "padded"])
 def test_values_and_gradients_equal_those_elsewhere(both, causal, length):
     valid = np.ones((BATCH, KEYS), bool)
@@ -48,13 +69,19 @@ def test_a_query_without_any_key_is_finite_and_so_is_its_gradient(both):
 
 
 def test_softmax_is_float32_in_half_precision():
-    query, key, value = (jnp.asarray(normal(seed, 1, 128, 1, CHANNELS), jnp.bfloat16) for seed in range(3))
+    query, key, value = (
+        jnp.asarray(normal(seed, 1, 128, 1, CHANNELS), jnp.bfloat16) for seed in range(3)
+    )
     exact = attention(*(x.astype(jnp.float32) for x in (query, key, value)))
     np.testing.assert_allclose(interpreted(query, key, value).astype(np.float32), exact, atol=2**-6)
 
 
-@pytest.mark.parametrize("platform, frames, kernel", [("tpu", 512, True), ("tpu", 384, False), ("cpu", 512, False)])
-def test_the_kernel_is_chosen_for_long_sequences_on_a_tpu_wherever_it_is_compiled(platform, frames, kernel):
+@pytest.mark.parametrize(
+    "platform, frames, kernel", [("tpu", 512, True), ("tpu", 384, False), ("cpu", 512, False)]
+)
+def test_the_kernel_is_chosen_for_long_sequences_on_a_tpu_wherever_it_is_compiled(
+    platform, frames, kernel
+):
     x = jax.ShapeDtypeStruct((BATCH, frames, HEADS, CHANNELS), jnp.bfloat16)
     lowered = jax.jit(attention).trace(x, x, x).lower(lowering_platforms=(platform,))
     assert ("tpu_custom_call" in lowered.as_text()) == kernel

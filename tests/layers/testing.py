@@ -13,7 +13,9 @@ def randomised(module, *inputs, seed=0, scale=1.0):
         return (scale * rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
 
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    return jax.tree.map(draw, shapes), jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs))
+    return jax.tree.map(draw, shapes), jax.jit(
+        lambda params, *inputs: module.apply({"params": params}, *inputs)
+    )
 
 
 def normal(seed, *shape):

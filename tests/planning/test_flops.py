@@ -37,10 +37,14 @@ def test_nested_programs_are_counted_as_often_as_they_run(function, times):
 
 def test_cudnn_s_attention_counts_as_that_of_xla(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)  # there is no GPU to ask
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
+    )  # there is no GPU to ask
     for dtype in (jnp.bfloat16, jnp.float32):  # cuDNN, XLA
         query, keys = (jax.ShapeDtypeStruct((2, frames, 3, 16), dtype) for frames in (8, 6))
-        assert ("attention_fwd" in str(jax.make_jaxpr(attention)(query, keys, keys))) == (dtype == jnp.bfloat16)
+        assert ("attention_fwd" in str(jax.make_jaxpr(attention)(query, keys, keys))) == (
+            dtype == jnp.bfloat16
+        )
         assert flops(attention, query, keys, keys) == 2 * 2 * (2 * 3 * 8 * 6 * 16)
 
 

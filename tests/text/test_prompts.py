@@ -30,7 +30,9 @@ def text_config(encoder=""):
 
 
 def save_model(folder, vocab_size=60):
-    config = transformers.T5Config(feed_forward_proj="gated-gelu", **(LAYOUT | {"vocab_size": vocab_size}))
+    config = transformers.T5Config(
+        feed_forward_proj="gated-gelu", **(LAYOUT | {"vocab_size": vocab_size})
+    )
     transformers.T5EncoderModel(config).save_pretrained(folder)
     train(CAPTIONS, folder / "spiece.model", vocab_size=60)
     return folder
@@ -49,9 +51,13 @@ def frozen(model):
 def test_embeddings_are_the_modules_and_zero_beyond_the_caption(frozen):
     embedding, lengths = frozen.embed(CAPTIONS)
     tokens, same_lengths = frozen.tokenize(CAPTIONS)
-    expected = jax.jit(frozen.module.apply)({"params": frozen.params}, jnp.asarray(tokens), jnp.asarray(lengths))
+    expected = jax.jit(frozen.module.apply)(
+        {"params": frozen.params}, jnp.asarray(tokens), jnp.asarray(lengths)
+    )
     np.testing.assert_array_equal(lengths, same_lengths)
-    assert embedding.shape == (len(CAPTIONS), frozen.max_length, frozen.features) and lengths[-1] == 0
+    assert (
+        embedding.shape == (len(CAPTIONS), frozen.max_length, frozen.features) and lengths[-1] == 0
+    )
     np.testing.assert_allclose(embedding, expected, atol=2e-3)  # float16 keeps 11 bits
     assert not embedding[np.arange(32) >= lengths[:, None]].any()
 
@@ -74,14 +80,18 @@ def test_a_caption_is_computed_once(model, monkeypatch):
     np.testing.assert_array_equal(again[::-1], first)
 
 
-def test_a_frozen_encoder_in_bfloat16_is_near_its_float32_self_and_is_known_as_another(model, frozen, tmp_path):
+def test_a_frozen_encoder_in_bfloat16_is_near_its_float32_self_and_is_known_as_another(
+    model, frozen, tmp_path
+):
     config = text_config(model).unlock()
     config.dtype = "bfloat16"
     text = TextEncoder.create(config, tmp_path / "text", CAPTIONS)
     held = {path[-1]: str(leaf.dtype) for path, leaf in flatten_dict(text.params).items()}
     assert held == {"embedding": "bfloat16", "kernel": "bfloat16", "scale": "float32"}
     half, exact = (encoder.embed(CAPTIONS)[0].astype(np.float32) for encoder in (text, frozen))
-    assert 1e-3 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 2e-2  # other embeddings, as near as 8 bits are
+    assert (
+        1e-3 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 2e-2
+    )  # other embeddings, as near as 8 bits are
     assert text.fingerprint != frozen.fingerprint
     assert TextEncoder.open(tmp_path / "text").fingerprint == text.fingerprint
     with pytest.raises(Refusal, match=r"another text encoder.*bfloat16.*float32"):
@@ -173,11 +183,16 @@ def test_a_hub_name_is_found_locally_then_downloaded(model, frozen, monkeypatch)
     assert calls == [("someone/flan", True), ("someone/flan", False)]
 
 
-def test_the_hubs_cache_is_read_offline_and_what_it_lacks_is_named(model, frozen, tmp_path, monkeypatch):
+def test_the_hubs_cache_is_read_offline_and_what_it_lacks_is_named(
+    model, frozen, tmp_path, monkeypatch
+):
     """In the layout that the hub's own client keeps, with nothing of it replaced."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(Refusal, match=r"lacks its config\.json, model\.safetensors, spiece\.model.*hf download someone/flan"):
+    with pytest.raises(
+        Refusal,
+        match=r"lacks its config\.json, model\.safetensors, spiece\.model.*hf download someone/flan",
+    ):
         TextEncoder.frozen("someone/flan", 32)
     folder = tmp_path / "models--someone--flan" / "snapshots" / ("0" * 40)
     sharded = transformers.T5EncoderModel.from_pretrained(model)
@@ -199,7 +214,8 @@ def test_an_unreachable_hub_is_one_sentence_with_a_way_out(tmp_path, monkeypatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(
-        Refusal, match=r"'someone/flan' is not a folder.*lacks its config.json.*\(no network\): .*hf download someone/flan"
+        Refusal,
+        match=r"'someone/flan' is not a folder.*lacks its config.json.*\(no network\): .*hf download someone/flan",
     ):
         TextEncoder.create(text_config("someone/flan"), tmp_path / "text", CAPTIONS)
     assert not (tmp_path / "text" / "source.json").exists()

@@ -23,14 +23,19 @@ FLAN = {  # the encoders' sizes in the config.json of google/flan-t5-*; 64 chann
     "xl": dict(d_model=2048, num_heads=32, d_ff=5120, num_layers=24),
     "xxl": dict(d_model=4096, num_heads=64, d_ff=10240, num_layers=24),
 }
-LAYOUTS = {"small": FLAN["small"] | dict(d_kv=64), "large": FLAN["large"] | dict(d_kv=64, num_layers=2)}
+LAYOUTS = {
+    "small": FLAN["small"] | dict(d_kv=64),
+    "large": FLAN["large"] | dict(d_kv=64, num_layers=2),
+}
 LENGTHS = [40, 1, 150]  # 150 tokens reach beyond the largest distance told apart
 
 
 def save(folder, **layout):
     """A random FLAN-T5 in `folder`; returns the PyTorch encoder. Norms and position biases are made to matter."""
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=1000, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **layout)
+    config = transformers.T5Config(
+        vocab_size=1000, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **layout
+    )
     model = transformers.T5EncoderModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -60,7 +65,9 @@ def broken(tiny, tmp_path):
 
 def load(folder):
     config, weights = t5.load(folder)
-    return config, unflatten_dict({path: jnp.asarray(weight, jnp.float32) for path, weight in weights})
+    return config, unflatten_dict(
+        {path: jnp.asarray(weight, jnp.float32) for path, weight in weights}
+    )
 
 
 def random_batch():
@@ -71,7 +78,10 @@ def random_batch():
 def reference(model, tokens, lengths):
     mask = np.arange(tokens.shape[1]) < np.asarray(lengths)[:, None]
     with torch.no_grad():
-        out = model(input_ids=torch.tensor(np.asarray(tokens), dtype=torch.long), attention_mask=torch.tensor(mask))
+        out = model(
+            input_ids=torch.tensor(np.asarray(tokens), dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+        )
     return out.last_hidden_state.numpy() * mask[..., None]
 
 
@@ -85,13 +95,24 @@ def test_equals_transformers(saved):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size, millions", [("small", 35.3), ("base", 109.6), ("large", 341.2), ("xl", 1223.5), ("xxl", 4762.3)])
+@pytest.mark.parametrize(
+    "size, millions",
+    [("small", 35.3), ("base", 109.6), ("large", 341.2), ("xl", 1223.5), ("xxl", 4762.3)],
+)
 def test_every_size_has_the_parameters_of_transformers(size, millions):
-    reference = transformers.T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", d_kv=64, **FLAN[size])
+    reference = transformers.T5Config(
+        vocab_size=32128, feed_forward_proj="gated-gelu", d_kv=64, **FLAN[size]
+    )
     with torch.device("meta"):
-        theirs = {name: tuple(weight.shape) for name, weight in transformers.T5EncoderModel(reference).named_parameters()}
+        theirs = {
+            name: tuple(weight.shape)
+            for name, weight in transformers.T5EncoderModel(reference).named_parameters()
+        }
     ours = flatten_dict(t5.abstract_params(t5.T5Config.from_json(reference.to_dict(), size)))
-    shapes = {t5.hf_name(path): leaf.shape[:: -1 if path[-1] == "kernel" else 1] for path, leaf in ours.items()}
+    shapes = {
+        t5.hf_name(path): leaf.shape[:: -1 if path[-1] == "kernel" else 1]
+        for path, leaf in ours.items()
+    }
     assert shapes == theirs
     assert sum(leaf.size for leaf in ours.values()) / 1e6 == pytest.approx(millions, abs=0.1)
 
@@ -99,13 +120,17 @@ def test_every_size_has_the_parameters_of_transformers(size, millions):
 def test_buckets_equal_transformers(tiny):
     config, _ = load(tiny[0])
     distance = torch.arange(600)[None, :] - torch.arange(600)[:, None]
-    np.testing.assert_array_equal(t5.position_buckets(600, config), T5Attention._relative_position_bucket(distance))
+    np.testing.assert_array_equal(
+        t5.position_buckets(600, config), T5Attention._relative_position_bucket(distance)
+    )
 
 
 @pytest.fixture(scope="module")
 def apply(tiny):
     config, params = load(tiny[0])
-    return jax.jit(lambda tokens, lengths: t5.T5Encoder(config).apply({"params": params}, tokens, lengths))
+    return jax.jit(
+        lambda tokens, lengths: t5.T5Encoder(config).apply({"params": params}, tokens, lengths)
+    )
 
 
 def test_padding_changes_no_token(apply):
@@ -133,19 +158,27 @@ def test_norms_and_softmax_stay_float32_where_products_are_bfloat16(tiny):
     config, params = load(tiny[0])
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     module = t5.T5Encoder(config, "bfloat16")
-    jaxpr = jax.make_jaxpr(lambda *args: module.apply({"params": half}, *args))(*random_batch()).jaxpr
+    jaxpr = jax.make_jaxpr(lambda *args: module.apply({"params": half}, *args))(
+        *random_batch()
+    ).jaxpr
     types = {name: set() for name in ("dot_general", "exp", "rsqrt", "reduce_sum")}
     waiting = [jaxpr]
     while waiting:
         for equation in waiting.pop().eqns:
             waiting += jax.core.jaxprs_in_params(equation.params)
             if equation.primitive.name in types:
-                types[equation.primitive.name] |= {str(x.aval.dtype) for x in equation.invars if x.aval.ndim > 1}
+                types[equation.primitive.name] |= {
+                    str(x.aval.dtype) for x in equation.invars if x.aval.ndim > 1
+                }
     assert types.pop("dot_general") == {"bfloat16"}
     assert all(seen == {"float32"} for seen in types.values()), types
-    inside = lambda *args: module.apply({"params": half}, *args, capture_intermediates=True, mutable="intermediates")
+    inside = lambda *args: module.apply(
+        {"params": half}, *args, capture_intermediates=True, mutable="intermediates"
+    )
     _, state = jax.eval_shape(inside, *random_batch())
-    assert state["intermediates"]["block_1"]["__call__"][0].dtype == jnp.float32  # the sum through the blocks
+    assert (
+        state["intermediates"]["block_1"]["__call__"][0].dtype == jnp.float32
+    )  # the sum through the blocks
 
 
 @pytest.mark.slow
@@ -157,7 +190,10 @@ def test_reads_shards_and_a_whole_model(tiny, tmp_path):
     whole = transformers.T5ForConditionalGeneration(layout)
     whole.load_state_dict(tiny[1].state_dict(), strict=False)
     whole.save_pretrained(tmp_path, max_shard_size="100KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 3 and not (tmp_path / "model.safetensors").exists()
+    assert (
+        len(list(tmp_path.glob("*.safetensors"))) > 3
+        and not (tmp_path / "model.safetensors").exists()
+    )
     tracemalloc.start()
     for _ in t5.load(tmp_path)[1]:  # the decoder's weights, nearly all of the files, stay there
         pass
@@ -169,7 +205,11 @@ def test_reads_shards_and_a_whole_model(tiny, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
     whole.bfloat16().save_pretrained(tmp_path / "half")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), load(tmp_path / "half")[1], expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
+        load(tmp_path / "half")[1],
+        expected,
+    )
 
 
 def test_our_configuration_is_transformers(tiny, tmp_path):
@@ -189,7 +229,9 @@ def test_a_block_starts_out_adding_about_as_much_as_a_token():
     def stream(key):
         tokens, lengths = random_batch()
         variables = module.init(key, tokens, lengths)
-        _, state = module.apply(variables, tokens, lengths, capture_intermediates=True, mutable="intermediates")
+        _, state = module.apply(
+            variables, tokens, lengths, capture_intermediates=True, mutable="intermediates"
+        )
         return [state["intermediates"][name]["__call__"][0] for name in ("token", "block_0")]
 
     token, after = stream(jax.random.key(0))
@@ -235,6 +277,8 @@ def test_a_damaged_file_is_named(broken):
 )
 def test_an_unsupported_layout_is_named(broken, change, message):
     values = json.loads((broken / "config.json").read_text()) | change
-    (broken / "config.json").write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    (broken / "config.json").write_text(
+        json.dumps({key: value for key, value in values.items() if value is not None})
+    )
     with pytest.raises(Refusal, match=message):
         load(broken)

@@ -52,7 +52,10 @@ def test_a_long_caption_is_cut_and_keeps_its_end(folder):
     (ids,), (length,) = whole(CAPTIONS[:1])
     assert ids[length - 1] == 1 and not whole.truncated(CAPTIONS[0])
 
-    exact, short = Tokenizer(folder / "spiece.model", int(length)), Tokenizer(folder / "spiece.model", int(length) - 1)
+    exact, short = (
+        Tokenizer(folder / "spiece.model", int(length)),
+        Tokenizer(folder / "spiece.model", int(length) - 1),
+    )
     assert not exact.truncated(CAPTIONS[0])
     np.testing.assert_array_equal(exact(CAPTIONS[:1])[0][0], ids[:length])
     assert short.truncated(CAPTIONS[0])
@@ -69,7 +72,9 @@ def test_training_depends_only_on_the_set_of_captions(folder, tmp_path):
 
 def test_the_words_that_captions_share_are_one_piece_each(tmp_path):
     words = ("slow", "fast", "piano", "cello", "major", "minor")
-    captions = [f"{pace} {what} in {key}" for pace in words[:2] for what in words[2:4] for key in words[4:]]
+    captions = [
+        f"{pace} {what} in {key}" for pace in words[:2] for what in words[2:4] for key in words[4:]
+    ]
     train(captions, tmp_path / "spiece.model", vocab_size=64)
     lengths = Tokenizer(tmp_path / "spiece.model", 16)(captions)[1]
     assert set(lengths.tolist()) == {4 + 1}
@@ -81,9 +86,15 @@ def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
     train(captions, tmp_path / "spiece.model", vocab_size=512)
     tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
-    words = "".join(f"▁{word}" for word in " ".join([*captions, "music" if not any(captions) else ""]).split())
+    words = "".join(
+        f"▁{word}" for word in " ".join([*captions, "music" if not any(captions) else ""]).split()
+    )
     found = [pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size())]
-    assert found and len(set(found)) == len(found) == tokenizer.vocab_size - 3 and all(piece in words for piece in found)
+    assert (
+        found
+        and len(set(found)) == len(found) == tokenizer.vocab_size - 3
+        and all(piece in words for piece in found)
+    )
     tokens, lengths = tokenizer([*captions, "slow"])
     assert tokens.max() < tokenizer.vocab_size and lengths[-1] > 1
 

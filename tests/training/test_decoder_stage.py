@@ -39,7 +39,10 @@ def test_latents_stay_valid_and_the_decoder_moves(stage):
 def test_it_starts_from_the_source_and_not_afresh(stage):
     """After a few steps the decoder is still near the source's."""
     before, after = (load_codec(run).params["decoder"] for run in stage[:2])
-    far = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
+    far = [
+        np.abs(a - b).max()
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    ]
     assert max(far) < 0.02
 
 

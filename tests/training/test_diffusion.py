@@ -36,13 +36,17 @@ def draw(step=0, null_text_rate=0.2):
     config = tiny.config()
     config.diffusion.null_text_rate = null_text_rate
     batch = {"latents": jnp.zeros((48, 96, K)), "valid_frames": jnp.full(48, 96)}
-    return diffusion.draw(jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K, window=96)
+    return diffusion.draw(
+        jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K, window=96
+    )
 
 
 def test_noise_is_gaussian_with_unit_variance():
     noise = np.asarray(draw()["noise"]).ravel()
     assert stats.kstest(noise, "norm").pvalue > 1e-3
-    uniform = np.asarray(jax.random.uniform(jax.random.key(0), noise.shape, minval=-(3**0.5), maxval=3**0.5))
+    uniform = np.asarray(
+        jax.random.uniform(jax.random.key(0), noise.shape, minval=-(3**0.5), maxval=3**0.5)
+    )
     assert stats.kstest(uniform, "norm").pvalue < 1e-3  # the test tells them apart
 
 
@@ -71,8 +75,14 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest():
         "text_lengths": jnp.asarray(rng.integers(1, 4, 48)),
     }
     config.diffusion.null_text_rate = 0.5
-    drawn = diffusion.draw(jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96)
-    unet = Mock(spec=UNet, timing=False, apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]))
+    drawn = diffusion.draw(
+        jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
+    )
+    unet = Mock(
+        spec=UNet,
+        timing=False,
+        apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]),
+    )
     text = Mock(spec=TextEncoder, trainable=False)
     found = diffusion.terms(
         {"diffusion": {"unet": {}}}, drawn, None,
@@ -84,34 +94,58 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest():
     given = (np.asarray(drawn["mask"])[..., 0] == 1) & real
     np.testing.assert_array_equal(mask[..., 0], given)
     np.testing.assert_array_equal(context, np.where(given[..., None], batch["latents"], 0))
-    assert 0.1 < given[np.asarray(drawn["task"]) > 0].mean() < 0.9 and not given[np.asarray(drawn["task"]) == 0].any()
+    assert (
+        0.1 < given[np.asarray(drawn["task"]) > 0].mean() < 0.9
+        and not given[np.asarray(drawn["task"]) == 0].any()
+    )
     np.testing.assert_array_equal(lengths, np.where(drawn["null_text"], 0, batch["text_lengths"]))
     assert 0.2 < (lengths == 0).mean() < 0.8
     np.testing.assert_array_equal(causal, drawn["causal"])
-    assert causal[np.asarray(drawn["task"]) == list(TASKS).index("continuation")].all() and 0.3 < causal.mean() < 0.7
+    assert (
+        causal[np.asarray(drawn["task"]) == list(TASKS).index("continuation")].all()
+        and 0.3 < causal.mean() < 0.7
+    )
     alpha, sigma = scales(jnp.asarray(log_snr)[:, None, None])
     clean = np.where(real[..., None], batch["latents"], 0)
     np.testing.assert_allclose(noisy, alpha * clean + sigma * drawn["noise"], atol=1e-5)
     for number, name in enumerate(TASKS):  # padding counts in no loss
         counts = np.asarray(found[name][1])
-        np.testing.assert_array_equal(counts, np.where(np.asarray(drawn["task"]) == number, real.sum(1), 0))
+        np.testing.assert_array_equal(
+            counts, np.where(np.asarray(drawn["task"]) == number, real.sum(1), 0)
+        )
 
 
 @partial(jax.jit, static_argnames="window")
 def windows(batch, step=0, window=96):
-    return diffusion.draw(jax.random.key(step), jnp.int32(step), batch, config=tiny.config(), hop=HOP, k=K, window=window)
+    return diffusion.draw(
+        jax.random.key(step),
+        jnp.int32(step),
+        batch,
+        config=tiny.config(),
+        hop=HOP,
+        k=K,
+        window=window,
+    )
 
 
 def test_longer_examples_give_windows_of_their_valid_part_that_know_where_they_begin():
     """Frame f of example i holds f; half of the examples are valid to their end, a quarter to frame 50, a quarter to frame 20."""
     valid = np.tile([96, 96, 50, 20], 64)
-    batch = {"latents": np.broadcast_to(np.arange(96.0)[:, None], (256, 96, K)), "valid_frames": valid}
+    batch = {
+        "latents": np.broadcast_to(np.arange(96.0)[:, None], (256, 96, K)),
+        "valid_frames": valid,
+    }
     before = 75_001  # frames of the piece that come before the clip
-    batch |= {"start": np.full(256, before * HOP / 48_000, np.float32), "total": np.full(256, 200.0, np.float32)}
+    batch |= {
+        "start": np.full(256, before * HOP / 48_000, np.float32),
+        "total": np.full(256, 200.0, np.float32),
+    }
     drawn = [jax.tree.map(np.asarray, windows(batch, step, window=32)) for step in range(4)]
     firsts = np.stack([each["latents"][:, 0, 0] for each in drawn])
     for first, each in zip(firsts, drawn, strict=True):
-        np.testing.assert_array_equal(each["latents"], first[:, None, None] + np.arange(32.0)[:, None] + np.zeros(K))
+        np.testing.assert_array_equal(
+            each["latents"], first[:, None, None] + np.arange(32.0)[:, None] + np.zeros(K)
+        )
         np.testing.assert_array_equal(each["valid_frames"], np.minimum(valid, 32))
         np.testing.assert_allclose(each["start"], (before + first) * HOP / 48_000, rtol=1e-6)
         np.testing.assert_array_equal(each["total"], 200)
@@ -135,11 +169,17 @@ def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_dr
     batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.asarray(valid)}
     batch |= {"start": jnp.full(400, 30.0), "total": jnp.full(400, 90.0)}
     config.data.short_rate = 0.5
-    drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96)
+    drawn = diffusion.draw(
+        jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
+    )
     found, mask = np.asarray(drawn["valid_frames"]), np.asarray(drawn["mask"])[..., 0]
     assert (found <= valid).all() and (found[valid == 2] == 2).all() and found.min() == 2
     cut = found[valid == 96]
-    assert 0.4 < (cut < 96).mean() < 0.6 and cut[cut < 96].min() < grid + 6 and 45 < cut[cut < 96].mean() < 55
+    assert (
+        0.4 < (cut < 96).mean() < 0.6
+        and cut[cut < 96].min() < grid + 6
+        and 45 < cut[cut < 96].mean() < 55
+    )
     assert not (mask * (np.arange(96) >= found[:, None])).any()
     ends = np.where(found < valid, 30 + found * HOP / 48_000, 90)  # of a piece that ends there
     np.testing.assert_allclose(drawn["total"], ends, rtol=1e-6)
@@ -175,11 +215,17 @@ def test_text_encoder_and_projections_are_trained_and_saved(parts):
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     trained, _ = checkpoints.restore(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+        )
     )
     fresh = init_state(players, jax.random.key(config.seed))
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), trained.params, fresh.params)
-    still = [jax.tree_util.keystr(path) for path, value in jax.tree_util.tree_leaves_with_path(moved) if not value]
+    still = [
+        jax.tree_util.keystr(path)
+        for path, value in jax.tree_util.tree_leaves_with_path(moved)
+        if not value
+    ]
     assert not still
     assert set(trained.params["diffusion"]) == {"unet", "text"}
     assert jax.tree.structure(trained.ema) == jax.tree.structure(trained.params)
@@ -194,11 +240,15 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     ema = checkpoints.restore_ema("diffusion", models.abstract_diffusion(unet, text))[0]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state, _ = checkpoints.restore(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+        )
     )
     same = lambda a, b: all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     assert same(tiny_model.sampler.params, ema["unet"])
-    assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(ema["unet"], state.params["diffusion"]["unet"])
+    assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(
+        ema["unet"], state.params["diffusion"]["unet"]
+    )
 
 
 @pytest.mark.slow
@@ -207,7 +257,12 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
     batch = next(data.batches(0))
     tokens, lengths = text.tokenize([str(caption) for caption in batch["caption"]])
-    common = {"tokens": tokens, "text_lengths": lengths, "start": batch["start"], "total": batch["total"]}
+    common = {
+        "tokens": tokens,
+        "text_lengths": lengths,
+        "start": batch["start"],
+        "total": batch["total"],
+    }
     waveform = {"audio": batch["audio"], "valid_samples": batch["valid_samples"]} | common
     latents = np.zeros((4, batch["audio"].shape[1] // codec.hop, codec.k), np.float32)
     for row in range(4):
@@ -219,7 +274,15 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
 
     @partial(jax.jit, static_argnums=2)
     def terms(batch, frozen, _):
-        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k, window=96)
+        drawn = diffusion.draw(
+            jax.random.key(0),
+            jnp.int32(0),
+            batch,
+            config=config,
+            hop=codec.hop,
+            k=codec.k,
+            window=96,
+        )
         return player.terms(params, drawn, frozen)
 
     ours = terms(waveform, {"autoencoder": codec.params}, 0)
@@ -231,22 +294,47 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("timing", [True, False])
-def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_asked_for(parts, tiny_model, timing):
+def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_asked_for(
+    parts, tiny_model, timing
+):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.unet.timing = timing
-    player = diffusion.player(config, models.make_unet(config, codec.k, text), codec, text, adamw(config.train_diffusion)[0])
+    player = diffusion.player(
+        config,
+        models.make_unet(config, codec.k, text),
+        codec,
+        text,
+        adamw(config.train_diffusion)[0],
+    )
     tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
-    batch = {"latents": jnp.ones((6, 96, codec.k)), "valid_frames": jnp.full(6, 96), "tokens": tokens, "text_lengths": lengths}
+    batch = {
+        "latents": jnp.ones((6, 96, codec.k)),
+        "valid_frames": jnp.full(6, 96),
+        "tokens": tokens,
+        "text_lengths": lengths,
+    }
     rng = np.random.default_rng(0)  # so that what is heard is heard well
     params = {"diffusion": {"unet": tiny_model.sampler.params, "text": tiny_model.text_params}}
-    params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
 
     @jax.jit
     def losses(params, batch):
-        drawn = diffusion.draw(jax.random.key(0), jnp.int32(0), batch, config=config, hop=codec.hop, k=codec.k, window=96)
+        drawn = diffusion.draw(
+            jax.random.key(0),
+            jnp.int32(0),
+            batch,
+            config=config,
+            hop=codec.hop,
+            k=codec.k,
+            window=96,
+        )
         return sum(each for each, _ in player.terms(params, drawn, None).values())
 
-    at = lambda start, total: np.asarray(losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)}))
+    at = lambda start, total: np.asarray(
+        losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)})
+    )
     for other in (at(30.0, 90.0), at(0.0, 180.0)):
         changed = other != at(0.0, 90.0)
         assert changed.all() if timing else not changed.any()
@@ -270,11 +358,15 @@ def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_
     run = Run.open(tiny_run)
     own = run.record["fingerprints"]["autoencoder"]
     with pytest.raises(Refusal, match=f"0123456789ab.*{own[:12]}.*encode the data again"):
-        diffusion.train_diffusion(run.config, run, write_latents(tmp_path / "latents.npz", "0123456789abcdef"))
+        diffusion.train_diffusion(
+            run.config, run, write_latents(tmp_path / "latents.npz", "0123456789abcdef")
+        )
 
 
 @pytest.mark.parametrize("missing", ["start", "total"])
-def test_data_that_do_not_know_where_in_their_piece_they_begin_are_refused_where_it_is_asked_for(tiny_run, tmp_path, missing):
+def test_data_that_do_not_know_where_in_their_piece_they_begin_are_refused_where_it_is_asked_for(
+    tiny_run, tmp_path, missing
+):
     path = tiny.write_audio_npz(tmp_path / "audio.npz")
     arrays = dict(np.load(path))
     del arrays[missing]
@@ -308,12 +400,20 @@ def test_waveforms_of_another_length_than_sampling_uses_are_refused(tiny_run, tm
         diffusion.train_diffusion(config, run, data)
 
 
-@pytest.mark.parametrize(("frames", "window"), [(96, 96), (95, 95), (97, 97), (98, 96), (192, 96), (94, None)])
-def test_training_draws_windows_of_latents_as_long_as_sampling_uses(tiny_run, tmp_path, monkeypatch, frames, window):
+@pytest.mark.parametrize(
+    ("frames", "window"), [(96, 96), (95, 95), (97, 97), (98, 96), (192, 96), (94, None)]
+)
+def test_training_draws_windows_of_latents_as_long_as_sampling_uses(
+    tiny_run, tmp_path, monkeypatch, frames, window
+):
     """A frame more or less is how lengths are rounded."""
     run, trained = Run.open(tiny_run), []
-    data = write_latents(tmp_path / "latents.npz", run.record["fingerprints"]["autoencoder"], frames)
-    monkeypatch.setattr(diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"]))
+    data = write_latents(
+        tmp_path / "latents.npz", run.record["fingerprints"]["autoencoder"], frames
+    )
+    monkeypatch.setattr(
+        diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"])
+    )
     train = lambda: diffusion.train_diffusion(run.config, Run(tmp_path / "run"), data, run)
     if window is None:
         with pytest.raises(Refusal, match=r"are 0\.13 s long"):
@@ -329,7 +429,9 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
     config.data.seconds = 2 * tiny.SECONDS
     with pytest.raises(Refusal, match=r"was trained with another `data\.seconds`"):
         diffusion.train_diffusion(
-            config, run, write_latents(tmp_path / "latents.npz", record["fingerprints"]["autoencoder"], 192)
+            config,
+            run,
+            write_latents(tmp_path / "latents.npz", record["fingerprints"]["autoencoder"], 192),
         )
     assert run.record == record
 
@@ -357,8 +459,13 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("tasks", dict(weights=dict(text_to_music=-1.0)), "not negative"),
     ],
 )
-def test_settings_that_no_sample_would_survive_are_refused_before_training(tmp_path, section, setting, refused):
-    config, data = tiny.config(), NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0)
+def test_settings_that_no_sample_would_survive_are_refused_before_training(
+    tmp_path, section, setting, refused
+):
+    config, data = (
+        tiny.config(),
+        NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0),
+    )
     config[section].update(setting)
     with pytest.raises(Refusal, match=refused):
         diffusion.train_diffusion(config, Run(tmp_path / "run"), data)
@@ -369,7 +476,9 @@ def test_settings_that_no_sample_would_survive_are_refused_before_training(tmp_p
 def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, refused):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.update(dict(diffusion=dict(objective=objective), unet=dict(channels=2 * codec.k - 1)))
-    with pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext():
+    with (
+        pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext()
+    ):
         models.make_unet(config, codec.k, text)
 
 

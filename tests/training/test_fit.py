@@ -39,7 +39,10 @@ class StopsAt(NpzData):
 
 
 def losses(run: Run, part: str) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_metrics(run.path / part / "metrics.jsonl")]
+    return [
+        (record["step"], record["loss"])
+        for record in read_metrics(run.path / part / "metrics.jsonl")
+    ]
 
 
 def checkpoint(run: Run, part: str) -> list[np.ndarray]:
@@ -47,7 +50,9 @@ def checkpoint(run: Run, part: str) -> list[np.ndarray]:
     from orbax.checkpoint import v1 as ocp
 
     latest = Checkpoints(run.checkpoints(part)).latest
-    loaded = ocp.load_checkpointables(run.checkpoints(part).absolute() / str(latest), {"state": None})
+    loaded = ocp.load_checkpointables(
+        run.checkpoints(part).absolute() / str(latest), {"state": None}
+    )
     return [np.asarray(leaf) for leaf in jax.tree.leaves(loaded["state"])]
 
 
@@ -67,9 +72,14 @@ def test_resume_is_exact(tmp_path):
 
     assert losses(stopped, "autoencoder") == losses(whole, "autoencoder")
     assert [step for step, _ in losses(whole, "autoencoder")] == [1, 2, 3, 4, 5, 6]
-    for ours, theirs in zip(checkpoint(stopped, "autoencoder"), checkpoint(whole, "autoencoder"), strict=True):
+    for ours, theirs in zip(
+        checkpoint(stopped, "autoencoder"), checkpoint(whole, "autoencoder"), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
-    assert load_codec(Run.open(stopped.path)).fingerprint == load_codec(Run.open(whole.path)).fingerprint
+    assert (
+        load_codec(Run.open(stopped.path)).fingerprint
+        == load_codec(Run.open(whole.path)).fingerprint
+    )
 
     # The diffusion model, on waveforms that it encodes in the step.
     for run in (whole, stopped):
@@ -81,12 +91,20 @@ def test_resume_is_exact(tmp_path):
             waveforms.stop = -1
         train_diffusion(config, run, waveforms)
     assert losses(stopped, "diffusion") == losses(whole, "diffusion")
-    for ours, theirs in zip(checkpoint(stopped, "diffusion"), checkpoint(whole, "diffusion"), strict=True):
+    for ours, theirs in zip(
+        checkpoint(stopped, "diffusion"), checkpoint(whole, "diffusion"), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     record = json.loads((whole.path / "config.json").read_text())
     assert record["fingerprints"].keys() == {"autoencoder", "text"}
     metrics = read_metrics(whole.path / "diffusion" / "metrics.jsonl")[-1]
-    assert {"loss/text_to_music", "loss/inpainting", "loss/continuation", "steps_per_second", "grad_norm"} <= metrics.keys()
+    assert {
+        "loss/text_to_music",
+        "loss/inpainting",
+        "loss/continuation",
+        "steps_per_second",
+        "grad_norm",
+    } <= metrics.keys()
     assert list((whole.path / "diffusion" / "tensorboard").iterdir())
 
 
@@ -101,7 +119,10 @@ def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
     with pytest.raises(Refusal, match="not been finite for 3 steps"):
         train_autoencoder(tiny.config(), Run(tmp_path / "run"), data, progress=said.append)
     first = ", ".join(map(str, next(data.batches(0))["index"]))
-    assert said[0] == f"autoencoder: the loss of step 0 was not finite; skipped its batch, records {first}"
+    assert (
+        said[0]
+        == f"autoencoder: the loss of step 0 was not finite; skipped its batch, records {first}"
+    )
 
 
 @pytest.mark.slow
@@ -120,6 +141,8 @@ def test_freed_memory_is_used_again_without_fetching_its_pages_anew():
         keep_freed_memory()
         faults(), print(faults())
     """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     fetched, kept = map(int, result.stdout.split())
     assert kept < 10 < fetched  # of 2^14 pages, or fewer where they are huge

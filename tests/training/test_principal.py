@@ -15,7 +15,9 @@ from tests.autoencoder.testing import build
 def data():
     """Rows of rank 3 about a mean above 0, as levels are."""
     rng = np.random.default_rng(0)
-    return (rng.standard_normal((200, 3)) * (3, 1, 0.3) @ rng.standard_normal((3, 20)) + 2).astype(np.float32)
+    return (rng.standard_normal((200, 3)) * (3, 1, 0.3) @ rng.standard_normal((3, 20)) + 2).astype(
+        np.float32
+    )
 
 
 def test_enough_directions_bring_everything_back_at_unit_variance(data):
@@ -39,7 +41,9 @@ def test_an_autoencoder_begins_as_these_directions():
     model, params = build(strides=(16, 2), window=64, latent_channels=24)
     rng = np.random.default_rng(1)
     t = np.arange(20 * 32) / 48_000
-    tones = np.sin(2 * np.pi * rng.uniform(500, 9000, (16, 1, 2)) * t[:, None]) * rng.uniform(0.1, 0.5, (16, 1, 2))
+    tones = np.sin(2 * np.pi * rng.uniform(500, 9000, (16, 1, 2)) * t[:, None]) * rng.uniform(
+        0.1, 0.5, (16, 1, 2)
+    )
     batches = [{"audio": tones.astype(np.float32), "valid_samples": np.full(16, len(t))}]
     params = jax.tree.map(lambda leaf: 0.01 * leaf, params)  # of the bent part, little
     error = jax.jit(

@@ -20,7 +20,10 @@ def linear(weights=None, optimizer=None) -> Player:
         error = jnp.square(batch["x"] @ params["model"]["w"] - batch["y"]).sum(-1)
         one = batch["slot"] % 2 == 1
         count = batch["slot"] + 1.0
-        return {"even": (error * count * ~one, count * ~one), "odd": (error * count * one, count * one)}
+        return {
+            "even": (error * count * ~one, count * ~one),
+            "odd": (error * count * one, count * one),
+        }
 
     return Player(
         init=lambda key: {"w": jax.random.normal(key, (3, 2))},
@@ -42,7 +45,9 @@ def batch(size=8, seed=0):
 def run(player, batches, **options):
     players = {"model": player}
     state = init_state(players, jax.random.key(0))
-    step = jax.jit(make_step(players, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options)))
+    step = jax.jit(
+        make_step(players, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options))
+    )
     metrics = []
     for item in batches:
         state, values = step(state, item)
@@ -65,7 +70,9 @@ def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
     players = {"model": linear()}
     state = init_state(players, jax.random.key(0))
     step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
-    both, even = (step(state, {name: rows[:size] for name, rows in batch().items()})[1] for size in (8, 1))
+    both, even = (
+        step(state, {name: rows[:size] for name, rows in batch().items()})[1] for size in (8, 1)
+    )
     assert np.isnan(even["loss/odd"]) and float(even["loss"]) == float(even["loss/even"])
     log = _Log("model", tmp_path, 0, 2, schedule=lambda step: 0.0, progress=lambda text: None)
     for metrics in (both, even):
@@ -74,7 +81,9 @@ def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
     log.close()
     (record,) = read_metrics(tmp_path / "metrics.jsonl")
     assert record["loss/odd"] == float(both["loss/odd"]) and record["skipped"] == 0
-    assert record["loss/even"] == pytest.approx((float(both["loss/even"]) + float(even["loss/even"])) / 2)
+    assert record["loss/even"] == pytest.approx(
+        (float(both["loss/even"]) + float(even["loss/even"])) / 2
+    )
 
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
@@ -119,7 +128,10 @@ def follower() -> Player:
     return Player(
         init=lambda key: {"v": jnp.ones(())},
         terms=lambda params, batch, frozen: {
-            "gap": (jnp.broadcast_to((params["second"]["v"] - params["model"]["w"].sum()) ** 2, (8,)), jnp.ones(8))
+            "gap": (
+                jnp.broadcast_to((params["second"]["v"] - params["model"]["w"].sum()) ** 2, (8,)),
+                jnp.ones(8),
+            )
         },
         weights={"gap": 1.0},
         optimizer=optax.sgd(0.5),
@@ -137,7 +149,9 @@ def test_two_players_move_at_once_each_by_its_own_loss():
     before, after, metrics = step_both(batch())
     alone, (metrics_alone,) = run(linear(), [batch()])
     np.testing.assert_array_equal(after.params["model"]["w"], alone.params["model"]["w"])
-    np.testing.assert_allclose(after.params["second"]["v"], before.params["model"]["w"].sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        after.params["second"]["v"], before.params["model"]["w"].sum(), rtol=1e-5
+    )
     assert float(metrics["loss"]) == metrics_alone["loss"] and float(metrics["loss/gap"]) > 0
 
 
@@ -146,18 +160,26 @@ def test_a_step_that_one_player_must_skip_is_skipped_by_both():
     bad["y"][0] = np.nan  # only the first player reads it
     before, after, metrics = step_both(bad)
     assert float(metrics["skipped"]) == 1 and int(after.step) == 1
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, after.replace(step=before.step), before)))
+    assert all(
+        jax.tree.leaves(jax.tree.map(np.array_equal, after.replace(step=before.step), before))
+    )
 
 
 def test_what_does_not_move_keeps_its_ema_bit_for_bit():
     still = linear(optimizer=optax.set_to_zero())
     state, _ = run(still, [batch(seed=n) for n in range(5)])
-    np.testing.assert_array_equal(state.ema["model"]["w"], init_state({"model": still}, jax.random.key(0)).params["model"]["w"])
+    np.testing.assert_array_equal(
+        state.ema["model"]["w"],
+        init_state({"model": still}, jax.random.key(0)).params["model"]["w"],
+    )
 
 
 def test_streams_of_a_key_differ_and_repeat():
     key = jax.random.key(0)
-    draws = {name: float(jax.random.uniform(named_key(key, name))) for name in ("noise", "times", "tasks")}
+    draws = {
+        name: float(jax.random.uniform(named_key(key, name)))
+        for name in ("noise", "times", "tasks")
+    }
     assert len(set(draws.values())) == 3
     assert draws["noise"] == float(jax.random.uniform(named_key(key, "noise")))
 
@@ -168,7 +190,10 @@ def test_gradients_are_clipped_by_their_global_norm(size):
     gradient = {"w": size * batch()["x"], "b": size * batch(seed=1)["y"]}
     clipped, _ = optax.clip_by_global_norm(config.clip).update(gradient, optax.EmptyState())
     optimizer, _ = adamw(config)
-    moments = [optimizer.update(slopes, optimizer.init(gradient), gradient)[1] for slopes in (gradient, clipped)]
+    moments = [
+        optimizer.update(slopes, optimizer.init(gradient), gradient)[1]
+        for slopes in (gradient, clipped)
+    ]
     mine, same = (optax.tree.get(state, "mu") for state in moments)
     assert (optax.global_norm(gradient) > config.clip) == (size == 30.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, same)

@@ -17,7 +17,14 @@ from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
 from jen1_jax.training.npz import NpzData
-from jen1_jax.training.text_gain import EXAMPLES, LOG_SNRS, PER_CAPTION, held_out, make_evaluate, text_errors
+from jen1_jax.training.text_gain import (
+    EXAMPLES,
+    LOG_SNRS,
+    PER_CAPTION,
+    held_out,
+    make_evaluate,
+    text_errors,
+)
 from jen1_jax.unet import UNet
 from tests import tiny
 
@@ -32,8 +39,14 @@ def denoiser(objective="x0"):
 
     def apply(variables, noisy, context, mask, log_snr, text, lengths, valid, causal, conditioning):
         assert not conditioning
-        given = jnp.abs(context).sum() + mask.sum() + causal.sum()  # nothing is: it would be seen in the errors
-        clean = variables["params"] * jnp.where((lengths > 0)[:, None, None], text[:, :1], 0) + given + 0 * noisy
+        given = (
+            jnp.abs(context).sum() + mask.sum() + causal.sum()
+        )  # nothing is: it would be seen in the errors
+        clean = (
+            variables["params"] * jnp.where((lengths > 0)[:, None, None], text[:, :1], 0)
+            + given
+            + 0 * noisy
+        )
         alpha, sigma = (scale[:, None, None] for scale in scales(log_snr))
         return OBJECTIVES[objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
@@ -42,7 +55,9 @@ def denoiser(objective="x0"):
 
 def held_out_data(batches):
     """Data with these batches in its held-out split."""
-    return SimpleNamespace(description={}, batches=iter, sweep=lambda split: iter(batches if split == "test" else []))
+    return SimpleNamespace(
+        description={}, batches=iter, sweep=lambda split: iter(batches if split == "test" else [])
+    )
 
 
 def settings(objective="x0"):
@@ -69,14 +84,19 @@ def batch():
 def errors(batch):
     """By objective."""
     given = {"unet": 0.5}, batch, jax.random.key(0), -2.0
-    return {name: text_errors(*given, config=settings(name), unet=denoiser(name), text=FROZEN) for name in OBJECTIVES}
+    return {
+        name: text_errors(*given, config=settings(name), unet=denoiser(name), text=FROZEN)
+        for name in OBJECTIVES
+    }
 
 
 def test_errors_are_of_the_clean_latents_with_each_text(batch):
     latents, size = batch["latents"][:, 0], lambda x: np.mean(x**2, axis=1)
     for found in errors(batch).values():
         np.testing.assert_allclose(found["right"], size(0.5 * latents), rtol=1e-4)
-        np.testing.assert_allclose(found["other"], size(0.5 * latents[batch["other"]] - latents), rtol=1e-4)
+        np.testing.assert_allclose(
+            found["other"], size(0.5 * latents[batch["other"]] - latents), rtol=1e-4
+        )
         np.testing.assert_allclose(found["none"], size(latents), rtol=1e-4)
 
 
@@ -96,7 +116,8 @@ def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
         jax.eval_shape(partial(models.init_diffusion, unet=unet, text=FROZEN), jax.random.key(0)),
     )
     deaf = jax.tree.map_with_path(
-        lambda path, leaf: 0 * leaf if "cross_attention" in jax.tree_util.keystr(path) else leaf, params
+        lambda path, leaf: 0 * leaf if "cross_attention" in jax.tree_util.keystr(path) else leaf,
+        params,
     )
     batch = {
         "latents": rng.normal(size=(size, 16, K)).astype(np.float32),
@@ -108,19 +129,31 @@ def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
         "other": np.array([1, 2, 3, 0]),
     }
     find = jax.jit(partial(text_errors, config=config, unet=unet, text=FROZEN))
-    hearing, deaf = (jax.tree.map(np.asarray, find(each, batch, jax.random.key(0), -2.0)) for each in (params, deaf))
+    hearing, deaf = (
+        jax.tree.map(np.asarray, find(each, batch, jax.random.key(0), -2.0))
+        for each in (params, deaf)
+    )
     np.testing.assert_array_equal(deaf["right"], deaf["other"])
     np.testing.assert_array_equal(deaf["right"], deaf["none"])
-    assert (hearing["right"] != hearing["other"]).all() and (hearing["right"] != hearing["none"]).all()
+    assert (hearing["right"] != hearing["other"]).all() and (
+        hearing["right"] != hearing["none"]
+    ).all()
 
 
 def test_held_out_examples_have_different_captions_and_each_another_one_beside_it():
     """Of a long file, whose clips share a caption, there are a few; clips without a caption say nothing."""
     captions = ["", "  ", *["long"] * 20, *"abcabc", *(f"d{n}" for n in range(50))]
-    batches = [{"caption": captions[row : row + 8], "row": np.arange(row, row + 8)} for row in range(0, len(captions), 8)]
+    batches = [
+        {"caption": captions[row : row + 8], "row": np.arange(row, row + 8)}
+        for row in range(0, len(captions), 8)
+    ]
     found = held_out(batches)
     kept = found["caption"].tolist()
-    assert kept == [*["long"] * PER_CAPTION, *"abcabc", *(f"d{n}" for n in range(EXAMPLES - PER_CAPTION - 6))]
+    assert kept == [
+        *["long"] * PER_CAPTION,
+        *"abcabc",
+        *(f"d{n}" for n in range(EXAMPLES - PER_CAPTION - 6)),
+    ]
     assert [captions[row] for row in found["row"]] == kept
     assert all(kept[other] != kept[row] for row, other in enumerate(found["other"]))
     assert found["other"].tolist() == [4, 4, 4, 4, *range(5, EXAMPLES), 0]
@@ -143,24 +176,45 @@ def test_without_two_captions_nothing_is_asked(captions):
     assert evaluate(1, None) == {}
 
 
-@pytest.mark.parametrize(("limit", "waveforms", "said_at"), [(0, False, [(11, "not heard"), (40, "heard now")]), (4, True, [])])
-def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(batch, limit, waveforms, said_at):
+@pytest.mark.parametrize(
+    ("limit", "waveforms", "said_at"),
+    [(0, False, [(11, "not heard"), (40, "heard now")]), (4, True, [])],
+)
+def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
+    batch, limit, waveforms, said_at
+):
     """But not of a model that learns a few clips by heart."""
     config, said, told = settings(), [], []
     config.data.limit, config.train_diffusion.steps = limit, 100
-    rows = {"caption": np.array(list("abcde"))} | {name: array for name, array in batch.items() if name != "other"}
+    rows = {"caption": np.array(list("abcde"))} | {
+        name: array for name, array in batch.items() if name != "other"
+    }
     if waveforms:
         rows["audio"] = np.repeat(rows.pop("latents"), CODEC.hop, axis=1)
         rows["valid_samples"] = CODEC.hop * rows.pop("valid_frames") - 1
         rows["audio"][2, 5 * CODEC.hop :] = 100
-    prepare = lambda examples: {name: array for name, array in examples.items() if name != "caption"}
+    prepare = lambda examples: {
+        name: array for name, array in examples.items() if name != "caption"
+    }
     evaluate = make_evaluate(
-        held_out_data([rows]), prepare, config=config, unet=denoiser(), codec=CODEC, text=FROZEN, window=8, progress=said.append
+        held_out_data([rows]),
+        prepare,
+        config=config,
+        unet=denoiser(),
+        codec=CODEC,
+        text=FROZEN,
+        window=8,
+        progress=said.append,
     )
-    right, other = 0.5 * batch["latents"][:, 0], batch["latents"][:, 0] - 0.5 * batch["latents"][batch["other"], 0]
+    right, other = (
+        0.5 * batch["latents"][:, 0],
+        batch["latents"][:, 0] - 0.5 * batch["latents"][batch["other"], 0],
+    )
     for step, share in ((9, 0.0), (11, 0.0), (20, 0.0), (40, 0.5), (60, 0.0), (80, 0.5)):
         gains = evaluate(step, {"diffusion": {"unet": share}})
-        told += [(step, part) for text in said for part in ("not heard", "heard now") if part in text]
+        told += [
+            (step, part) for text in said for part in ("not heard", "heard now") if part in text
+        ]
         said.clear()
         assert gains.keys() == NAMES
         expected = 1 - np.mean(right**2) / np.mean(other**2) if share else 0  # and exactly 0
@@ -172,7 +226,9 @@ def write_latents(path, fingerprint, test):
     """64 examples that are as their caption says."""
     rng = np.random.default_rng(0)
     kinds = np.arange(64) % len(tiny.CAPTIONS)
-    latents = rng.normal(size=(len(tiny.CAPTIONS), 1, K))[kinds] + 0.3 * rng.normal(size=(64, 96, K))
+    latents = rng.normal(size=(len(tiny.CAPTIONS), 1, K))[kinds] + 0.3 * rng.normal(
+        size=(64, 96, K)
+    )
     np.savez(
         path,
         latents=latents.astype(np.float16),
@@ -186,20 +242,39 @@ def write_latents(path, fingerprint, test):
     return NpzData(str(path), 6, seed=0)
 
 
-def test_training_on_captions_that_say_something_gains_by_them_on_held_out_examples(tiny_run, tmp_path):
+def test_training_on_captions_that_say_something_gains_by_them_on_held_out_examples(
+    tiny_run, tmp_path
+):
     source, config, said = Run.open(tiny_run), tiny.config(), []
-    config.train_diffusion.update(steps=40, learning_rate=1e-2, warmup_steps=5, ema_decay=0.9, log_every=10, checkpoint_every=20)
-    data = write_latents(tmp_path / "latents.npz", source.record["fingerprints"]["autoencoder"], np.arange(64) >= 48)
+    config.train_diffusion.update(
+        steps=40,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        ema_decay=0.9,
+        log_every=10,
+        checkpoint_every=20,
+    )
+    data = write_latents(
+        tmp_path / "latents.npz", source.record["fingerprints"]["autoencoder"], np.arange(64) >= 48
+    )
     diffusion.train_diffusion(config, Run(tmp_path / "run"), data, source, progress=said.append)
     records = read_metrics(tmp_path / "run" / "diffusion" / "metrics.jsonl")
-    asked = {record["step"]: [record[name] for name in sorted(NAMES)] for record in records if record.keys() & NAMES}
+    asked = {
+        record["step"]: [record[name] for name in sorted(NAMES)]
+        for record in records
+        if record.keys() & NAMES
+    }
     assert list(asked) == [20, 40] and len(records) == 4
     before, after = map(max, asked.values())
     assert after > max(before, 0.2)
-    assert sum("text_gain/-6" in line for line in said) == 2 and not any("not heard" in line for line in said)
+    assert sum("text_gain/-6" in line for line in said) == 2 and not any(
+        "not heard" in line for line in said
+    )
 
 
 def test_training_without_two_held_out_captions_asks_nothing(tiny_run):
     """Of the tiny run's six clips one is held out."""
     records = read_metrics(tiny_run / "diffusion" / "metrics.jsonl")
-    assert records and not any(name.startswith("text_gain") for record in records for name in record)
+    assert records and not any(
+        name.startswith("text_gain") for record in records for name in record
+    )
