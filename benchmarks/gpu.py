@@ -24,14 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.config import load_config
 from jen1_jax.generation.sampling import Plan, Prompts, Sampler
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import init_diffusion, make_unet
 from jen1_jax.planning.flops import flops
-from jen1_jax.training.diffusion import draw, player
-from jen1_jax.training.step import adamw, init_state, make_step
+from jen1_jax.training.diffusion_loss import make_trainable
+from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.step import init_state, make_step
 
 # Dense bfloat16 operations a second, by NVIDIA's data sheets (SXM; half of what those of H100 and H200 give with sparsity).
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100-SXM4": 312e12}
@@ -43,8 +45,7 @@ def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
     return {
         "latents": rng.standard_normal((size, frames, k)).astype(np.float16),
         "valid_frames": np.full(size, frames, np.int32),
-        "start": 0 * seconds,
-        "total": seconds,
+        "conditions": {"timing": {"start": 0 * seconds, "total": seconds}},
         "text_embedding": rng.standard_normal(
             (size, config.text.max_length, config.unet.text_features)
         ).astype(np.float16),
@@ -55,20 +56,22 @@ def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
 def training(
     config, unet, codec, text, frames: int, sizes: list[int], peak: float | None
 ) -> list[dict]:
-    players = {"diffusion": player(config, unet, codec, text, adamw(config.train_diffusion)[0])}
-    drawn = partial(draw, config=config, hop=codec.hop, k=codec.k, window=frames)
+    trainables = {
+        "diffusion": make_trainable(config, unet, codec, text, adamw(config.train_diffusion)[0])
+    }
+    drawn = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=frames)
     step = jax.jit(
-        make_step(players, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0
+        make_step(trainables, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0
     )
     records = []
     for size in sizes:
         batch = batch_of(size, frames, config, codec.k)
-        abstract = jax.eval_shape(partial(init_state, players), jax.random.key(0))
+        abstract = jax.eval_shape(partial(init_state, trainables), jax.random.key(0))
         examples = jax.eval_shape(drawn, jax.random.key(0), jnp.int32(0), batch)
-        work = 3 * flops(players["diffusion"].terms, abstract.params, examples, None)
+        work = 3 * flops(trainables["diffusion"].losses, abstract.params, examples, None)
         times = []
         try:
-            state = jax.jit(partial(init_state, players))(jax.random.key(0))
+            state = jax.jit(partial(init_state, trainables))(jax.random.key(0))
             for _ in range(STEPS + 2):  # the first two compile and warm up
                 start = time.perf_counter()
                 state, metrics = step(state, batch)
@@ -165,7 +168,7 @@ if __name__ == "__main__":
     moments = Moments.of(
         np.random.default_rng(0).standard_normal((4096, config.autoencoder.latent_channels))
     )
-    whitening = fit(moments, config.whitening.keep, config.whitening.floor)
+    whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
     codec = Codec(
         autoencoder,
         jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"],

@@ -41,10 +41,12 @@ from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import make_mesh
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training.diffusion import draw, player
+from jen1_jax.training.diffusion_loss import make_trainable
+from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
-from jen1_jax.training.step import adamw
+from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 
 RATE = 48_000
@@ -166,10 +168,19 @@ def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigD
             num_heads=4,
         )
         config.unet.update(
-            channels=32, multipliers=(4, 4, 6), factors=(max(1, round(frame_rate / 9.375)), 4), num_blocks=(1, 1),
-            attentions=(1, 1, 2), head_dim=64, text_features=96, null_text="token", timing=True, dtype="float32", remat="none",
+            channels=32,
+            multipliers=(4, 4, 6),
+            factors=(max(1, round(frame_rate / 9.375)), 4),
+            num_blocks=(1, 1),
+            attentions=(1, 1, 2),
+            head_dim=64,
+            text_features=96,
+            null_text="token",
+            conditioning=("timing",),
+            dtype="float32",
+            remat="none",
             scan=False,
-        )  # fmt: skip
+        )
         config.diffusion.update(
             schedule="cosine",
             objective="x0",
@@ -181,9 +192,15 @@ def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigD
         config.data.update(seconds=SECONDS, short_rate=0.0, limit=0)
         config.tasks.ratios.update(text_to_music=1.0, inpainting=0.0, continuation=0.0)
         config.train_diffusion.update(
-            steps=steps, batch_size=16, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, ema_decay=0.995, log_every=100,
+            steps=steps,
+            batch_size=16,
+            learning_rate=1.5e-3,
+            warmup_steps=100,
+            weight_decay=0.01,
+            ema_decay=0.995,
+            log_every=100,
             checkpoint_every=steps,
-        )  # fmt: skip
+        )
     for key, value in changes.items():
         override(config, key, value)
     return config
@@ -234,31 +251,38 @@ def train(
     piece = latents.shape[1] / rate
     starts, totals = np.zeros(count, np.float32), np.full(count, piece, np.float32)
     np.savez(
-        folder / "latents.npz", latents=latents.astype(np.float16), valid_frames=np.full(count, latents.shape[1], np.int32),
-        fingerprint="", caption=np.array(captions), start=starts, total=totals, test=np.zeros(count, bool),
-    )  # fmt: skip
+        folder / "latents.npz",
+        latents=latents.astype(np.float16),
+        valid_frames=np.full(count, latents.shape[1], np.int32),
+        fingerprint="",
+        caption=np.array(captions),
+        start=starts,
+        total=totals,
+        test=np.zeros(count, bool),
+    )
     text = TextEncoder.create(config.text, folder / "text", captions)
     unet = make_unet(config, latents.shape[-1], text)
     optimizer, schedule = adamw(config.train_diffusion)
     data = NpzData(str(folder / "latents.npz"), config.train_diffusion.batch_size, seed)
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
 
-    def ready(batch):
-        arrays = {
-            name: batch[name] for name in ("latents", "valid_frames", "start", "total", "index")
-        }
-        arrays["tokens"], arrays["text_lengths"] = text.tokenize(
-            [str(caption) for caption in batch["caption"]]
-        )
-        return arrays
-
+    inputs = partial(diffusion_inputs, config=config, text=text)
     state = fit(
-        "generator", directory=folder, players={"diffusion": player(config, unet, feature, text, optimizer)},
-        draw=partial(draw, config=config, hop=feature.hop, k=latents.shape[-1], window=window),
-        batches=lambda start: map(ready, data.batches(start)), config=config.train_diffusion, schedule=schedule,
-        mesh=make_mesh(config), rules=config.mesh.rules, seed=seed,
-        record={"latents": feature.k}, progress=partial(print, flush=True),
-    )  # fmt: skip
+        "generator",
+        directory=folder,
+        trainables={"diffusion": make_trainable(config, unet, feature, text, optimizer)},
+        draw=partial(
+            draw_diffusion, config=config, hop=feature.hop, k=latents.shape[-1], window=window
+        ),
+        batches=lambda start: map(inputs, data.batches(start)),
+        config=config.train_diffusion,
+        schedule=schedule,
+        mesh=make_mesh(config),
+        rules=config.mesh.rules,
+        seed=seed,
+        record={"latents": feature.k},
+        progress=partial(print, flush=True),
+    )
     return Generator(
         config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece
     )
@@ -293,12 +317,17 @@ def text_gains(
     count = len(latents)
     tokens, lengths = made_by.text.tokenize(captions + wrong)
     batch = dict(
-        latents=latents[:, : made_by.window], valid_frames=np.full(count, made_by.window),
-        start=np.zeros(count, np.float32), total=np.full(count, made_by.piece, np.float32),
-    )  # fmt: skip
+        latents=latents[:, : made_by.window],
+        valid_frames=np.full(count, made_by.window),
+    )
     batch = {name: np.concatenate([rows, rows]) for name, rows in batch.items()}
+    place = {"start": np.zeros(2 * count, np.float32)}
+    place["total"] = np.full(2 * count, made_by.piece, np.float32)
     batch |= dict(
-        tokens=tokens, text_lengths=lengths, other=(np.arange(2 * count) + count) % (2 * count)
+        tokens=tokens,
+        text_lengths=lengths,
+        other=(np.arange(2 * count) + count) % (2 * count),
+        conditions={"timing": place},
     )
     errors = jax.jit(
         partial(text_errors, config=made_by.config, unet=made_by.unet, text=made_by.text)
@@ -433,12 +462,22 @@ def main() -> None:
         )
         print(f"gain of the right over another {what}, by log-SNR: {', '.join(says)}")
     record = {
-        "run": options.run, "device": jax.devices()[0].device_kind,
-        "rate": feature.frame_rate, "channels": feature.k, "steps": options.steps, "seed": options.seed,
-        "changes": options.set, "keep": options.keep, "standardise": options.standardise, "seconds": round(trained),
-        "cpu_seconds": round(cpu), "latents": about, "loss": read_metrics(out / "metrics.jsonl")[-1]["loss"],
-        "text_gain": gains, "rows": rows,
-    }  # fmt: skip
+        "run": options.run,
+        "device": jax.devices()[0].device_kind,
+        "rate": feature.frame_rate,
+        "channels": feature.k,
+        "steps": options.steps,
+        "seed": options.seed,
+        "changes": options.set,
+        "keep": options.keep,
+        "standardise": options.standardise,
+        "seconds": round(trained),
+        "cpu_seconds": round(cpu),
+        "latents": about,
+        "loss": read_metrics(out / "metrics.jsonl")[-1]["loss"],
+        "text_gain": gains,
+        "rows": rows,
+    }
     (out / "learnability.json").write_text(json.dumps(record))
     sounds = []
     for number in range(4):

@@ -17,7 +17,7 @@ import numpy as np
 from configs.waveform import get_config
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import Autoencoder
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 
 RATE = 48_000
 
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     model = Autoencoder(**get_config().autoencoder)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.hop, 2)))["params"]
     moments = Moments.of(np.random.default_rng(0).normal(size=(1000, model.latent_channels)))
-    codec = Codec(model, params, fit(moments, 1.0, 1e-5), RATE)
+    codec = Codec(model, params, fit_whitening(moments, 1.0, 1e-5), RATE)
     samples = round(options.minutes * 60 * RATE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audio.f32"

@@ -50,7 +50,7 @@ def config() -> ConfigDict:
             attentions=(0, 1, 1),
             head_dim=40,
             text_features=48,
-            timing=False,
+            conditioning=(),
         )
         config.diffusion.update(objective="v", sample_steps=25, guidance_scale=1.5)
         config.data.update(seconds=SECONDS, limit=0)

@@ -30,42 +30,58 @@ class Mutant:
     test: str
 
 
-TRAINING = "tests/training/test_diffusion.py"
-NETWORK = f"{TRAINING}::test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest"
+DRAW = "tests/training/test_draw.py"
+LOSS = "tests/training/test_diffusion_loss.py"
+NETWORK = f"{LOSS}::test_the_network_is_given_what_the_tasks_drew_and_nothing_else"
 SAMPLING = "tests/generation/test_sampling.py"
 MUTANTS = {
     "training sees the answer": Mutant(
-        "jen1_jax/training/diffusion.py", "        clean * mask,\n", "        clean,\n", NETWORK
+        "jen1_jax/training/diffusion_loss.py",
+        "        clean * mask,\n",
+        "        clean,\n",
+        NETWORK,
     ),
     "training keeps every text": Mutant(
-        "jen1_jax/training/diffusion.py",
+        "jen1_jax/training/diffusion_loss.py",
         'jnp.where(batch["null_text"], 0, batch["text_lengths"])',
         'batch["text_lengths"]',
         NETWORK,
     ),
     "training is never causal": Mutant(
-        "jen1_jax/training/diffusion.py",
+        "jen1_jax/training/diffusion_loss.py",
         '        batch["causal"],\n',
         '        batch["causal"] & False,\n',
         NETWORK,
     ),
     "training counts padding": Mutant(
-        "jen1_jax/training/diffusion.py",
-        "tasks.loss_mask(mask, valid, config.tasks.loss_on)",
-        "tasks.loss_mask(mask, jnp.ones_like(valid), config.tasks.loss_on)",
-        NETWORK,
+        "jen1_jax/training/diffusion_loss.py",
+        'tasks.loss_mask(batch["mask"], _valid(batch), loss_on)',
+        'tasks.loss_mask(batch["mask"], jnp.ones_like(batch["mask"]), loss_on)',
+        f"{LOSS}::test_an_example_counts_in_its_own_task_by_its_real_frames",
+    ),
+    "the loss averages over padding": Mutant(
+        "jen1_jax/training/diffusion_loss.py",
+        "mean = jnp.sum(error * counted, axis=1) / jnp.maximum(counted.sum(axis=1), 1)",
+        "mean = jnp.mean(error * counted, axis=1)",
+        f"{LOSS}::test_the_loss_is_the_mean_over_the_frames_that_count",
+    ),
+    "conditions are never left out": Mutant(
+        "jen1_jax/training/draw.py",
+        "conditioner.leave_out(key, name, each, conditions[name])",
+        "conditions[name]",
+        f"{DRAW}::test_conditions_are_left_out_at_their_own_rate",
     ),
     "noise is uniform": Mutant(
-        "jen1_jax/training/diffusion.py",
+        "jen1_jax/training/draw.py",
         'jax.random.normal(named_key(key, "noise"), (size, window, k))',
         '3**0.5 * jax.random.uniform(named_key(key, "noise"), (size, window, k), minval=-1)',
-        f"{TRAINING}::test_noise_is_gaussian_with_unit_variance",
+        f"{DRAW}::test_noise_is_gaussian_with_unit_variance",
     ),
     "all examples share a mask": Mutant(
         "jen1_jax/tasks.py",
         "jax.random.fold_in(key, index), valid)",
         "key, valid)",
-        f"{TRAINING}::test_every_example_draws_its_own_mask_noise_time_and_task",
+        f"{DRAW}::test_every_example_draws_its_own_mask_noise_time_and_task",
     ),
     "the unguided half loses the context": Mutant(
         "jen1_jax/generation/sampling.py",
@@ -98,10 +114,10 @@ MUTANTS = {
         f"{SAMPLING}::test_windows_begin_on_the_grid_and_hold_their_hole",
     ),
     "latents are never masked in training": Mutant(
-        "jen1_jax/autoencoder/objective.py",
-        'made, latents, levels = model.apply({"params": params["autoencoder"]}, audio, rng)',
-        'made, latents, levels = model.apply({"params": params["autoencoder"]}, audio)',
-        "tests/autoencoder/test_objective.py",
+        "jen1_jax/training/autoencoder_losses.py",
+        '{"params": params["autoencoder"]}, audio, batch["mask_key"][0]\n    )\n    decoded',
+        '{"params": params["autoencoder"]}, audio\n    )\n    decoded',
+        "tests/training/test_autoencoder_losses.py",
     ),
     "attention sees the future": Mutant(
         "jen1_jax/layers/attention.py",
@@ -117,14 +133,14 @@ MUTANTS = {
     ),
     "the EMA stands still": Mutant(
         "jen1_jax/training/step.py",
-        "lambda e, p: e + (1 - decay) * (p - e)",
-        "lambda e, p: e",
+        "average = lambda e, p: e + (1 - decay) * (p - e)",
+        "average = lambda e, p: e",
         "tests/training/test_step.py::test_ema_follows_early_and_settles_at_its_decay",
     ),
     "a task's mean is over the batch": Mutant(
         "jen1_jax/training/step.py",
-        "total / jnp.maximum(counts[key], 1)",
-        "total / jnp.maximum(sum(counts.values()), 1)",
+        "jnp.sum(each * shares[key]) / jnp.maximum(counts[key], 1)",
+        "jnp.sum(each * shares[key]) / jnp.maximum(sum(counts.values()), 1)",
         "tests/training/test_step.py::test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements",
     ),
     "whitening does not scale": Mutant(

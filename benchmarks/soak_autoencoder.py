@@ -40,7 +40,7 @@ class Hostile:
     def __init__(self, data: Data):
         self._data, self.description = data, data.description
 
-    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
         for step, batch in enumerate(self._data.batches(start_step), start_step):
             audio = np.array(batch["audio"])
             if step % 8 == 1:
@@ -50,7 +50,7 @@ class Hostile:
                 audio[-1, audio.shape[1] // 2, 0] = (np.nan, np.inf)[step // POISON % 2]
             yield dict(batch) | {"audio": audio}
 
-    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
+    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(self._data.sweep(split)):
             audio = np.array(batch["audio"])
             if number == 0 and split == "train":

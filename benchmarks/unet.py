@@ -25,7 +25,7 @@ import torch
 
 from configs import jen1
 from jen1_jax.planning.flops import flops
-from jen1_jax.training.step import adamw
+from jen1_jax.training.optimizer import adamw
 from jen1_jax.unet import UNet
 
 BATCH, FRAMES, CHANNELS, TOKENS, TEXT = 2, 1024, 64, 64, 512

@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
         ff_multiplier=2,
         text_features=1024,
         null_text="self_attention",  # what stands for no text: an example's own frames; or a learned "token"
-        timing=False,  # True: the network is told where in its piece an example begins, and how long that piece is
+        conditioning=(),  # ("timing",): the network is told where in its piece an example lies
         dtype="bfloat16",
         remat="full",  # or "products", "none"
         scan=True,  # compile a run of equal blocks once and loop over it

@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
             factors=(1, 2, 2),
             num_blocks=(2, 2, 2),
             attentions=(0, 3, 4, 6),
-            timing=True,
+            conditioning=("timing",),
         )
         config.data.seconds = 40.96
         config.train_autoencoder.seconds = 1.37

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             window=0,
             phase_iterations=0,
         )
-        config.unet.update(channels=64, attentions=(0, 0, 3), timing=True)
+        config.unet.update(channels=64, attentions=(0, 0, 3), conditioning=("timing",))
         config.diffusion.update(sampler="ddim", sample_steps=50, guidance_scale=2.0)
         config.data.update(seconds=2.56, limit=4)
         config.train_diffusion.update(

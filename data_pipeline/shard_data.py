@@ -28,7 +28,7 @@ class ShardData:
             "dir": folder,
             "kind": about.kind,
             "length": about.shape[0],  # of an example: samples, or latent frames
-            "timing": crop is None,  # whether batches hold `start` and `total`
+            "fields": [*stream.TEXTS, *(stream.TIMING if crop is None else ())],
             "examples": dict(about.examples),
             "limit": limit,
             "seed": seed,

@@ -81,7 +81,8 @@ def _check_types(value: Any, known: Any, where: str) -> None:
             _check_types(value[key], 1.0 if where.endswith(FREE) else known[key], f"{where}.{key}")
     elif isinstance(known, list) and isinstance(value, list):
         for place, entry in enumerate(value):
-            _check_types(entry, known[min(place, len(known) - 1)], where)
+            like = known[min(place, len(known) - 1)] if known else ""  # an empty list is of names
+            _check_types(entry, like, where)
     elif not (value is None and where.endswith("mesh.rules")):  # an axis may be left out there
         fits = type(value) is type(known) or (type(value), type(known)) == (int, float)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):

@@ -1,4 +1,7 @@
-"""One code path from one device to a pod: a mesh, the batch laid over it, and parameters sharded by (pattern, axes) rules."""
+"""The mesh, the batch laid over it, and parameters sharded by (pattern, axes) rules.
+
+The same code runs on one device and on a pod.
+"""
 
 import math
 import re
@@ -9,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -17,14 +21,18 @@ BATCH_AXES = ("data", "fsdp")  # the batch is split over both; parameters over f
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `config.mesh.axes` over `devices` (default: all); a size of -1 takes the devices that the others leave."""
+    """The mesh of `config.mesh.axes` over `devices` (default: all).
+
+    A size of -1 takes the devices that the other axes leave.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = dict(config.mesh.axes)
     fixed = math.prod(size for size in sizes.values() if size > 0)
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or len(devices) % fixed or (not free and fixed != len(devices)):
         raise Refusal(
-            f"The mesh {sizes} does not fit {len(devices)} devices; let the sizes multiply to it, with one -1 at most."
+            f"The mesh {sizes} does not fit {len(devices)} devices; choose sizes whose product is "
+            "that number, with at most one -1."
         )
     sizes.update({name: len(devices) // fixed for name in free})
     return jax.make_mesh(
@@ -67,10 +75,7 @@ def local_layout(config: ConfigDict) -> Callable:
     return partial(shardings, mesh=mesh, rules=config.mesh.rules)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's slice of the global batch, as arrays laid over the mesh by their first axis."""
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """This process's part of the global batch, laid over the mesh by the arrays' first axis."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)

@@ -157,7 +157,7 @@ class TaskBatch(NamedTuple):
     causal: Bool[Array, " batch"]
 
 
-def draw(
+def draw_tasks(
     key: Key[Array, ""],
     valid_frames: Int[Array, " batch"],
     frames: int,

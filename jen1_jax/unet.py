@@ -99,7 +99,7 @@ class UNet(nn.Module):
     ff_multiplier: int
     text_features: int
     null_text: str = "token"
-    timing: bool = False  # whether `conditioning` has a vector "timing", of `timing_features`
+    conditioning: Sequence[str] = ()  # names of the vectors besides text (jen1_jax/conditioning)
     dtype: DTypeLike = "float32"
     remat: str = "none"
     scan: bool = False

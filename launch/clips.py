@@ -9,10 +9,9 @@ it is, and where the hole is. Music of few files has no held-out ones: then clip
 import sys
 from pathlib import Path
 
-from jen1_jax.run import write_text
-
 from data_pipeline.shard_data import ShardData
 from data_pipeline.shards import SAMPLE_RATE
+from jen1_jax.files import write_text
 from jen1_jax.generation.audio import write_wav
 
 data, out, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

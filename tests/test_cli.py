@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.cli import main
 from tests import tiny
 from tests.autoencoder.testing import build
@@ -129,7 +129,9 @@ def test_page_draws_the_run(tiny_run, tmp_path, song):
 def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
     codec = Codec(
         *build(),
-        fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5),
+        fit_whitening(
+            Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5
+        ),
         48_000,
     )
     monkeypatch.setattr("jen1_jax.models.run.Run.open", lambda path: path)

@@ -12,7 +12,8 @@ def test_presets_load_and_survive_json():
 
 
 def test_the_fast_preset_has_timing_and_the_paper_does_not():
-    assert [load_config(name).unet.timing for name in ("jen1_fast", "jen1")] == [True, False]
+    chosen = [load_config(name).unet.conditioning for name in ("jen1_fast", "jen1")]
+    assert chosen == [("timing",), ()]
 
 
 def test_overrides_keep_the_type_of_their_field():
@@ -91,7 +92,8 @@ def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
         ("unet.channels", "12", "channels holds a int"),
         ("unet.channels", 12.0, "channels holds a int"),
         ("unet.channels", None, "channels holds a int"),
-        ("unet.timing", 1, "timing holds a bool"),
+        ("unet.scan", 1, "scan holds a bool"),
+        ("unet.conditioning", [1], "conditioning holds a str"),
         ("unet.factors", 4, "factors holds a list"),
         ("unet.factors", [2, "2"], "factors holds a int"),
         ("data.seconds", float("nan"), "seconds holds a float"),

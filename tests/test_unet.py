@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.training.step import matrices
+from jen1_jax.training.optimizer import matrices
 from jen1_jax.unet import REMAT, ResidualBlock, UNet
 from tests.layers.testing import normal, perturbed, randomised
 

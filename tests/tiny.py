@@ -38,7 +38,7 @@ def config() -> ConfigDict:
             attentions=(0, 1, 1),
             head_dim=4,
             text_features=8,
-            timing=True,
+            conditioning=("timing",),
             dtype="float32",
             remat="none",
             scan=False,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from jen1_jax.autoencoder.losses import FLOOR, Term, hann, keep_valid, stft, views
+from jen1_jax.autoencoder.losses import FLOOR, Loss, hann, keep_valid, stft, views
 
 VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
@@ -75,14 +75,13 @@ def distance(
     target: Float[Array, "batch samples 2"],
     valid: Int[Array, " batch"],
     window: int,
-) -> Term:
+) -> Loss:
     """Mean absolute difference of levels in nats over an example's real frames; what is louder counts more."""
     t = analyse(keep_valid(target, valid), window)
     real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
     weight = real * (QUIET + t)
     total = NATS * jnp.sum(weight * jnp.abs(prediction - t), (1, 2))
-    some = (valid > 0).astype(jnp.float32)
-    return total / jnp.maximum(weight.sum((1, 2)), 1) * some, some
+    return total / jnp.maximum(weight.sum((1, 2)), 1) * (valid > 0)
 
 
 def synthesise(

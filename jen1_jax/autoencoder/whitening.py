@@ -103,7 +103,7 @@ class Whitening:
         return cls(mean, basis, scale)
 
 
-def check(keep: float, floor: float) -> None:
+def check_whitening(keep: float, floor: float) -> None:
     """Refuses settings that `fit` cannot use, before anything is trained for it."""
     if not 0 < keep <= 1 or not 0 < floor < 1:
         raise Refusal(
@@ -111,12 +111,12 @@ def check(keep: float, floor: float) -> None:
         )
 
 
-def fit(moments: Moments, keep: float, floor: float) -> Whitening:
+def fit_whitening(moments: Moments, keep: float, floor: float) -> Whitening:
     """The whitening of latents with these moments, cut to the floor(keep * c) directions of largest variance.
 
     Variances below `floor` times the largest are raised to it: directions that hold nothing are not blown up to unit variance.
     """
-    check(keep, floor)
+    check_whitening(keep, floor)
     if moments.count == 0:
         raise Refusal(
             "There is no audio to fit the whitening on; prepare more with `jen1 data prepare`."

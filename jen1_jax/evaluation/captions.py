@@ -69,7 +69,9 @@ def evaluate_captions(
         part = clips[first : first + BATCH]
         seeds = [seed + number for number in range(first, first + len(part))]
         places = {}
-        if model.sampler.unet.timing:  # it was told in training where a clip lies in its piece
+        if (
+            "timing" in model.sampler.unet.conditioning
+        ):  # it was told in training where a clip lies in its piece
             places = {
                 "start": [clip.start for clip in part],
                 "total": [clip.total for clip in part],

@@ -340,7 +340,7 @@ class Model:
         """The plan of what lies `start` seconds into a piece of `total` seconds."""
         if total is None and isinstance(start, Real) and start == 0:
             return plan
-        if not self.sampler.unet.timing:
+        if "timing" not in self.sampler.unet.conditioning:
             raise Refusal(
                 "This model was trained without unet.timing and knows no place in a piece; leave start and total out."
             )

@@ -229,7 +229,11 @@ class Sampler:
             if guided:
                 text = jnp.concatenate([text, prompts.negative])
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
-            conditioning = {"timing": twice(timing_features(*timing.T))} if self.unet.timing else {}
+            conditioning = (
+                {"timing": twice(timing_features(*timing.T))}
+                if "timing" in self.unet.conditioning
+                else {}
+            )
             rest = text, lengths, twice(valid), twice(causal), conditioning
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 

@@ -1,10 +1,10 @@
-"""A run: one experiment in one folder, enough by itself to generate, export, resume and fork.
+"""A run: one experiment in one folder, which is all that generating, resuming and forking need.
 
 ```
-RUN/config.json                     resolved configuration, versions, fingerprints
-RUN/autoencoder/checkpoints/  whitening.npz  measured.json  metrics.jsonl  tensorboard/  demos/
+RUN/config.json                   schema, resolved configuration, versions, fingerprints
+RUN/autoencoder/checkpoints/  whitening.npz  measured.json  metrics.jsonl  tensorboard/
 RUN/diffusion/checkpoints/    metrics.jsonl  tensorboard/
-RUN/text/                           tokenizer and layout, or the name and hash of a frozen encoder
+RUN/text/                         tokenizer and layout, or name and hash of a frozen encoder
 ```
 """
 
@@ -22,12 +22,10 @@ from jen1_jax.config import from_plain, to_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.files import local, write_text
 
-_PARTS = {
-    "config": object,
-    "versions": str,
-    "fingerprints": str,
-}  # of the record, and what each maps its names to
-# What a part's parameters depend on: it may not change once that part has been trained.
+SCHEMA = 1  # of a run folder: raised when an older program could not read a newer folder
+# What the record holds besides the schema, and the type of the values there.
+_SECTIONS = {"config": object, "versions": str, "fingerprints": str}
+# Fields that a part's parameters depend on: they may not change once that part has been trained.
 _FIXED = {
     "autoencoder": ("audio", "autoencoder", "whitening"),
     "diffusion": (
@@ -50,10 +48,13 @@ class Run:
 
     path: Path
 
+    def __post_init__(self):
+        object.__setattr__(self, "path", local(self.path))
+
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Run":
         """An existing run; raises `Refusal` where there is none."""
-        run = cls(local(path))
+        run = cls(Path(local(path)))
         _ = run.record
         return run
 
@@ -78,23 +79,25 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
+        """What `config.json` holds; raises `Refusal` where it is missing, damaged or too new."""
         if not self.record_path.is_file():
             raise Refusal(
-                f"There is no run at {self.path}: it has no config.json. `jen1 train autoencoder` makes one."
+                f"There is no run at {self.path}: it has no config.json. "
+                "`jen1 train autoencoder` makes one."
             )
         try:
             record = json.loads(self.record_path.read_text())
-            if not isinstance(record, dict) or record.keys() != _PARTS.keys():
-                raise ValueError(f"it must hold {', '.join(_PARTS)} and nothing else")
-            for name, kind in _PARTS.items():
-                if not isinstance(record[name], dict) or not all(
-                    isinstance(value, kind) for value in record[name].values()
-                ):
-                    raise ValueError(f"its {name} are of another kind")
+            _check_record(record)
         except (ValueError, OSError, RecursionError) as error:
             raise Refusal(
                 f"{self.record_path} is not the record of a run ({error}); restore it from a copy."
             ) from None
+        if record["schema"] != SCHEMA:
+            raise Refusal(
+                f"{self.record_path} has the schema {record['schema']}, and this version of "
+                f"jen1-jax reads {SCHEMA}; use the version that wrote it "
+                f"({record['versions'].get('jen1-jax', 'unknown')})."
+            )
         return record
 
     @property
@@ -102,9 +105,10 @@ class Run:
         return from_plain(self.record["config"], str(self.record_path))
 
     def write(self, config: ConfigDict, fingerprints: dict[str, str]) -> "Run":
-        """Records the configuration and fingerprints, whole or not at all; returns the run as it now is."""
+        """Records configuration and fingerprints, whole or not at all; returns the run."""
         packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
         record = {
+            "schema": SCHEMA,
             "config": to_plain(config),
             "versions": {"jen1-jax": __version__} | {name: version(name) for name in packages},
             "fingerprints": fingerprints,
@@ -113,15 +117,14 @@ class Run:
         return Run(self.path)
 
     def begin(self, config: ConfigDict, part: str) -> "Run":
-        """The run with `config` recorded for training `part`; refused where it contradicts what has already been trained here."""
+        """The run with `config` recorded for training `part`.
+
+        Raises `Refusal` where `config` contradicts what has already been trained here.
+        """
         fingerprints = {}
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
-            trained = [
-                name
-                for name in _FIXED
-                if self.checkpoints(name).is_dir() and any(self.checkpoints(name).iterdir())
-            ]
+            trained = [name for name in _FIXED if self._has_checkpoints(name)]
             for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
                 old, new = (_at(to_plain(part), key) for part in (self.config, config))
                 if old != new:
@@ -134,8 +137,27 @@ class Run:
             return self.write(config, fingerprints)
         except OSError as error:
             raise Refusal(
-                f"The folder {self.path} cannot be written ({error.strerror}); choose another --workdir."
+                f"The folder {self.path} cannot be written ({error.strerror}); choose another "
+                "--workdir."
             ) from None
+
+    def _has_checkpoints(self, part: str) -> bool:
+        folder = self.checkpoints(part)
+        return folder.is_dir() and any(folder.iterdir())
+
+
+def _check_record(record: Any) -> None:
+    """Raises `ValueError` where `record` does not have the form of `config.json`."""
+    if not isinstance(record, dict) or record.keys() != {"schema", *_SECTIONS}:
+        raise ValueError(f"it must hold schema, {', '.join(_SECTIONS)} and nothing else")
+    if type(record["schema"]) is not int:
+        raise ValueError("its schema is no whole number")
+    for name, kind in _SECTIONS.items():
+        section = record[name]
+        if not isinstance(section, dict) or not all(
+            isinstance(value, kind) for value in section.values()
+        ):
+            raise ValueError(f"its {name} are of another type")
 
 
 def _at(config: dict, key: str) -> Any:
@@ -145,10 +167,7 @@ def _at(config: dict, key: str) -> Any:
 
 
 def _difference(old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return "; ".join(
-            f"{key}: {old.get(key)} there, {new.get(key)} here"
-            for key in old | new
-            if old.get(key) != new.get(key)
-        )
-    return f"{old} there, {new} here"
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{old} there, {new} here"
+    changed = [key for key in old | new if old.get(key) != new.get(key)]
+    return "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in changed)

@@ -1,9 +1,10 @@
 """The loop around the step: batches in, checkpoints and metrics out.
 
 Invariants:
-- The batch of step s depends on s alone, and so does the step's randomness: a restart needs the state and nothing else.
-- The host never waits for the step that it has just started; what it logs is what earlier steps computed. At a
-  checkpoint it waits, to copy the state and to evaluate it.
+- The batch of step s depends on s alone, and so do the step's random numbers. So training can go on
+  from a checkpoint that holds nothing but the state.
+- The host does not wait for the step that it has just started; it logs what earlier steps computed.
+  It waits at a checkpoint, where the state is copied, and where a hook reads it.
 - Metrics describe the parameters before the update of their step.
 - A checkpoint at step s holds the state after s batches.
 """
@@ -12,7 +13,7 @@ import ctypes
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,11 +24,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from jen1_jax.batch import Clips, Inputs
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import MetricsWriter
 from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
-from jen1_jax.training.step import Player, TrainState, init_state, make_step
+from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
 
 MAX_SKIPPED = 50  # steps in a row
 MAX_NAMED = 5  # of them
@@ -35,20 +37,39 @@ MAX_NAMED = 5  # of them
 
 @runtime_checkable
 class Data(Protocol):
-    """What training reads. Batches are dictionaries of numpy arrays, this process's slice of the global batch."""
+    """What training reads: numpy arrays, this process's part of the global batch."""
 
     description: Mapping[str, Any]  # what the data are, for the checkpoint's record
 
-    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
-        """Endless training batches from `start_step` on; batch s is the same whatever the start."""
+    def batches(self, start_step: int, around: int = 0) -> Iterator[Clips]:
+        """Endless training batches from `start_step` on; batch s is the same from any start.
 
-    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
-        """One pass over a split, in order; the last batch may be short."""
+        Of waveforms `around` samples of audio on both sides come with each clip, if the data have
+        them.
+        """
+
+    def sweep(self, split: str, around: int = 0) -> Iterator[Clips]:
+        """One pass over a split, in order; the last batch may be smaller."""
 
 
-Evaluate = Callable[
-    [int, PyTree], Mapping[str, float]
-]  # (step, every player's EMA parameters) -> figures by name
+class Hook:
+    """Something that runs beside training: evaluation, demos, a watchdog, a profiler.
+
+    Every process calls every hook. A subclass defines what it needs of the methods.
+    """
+
+    def start(self, step: int) -> None:
+        """Called once, before step `step`, the first one."""
+
+    def after_step(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """Called with the state after `step` batches; what it returns is logged with the metrics.
+
+        Reading `state` waits for the device: do it in few steps only.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Called once, when training has ended, or was stopped by a signal or an error."""
 
 
 class Interrupted(Exception):
@@ -59,9 +80,9 @@ def fit(
     name: str,
     *,
     directory: Path,
-    players: Mapping[str, Player],
+    trainables: Mapping[str, Trainable],
     draw: Callable,
-    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    batches: Callable[[int], Iterator[Inputs]],
     config: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
@@ -71,28 +92,40 @@ def fit(
     frozen: PyTree = None,
     start_from: Mapping[str, PyTree] | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
-    evaluate: Evaluate = lambda step, ema: {},
+    hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
 ) -> TrainState:
-    """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start; returns the final state.
+    """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start.
 
-    `config` is a `train_*` section. A batch's `index`, its examples' places in the data, stays on the host, to name what was left
-    out. `start_from` holds players' parameters to begin with instead of fresh ones; `check` may refuse the record of a checkpoint
-    that training goes on from. What `evaluate` finds, every `checkpoint_every` steps and at the end, goes into the next record of
-    metrics; every process calls it. Raises `Interrupted` after a signal, and `Refusal` when the loss stays non-finite.
+    Args:
+        batches: the first step -> what `draw` takes. A batch's `index` stays on the host: it names
+            the examples of a batch that is skipped.
+        config: a section `train_*`.
+        record: kept beside every checkpoint.
+        frozen: parameters that the losses need and nothing changes.
+        start_from: parameters of trainables to begin with instead of fresh ones.
+        check: may refuse the record of a checkpoint from which training would go on.
+
+    Returns:
+        The final state.
+
+    Raises:
+        Interrupted: after a signal.
+        Refusal: the loss stays non-finite, or the batch does not fit the mesh.
     """
     if min(config.log_every, config.checkpoint_every, config.microbatches) < 1:
         raise Refusal("log_every, checkpoint_every and microbatches must be at least 1.")
     shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.microbatches
     if config.batch_size % shares:
         raise Refusal(
-            f"A batch of {config.batch_size} cannot be cut into {shares} (mesh axes {' x '.join(BATCH_AXES)} x microbatches); "
-            "set batch_size to a multiple, or give devices to mesh.axes.tensor."
+            f"A batch of {config.batch_size} cannot be split into {shares} parts (mesh axes "
+            f"{' x '.join(BATCH_AXES)} x microbatches); set batch_size to a multiple, or give "
+            "devices to mesh.axes.tensor."
         )
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(seed)))
+        abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(seed)))
         layout = shardings(abstract, mesh, rules)
         abstract = jax.tree.map(
             lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
@@ -101,8 +134,8 @@ def fit(
         )
         checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
         if checkpoints.latest is None:
-            begin = lambda key, given: init_state(players, key, given)
-            given = jax.device_get(dict(start_from or {}))  # which may lie on one device of many
+            begin = lambda key, given: init_state(trainables, key, given)
+            given = jax.device_get(dict(start_from or {}))  # it may lie on one device of many
             state = jax.jit(begin, out_shardings=layout)(jax.random.key(seed), given)
         else:
             check(checkpoints.record())  # before the state, which may have another shape
@@ -115,7 +148,7 @@ def fit(
 
         step_fn = jax.jit(
             make_step(
-                players,
+                trainables,
                 draw,
                 ema_decay=config.ema_decay,
                 microbatches=config.microbatches,
@@ -128,22 +161,24 @@ def fit(
         log = _Log(name, directory, start, config.steps, schedule, progress)
         with _stop_signal() as stopped:
             try:
+                for hook in hooks:
+                    hook.start(start)
                 stream = batches(start)
                 for step in range(start, config.steps):
                     batch = dict(next(stream))
                     index = np.asarray(batch.pop("index", ()))
                     state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
                     if step > start and step % config.log_every == 0:
-                        log.write(
-                            step
-                        )  # only now: what it waits for was computed before the step that has just begun
+                        log.write(step)  # waits for earlier steps alone, not for this one
                     log.add(metrics, index)
                     done = step + 1
-                    if done % config.checkpoint_every == 0 or done == config.steps or stopped():
+                    due = done % config.checkpoint_every == 0 or done == config.steps
+                    if due or stopped():
                         checkpoints.save(done, state, record)
-                    if done % config.checkpoint_every == 0 or done == config.steps:
-                        began = time.monotonic()  # the checkpoint has already waited for the step
-                        log.evaluated(evaluate(done, state.ema), time.monotonic() - began)
+                    for hook in hooks:
+                        began = time.monotonic()
+                        if figures := hook.after_step(done, state):
+                            log.add_figures(figures, time.monotonic() - began)
                     if done == config.steps or stopped():
                         log.write(done)
                     if stopped():
@@ -151,15 +186,19 @@ def fit(
                             f"{name} stopped at step {done}; the same command goes on from there."
                         )
             finally:
+                for hook in hooks:
+                    hook.close()
                 log.close()
                 checkpoints.close()
         return state
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for what is allocated next, in this process from now on. On a CPU the arrays of every
-    step are allocated anew; fetched from the system each time, which clears page after page, they cost up to a seventh of a step.
-    (Blocks over 64 MiB of other threads than the main one are fetched all the same.)
+    """Makes the C library of this process keep freed memory for later allocations.
+
+    On a CPU the arrays of every step are allocated anew. Memory that comes from the system each
+    time is cleared page by page, which takes up to a seventh of a step. (Blocks over 64 MiB of
+    other threads than the main one still come from the system.)
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     if mallopt is not None:
@@ -171,12 +210,13 @@ class _Log:
     """Collects metrics on the device and reads them an interval at a time."""
 
     def __init__(self, name: str, directory: Path, start: int, steps: int, schedule, progress):
-        self._name, self._steps, self._schedule, self._progress = name, steps, schedule, progress
+        self._name, self._steps, self._schedule = name, steps, schedule
+        self._progress = progress
         self._writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
         self._pending: list[dict[str, jax.Array]] = []
         self._indices: list[np.ndarray] = []
         self._last, self._clock, self._skipped = start, None, 0
-        self._evaluated: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
 
     def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
         self._pending.append(metrics)
@@ -185,9 +225,9 @@ class _Log:
             jax.block_until_ready(metrics)
             self._clock, self._timed_from = time.monotonic(), self._last + 1
 
-    def evaluated(self, figures: Mapping[str, float], seconds: float) -> None:
-        """Adds `figures` to the next record; the time that they took does not count in the speed."""
-        self._evaluated |= figures
+    def add_figures(self, figures: Mapping[str, float], seconds: float) -> None:
+        """Adds `figures` to the next record; the `seconds` they took do not count in the speed."""
+        self._figures |= figures
         self._clock += seconds
 
     def write(self, step: int) -> None:
@@ -195,55 +235,60 @@ class _Log:
             {key: float(value) for key, value in metrics.items()}
             for metrics in jax.device_get(self._pending)
         ]
+        self._report_skipped(values)
         good = [value for value in values if not value["skipped"]]
-        for step_before, value, index in zip(
-            range(self._last, step), values, self._indices, strict=True
-        ):
+        found = {
+            key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]
+        }  # NaN: no example of the batch has this loss
+        means = {key: float(np.mean(some)) for key, some in found.items() if some}
+        now = time.monotonic()
+        speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
+        self._clock, self._timed_from, self._last = now, step, step
+        means |= {
+            "skipped": sum(value["skipped"] for value in values),
+            "learning_rate": float(self._schedule(step)),
+            "steps_per_second": speed,
+            "resident_gib": _resident_gib(),
+        }
+        figures, self._figures = self._figures, {}
+        if self._writer is not None:
+            self._writer.write(step, means | figures)
+            self._progress(self._line(step, means, figures))
+
+    def _report_skipped(self, values: list[dict[str, float]]) -> None:
+        """Names the first of the skipped batches in a row; refuses to go on after many."""
+        steps = range(self._last, self._last + len(values))
+        for step, value, index in zip(steps, values, self._indices, strict=True):
             self._skipped = self._skipped + 1 if value["skipped"] else 0
             if value["skipped"] and self._skipped <= MAX_NAMED:
                 some = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
                 self._progress(
-                    f"{self._name}: the loss of step {step_before} was not finite; skipped its batch, records {some}"
+                    f"{self._name}: the loss of step {step} was not finite; skipped its batch, "
+                    f"records {some}"
                 )
         self._pending.clear()
         self._indices.clear()
         if self._skipped >= MAX_SKIPPED:
             raise Refusal(
-                f"The loss of {self._name} has not been finite for {self._skipped} steps; the last checkpoint is whole: "
-                "lower the learning rate, or look for bad data with `jen1 data validate`."
+                f"The loss of {self._name} has not been finite for {self._skipped} steps; the last "
+                "checkpoint is whole: lower the learning rate, or look for bad data with "
+                "`jen1 data validate`."
             )
-        found = {
-            key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]
-        }
-        means = {
-            key: float(np.mean(some)) for key, some in found.items() if some
-        }  # a batch without a task says nothing of it
-        now = time.monotonic()
-        speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
-        self._clock, self._timed_from, self._last = now, step, step
-        means["skipped"] = sum(value["skipped"] for value in values)
-        means |= {
-            "learning_rate": float(self._schedule(step)),
-            "steps_per_second": speed,
-            "resident_gib": _resident_gib(),
-        }
-        evaluated, self._evaluated = self._evaluated, {}
-        if self._writer is not None:
-            self._writer.write(step, means | evaluated)
-            terms = " ".join(
-                f"{key.removeprefix('loss/')} {value:.3f}"
-                for key, value in means.items()
-                if "loss/" in key
-            )
-            left = (self._steps - step) / speed if speed > 0 else 0
-            found = "".join(f"{key} {value:.3f}  " for key, value in evaluated.items())
-            skipped = (
-                f", {means['skipped']:.0f} steps skipped (non-finite)" if means["skipped"] else ""
-            )
-            self._progress(
-                f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} ({terms})  "
-                f"{found}{speed:.2f} steps/s, {_duration(left)} left{skipped}"
-            )
+
+    def _line(self, step: int, means: Mapping[str, float], figures: Mapping[str, float]) -> str:
+        losses = " ".join(
+            f"{key.removeprefix('loss/')} {value:.3f}"
+            for key, value in means.items()
+            if "loss/" in key
+        )
+        speed, skipped = means["steps_per_second"], means["skipped"]
+        left = (self._steps - step) / speed if speed > 0 else 0
+        found = "".join(f"{key} {value:.3f}  " for key, value in figures.items())
+        note = f", {skipped:.0f} steps skipped (non-finite)" if skipped else ""
+        return (
+            f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} "
+            f"({losses})  {found}{speed:.2f} steps/s, {_duration(left)} left{note}"
+        )
 
     def close(self) -> None:
         if self._writer is not None:
@@ -252,7 +297,10 @@ class _Log:
 
 @contextmanager
 def _stop_signal():
-    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second SIGINT is not held back."""
+    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps.
+
+    A second SIGINT raises KeyboardInterrupt at once.
+    """
     received = []
 
     def handle(number, frame):
@@ -261,10 +309,9 @@ def _stop_signal():
         received.append(number)
 
     try:
-        previous = {
-            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not the main thread: signals belong to whoever runs there
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, handle) for number in signals}
+    except ValueError:  # not the main thread, which alone may handle signals
         previous = {}
     try:
         yield lambda: bool(received)
@@ -283,10 +330,6 @@ def _resident_gib() -> float:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -49,7 +49,7 @@ class NpzData:
             "dir": str(Path(path).absolute()),
             "kind": {"audio": "waveform"}.get(self._kind, self._kind),
             "length": length,
-            "timing": arrays.keys() >= _TIMING,
+            "fields": sorted(arrays),
             "limit": limit,
             "seed": seed,
         }
@@ -67,7 +67,7 @@ class NpzData:
         """The distinct captions of the training split."""
         return sorted({str(caption) for caption in self._splits["train"]["caption"]})
 
-    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
         arrays, step = self._splits["train"], start_step
         count = len(arrays["caption"])
         while True:
@@ -81,7 +81,7 @@ class NpzData:
             yield self._cropped(batch, slots) if self._crop else batch
             step += 1
 
-    def sweep(self, split: str) -> Iterator[dict[str, Any]]:
+    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, Any]]:
         arrays = self._splits[split]
         for start in range(0, len(arrays["caption"]), self._batch_size):
             yield _rows(arrays, slice(start, start + self._batch_size))

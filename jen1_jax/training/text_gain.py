@@ -14,12 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
+from jen1_jax import conditioning
 from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.batch import Clips, Inputs
+from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt
-from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training.loop import Data, Evaluate
-from jen1_jax.training.step import Batch
+from jen1_jax.training.diffusion_loss import embed_text, encode
+from jen1_jax.training.loop import Hook
+from jen1_jax.training.step import TrainState
 from jen1_jax.unet import UNet
 
 LOG_SNRS = (
@@ -31,13 +34,14 @@ LOG_SNRS = (
 EXAMPLES = 32
 PER_CAPTION = 4  # of them: a long file's clips share one caption and follow each other
 SEARCHED = 512  # held-out examples that are read, at most
+ENCODED = 8  # waveforms at once
 HEARD = 0.025  # a gain below it counts as none: latents of which no music came had up to .018 (docs/decisions.md)
 EARLY = 0.1  # share of the steps after which there should be one
 
 
 def text_errors(
     params: PyTree,
-    batch: Batch,
+    batch: Inputs,
     key: Key[Array, ""],
     log_snr: float | Float[Array, ""],
     *,
@@ -45,47 +49,39 @@ def text_errors(
     unet: UNet,
     text: TextEncoder,
 ) -> dict[str, Float[Array, " batch"]]:
-    """Each example's mean squared error of the clean latents at `log_snr`, given the `right` text, the `other` one and `none`.
+    """Each example's mean squared error of the clean latents at `log_snr`, by what it is given.
 
-    Nothing is given as context, the mode is bidirectional, the noise is the same for the three, and padding does not count. The
-    error is of clean latents whatever the objective: it compares between objectives. `params` are the diffusion model's (`unet`,
-    and `text` where that is trained). `batch` holds `latents` [batch, frames, k] with `valid_frames`, `tokens` or
-    `text_embedding` with `text_lengths`, `start` and `total` for `unet.timing`, and `other`, the row of the other text.
+    That is its own text (`right`), the text of row `batch["other"]` (`other`), or none (`none`).
+    No frame is given as context, the mode is bidirectional, the noise is the same for the three,
+    and padding does not count. The error is of clean latents whatever the objective, so that
+    objectives can be compared. `params` are the diffusion model's (`unet`, and `text` where that is
+    trained). `batch` holds `latents` and `valid_frames`.
     """
     clean = batch["latents"].astype(jnp.float32)
     size, frames, _ = clean.shape
     valid = (jnp.arange(frames) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
-    clean, nothing, level = (
-        clean * valid,
-        jnp.zeros_like(clean),
-        jnp.full(size, log_snr, jnp.float32),
-    )
+    level = jnp.full(size, log_snr, jnp.float32)
+    clean, no_context, bidirectional = clean * valid, jnp.zeros_like(clean), jnp.zeros(size, bool)
     noisy = corrupt(clean, jax.random.normal(key, clean.shape), level)
-    lengths = batch["text_lengths"]
-    if text.trainable:
-        embedding = text.module.apply({"params": params["text"]}, batch["tokens"], lengths)
-    else:
-        embedding = batch["text_embedding"].astype(jnp.float32)
-    conditioning = (
-        {"timing": timing_features(batch["start"], batch["total"])} if unet.timing else {}
-    )
+    embedding, lengths = embed_text(params, batch, text), batch["text_lengths"]
+    conditioners = conditioning.chosen(unet.conditioning)
+    conditions = conditioner.embed(conditioners, batch.get("conditions", {}))
     objective = OBJECTIVES[config.diffusion.objective]
 
     def error(given):
         rows, lengths = given
-        bidirectional = jnp.zeros(size, bool)
-        inputs = (
+        prediction = unet.apply(
+            {"params": params["unet"]},
             noisy,
-            nothing,
-            nothing[..., :1],
+            no_context,
+            no_context[..., :1],
             level,
             embedding[rows],
             lengths,
             valid,
             bidirectional,
-            conditioning,
+            conditions,
         )
-        prediction = unet.apply({"params": params["unet"]}, *inputs)
         squares = (objective.clean(prediction, noisy, level) - clean) ** 2 * valid
         return squares.mean(axis=2).sum(axis=1) / valid.sum(axis=(1, 2))
 
@@ -95,7 +91,7 @@ def text_errors(
         "other": (other, lengths[other]),
         "none": (own, jnp.zeros_like(lengths)),
     }
-    # One after the other: the network is compiled once.
+    # One after the other, so that the network is compiled once.
     errors = jax.lax.map(error, jax.tree.map(lambda *each: jnp.stack(each), *given.values()))
     return dict(zip(given, errors, strict=True))
 
@@ -146,63 +142,87 @@ def _usable(example: Mapping[str, Any]) -> bool:
     )
 
 
-def make_evaluate(
-    data: Data,
-    prepare: Callable[[Mapping[str, Any]], dict[str, np.ndarray]],
-    *,
-    config: ConfigDict,
-    unet: UNet,
-    codec: Codec,
-    text: TextEncoder,
-    window: int,
-    progress: Callable[[str], None],
-) -> Evaluate:
-    """What `fit` asks as training goes on: `text_gain/LOG_SNR` of the EMA parameters, on the first `window` frames of held-out
-    examples. Nothing where no two of them have different captions.
+class TextGain(Hook):
+    """Logs `text_gain/LOG_SNR` of the EMA parameters at every checkpoint.
 
-    `prepare` adds tokens or embeddings to a batch. From `EARLY` on, `progress` is told once that no gain reaches `HEARD`, and
-    when one does after all; not where `data.limit` asks for a few clips to be learnt by heart, which says nothing about others.
+    Of the first `window` frames of held-out examples; nothing where no two captions differ. From
+    `EARLY` on, `progress` is told once that no gain reaches `HEARD`, and once when one does later;
+    not where `data.limit` asks for a few clips to be memorised.
     """
-    examples = held_out(data.sweep("test"))
-    if examples is None:
-        return lambda step, ema: {}
-    batch = prepare(examples) | {"other": examples["other"]}
-    if "audio" in batch:
-        audio = batch.pop("audio")
-        batch["latents"] = np.concatenate(
-            [codec.encode(audio[row : row + 8]) for row in range(0, len(audio), 8)]
-        )
-        batch["valid_frames"] = -(-batch["valid_samples"] // codec.hop)
-    batch |= {
-        "latents": batch["latents"][:, :window],
-        "valid_frames": np.minimum(batch["valid_frames"], window),
-    }
-    due, told = config.data.limit == 0, False
 
-    @jax.jit
-    def errors(params, batch, log_snr):
-        found = text_errors(
-            params, batch, jax.random.key(0), log_snr, config=config, unet=unet, text=text
-        )
-        return jax.tree.map(jnp.mean, found)
+    def __init__(
+        self,
+        held_out_clips: Iterable[Clips],
+        inputs: Callable[[Clips], Inputs],
+        *,
+        config: ConfigDict,
+        unet: UNet,
+        codec: Codec,
+        text: TextEncoder,
+        window: int,
+        progress: Callable[[str], None],
+    ):
+        self._training, self._progress = config.train_diffusion, progress
+        self._due, self._told = config.data.limit == 0, False
+        self._batch = None
+        examples = held_out(held_out_clips)
+        if examples is None:
+            return
+        batch = dict(inputs(examples)) | {"other": examples["other"]}
+        if "audio" in batch:
+            batch["latents"] = _encode(batch, codec)
+            batch["valid_frames"] = -(-batch["valid_samples"] // codec.hop)
+        frames = np.minimum(batch["valid_frames"], window)
+        kept = ("tokens", "text_embedding", "text_lengths", "conditions", "other")
+        self._batch = {name: batch[name] for name in kept if name in batch}
+        self._batch |= {"latents": batch["latents"][:, :window], "valid_frames": frames}
 
-    def evaluate(step: int, ema: PyTree) -> dict[str, float]:
-        nonlocal due, told
+        @jax.jit
+        def errors(params, batch, log_snr):
+            key = jax.random.key(0)
+            found = text_errors(params, batch, key, log_snr, config=config, unet=unet, text=text)
+            return jax.tree.map(jnp.mean, found)
+
+        self._errors = errors
+
+    def after_step(self, step: int, state: TrainState) -> dict[str, float]:
+        every, steps = self._training.checkpoint_every, self._training.steps
+        if self._batch is None or (step % every and step != steps):
+            return {}
         gains = {}
         for log_snr in LOG_SNRS:
-            error = jax.device_get(errors(ema["diffusion"], batch, float(log_snr)))
+            error = self._errors(state.ema["diffusion"], self._batch, float(log_snr))
+            error = jax.device_get(error)
             gains[f"text_gain/{log_snr}"] = float(1 - error["right"] / error["other"])
-        best = max(gains.values())
-        if due and best < HEARD and not told and step >= EARLY * config.train_diffusion.steps:
-            told = True
-            progress(
-                f"diffusion: the text is not heard yet. Held-out examples are denoised hardly better with their own captions "
-                f"than with others' (text_gain is {best:.3f} at best). If it stays so, see docs/model.md#my-output-is-noise."
-            )
-        if due and best >= HEARD:
-            due = False
-            if told:
-                progress(f"diffusion: the text is heard now (text_gain is {best:.3f} at best).")
+        self._report(max(gains.values()), step)
         return gains
 
-    return evaluate
+    def _report(self, best: float, step: int) -> None:
+        if not self._due:
+            return
+        if best >= HEARD:
+            self._due = False
+            if self._told:
+                self._progress(
+                    f"diffusion: the text is heard now (text_gain is {best:.3f} at best)."
+                )
+        elif not self._told and step >= EARLY * self._training.steps:
+            self._told = True
+            self._progress(
+                "diffusion: the text is not heard yet. Held-out examples are denoised hardly "
+                f"better with their own captions than with others' (text_gain is {best:.3f} at "
+                "best). If it stays so, see docs/model.md#my-output-is-noise."
+            )
+
+
+def _encode(batch: Inputs, codec: Codec) -> Float[np.ndarray, "batch frames k"]:
+    """The latents of waveforms, as the training step has them, a few at a time."""
+    names = ("audio", "before", "after", "has_before", "has_after")
+    waveforms = {name: batch[name] for name in names if name in batch}
+    frozen = {"autoencoder": codec.params}
+    encode_some = jax.jit(lambda part: encode(part, codec, frozen))
+    parts = [
+        {name: array[row : row + ENCODED] for name, array in waveforms.items()}
+        for row in range(0, len(waveforms["audio"]), ENCODED)
+    ]
+    return np.concatenate([np.asarray(encode_some(part)) for part in parts])

@@ -10,7 +10,7 @@ import pytest
 
 from jen1_jax.autoencoder import codec as codec_module
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.errors import Refusal
 from tests.autoencoder.testing import build
 
@@ -19,7 +19,7 @@ SAMPLE_RATE = 48_000
 
 def make(**changes) -> Codec:
     model, params = build(**changes)
-    whitening = fit(
+    whitening = fit_whitening(
         Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=0.9, floor=1e-5
     )
     return Codec(model, params, whitening, SAMPLE_RATE)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder import losses, spectrum
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 
 AUDIO, LATENTS, VALID = jnp.zeros((1, 1024, 2)), jnp.zeros((1, 5, 4)), jnp.full(1, 1024)
-WHITENING = fit(Moments.of(np.random.default_rng(0).normal(size=(50, 4))), keep=1.0, floor=1e-5)
+WHITENING = fit_whitening(
+    Moments.of(np.random.default_rng(0).normal(size=(50, 4))), keep=1.0, floor=1e-5
+)
 LEVELS = jnp.zeros((1, 16, spectrum.bands(256)))
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jen1_jax.autoencoder.whitening import Moments, Whitening, fit
+from jen1_jax.autoencoder.whitening import Moments, Whitening, fit_whitening
 from jen1_jax.errors import Refusal
 
 rng = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def test_equals_numpy():
     variance, basis = (
         part[..., :1:-1] for part in np.linalg.eigh(covariance)
     )  # the four strongest, strongest first
-    whitening = fit(half, keep=0.7, floor=1e-9)
+    whitening = fit_whitening(half, keep=0.7, floor=1e-9)
     basis = basis * np.sign(np.sum(basis * whitening.basis, axis=0))  # a direction has no sign
     expected = (x - mean) @ basis / np.sqrt(variance)
     nearest = expected * np.sqrt(variance) @ basis.T + mean
@@ -43,18 +43,18 @@ def test_equals_numpy():
 
 
 def test_whitened_data_is_white():
-    z = fit(Moments.of(X), keep=1.0, floor=1e-9).apply(X)
+    z = fit_whitening(Moments.of(X), keep=1.0, floor=1e-9).apply(X)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-2)
     np.testing.assert_allclose(np.cov(z.T), np.eye(10), atol=1e-2)
 
 
 def test_inverse_is_exact_with_every_direction_kept():
-    whitening = fit(Moments.of(X), keep=1.0, floor=1e-9)
+    whitening = fit_whitening(Moments.of(X), keep=1.0, floor=1e-9)
     np.testing.assert_allclose(whitening.invert(whitening.apply(X)), X, atol=1e-4)
 
 
 def test_cut_keeps_the_strongest_directions():
-    whitening = fit(Moments.of(X), keep=0.5, floor=1e-9)
+    whitening = fit_whitening(Moments.of(X), keep=0.5, floor=1e-9)
     assert whitening.k == 5
     lost = np.square(whitening.invert(whitening.apply(X)) - X).sum() / len(X)
     np.testing.assert_allclose(lost, np.linalg.eigvalsh(np.cov(X.T))[:5].sum(), rtol=1e-2)
@@ -64,7 +64,7 @@ def test_cut_keeps_the_strongest_directions():
     ("channels", "keep", "k"), [(128, 0.9, 115), (10, 0.7, 7), (100, 0.29, 29), (32, 1.0, 32)]
 )
 def test_k_is_the_floor_of_the_share(channels, keep, k):
-    assert fit(Moments(2, np.zeros(channels), np.eye(channels)), keep, 1e-5).k == k
+    assert fit_whitening(Moments(2, np.zeros(channels), np.eye(channels)), keep, 1e-5).k == k
 
 
 def test_merged_moments_equal_those_of_the_whole():
@@ -80,13 +80,13 @@ def test_merged_moments_equal_those_of_the_whole():
 
 def test_dead_channels_are_not_amplified():
     dead = X * np.array([1, 0] * 5, np.float32)
-    whitening = fit(Moments.of(dead), keep=1.0, floor=1e-2)
+    whitening = fit_whitening(Moments.of(dead), keep=1.0, floor=1e-2)
     assert whitening.scale.min() >= 0.1 * whitening.scale.max() * (1 - 1e-9)
     assert np.isfinite(whitening.apply(dead)).all()
 
 
 def test_same_on_jax_arrays_and_after_a_round_trip_to_disk(tmp_path):
-    whitening = fit(Moments.of(X), keep=0.8, floor=1e-5)
+    whitening = fit_whitening(Moments.of(X), keep=0.8, floor=1e-5)
     whitening.save(tmp_path / "whitening.npz")
     loaded = Whitening.load(tmp_path / "whitening.npz")
     np.testing.assert_array_equal(loaded.apply(X), whitening.apply(X))
@@ -115,4 +115,4 @@ def test_broken_files_are_refused(tmp_path):
 def test_latents_that_do_not_vary_are_refused():
     for covariance in (np.zeros((3, 3)), np.full((3, 3), np.nan)):
         with pytest.raises(Refusal, match="do not vary"):
-            fit(Moments(10, np.zeros(3), covariance), 1.0, 1e-5)
+            fit_whitening(Moments(10, np.zeros(3), covariance), 1.0, 1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.autoencoder.whitening import Moments, fit
+from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import autoencoder
 from jen1_jax.evaluation.autoencoder import Clip, evaluate_autoencoder
@@ -21,7 +21,9 @@ def codec():
     return Codec(
         model,
         params,
-        fit(Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5),
+        fit_whitening(
+            Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5
+        ),
         48_000,
     )
 

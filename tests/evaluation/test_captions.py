@@ -25,7 +25,7 @@ SHORT, UNTOLD = (
 class Playing(Model):
     """Each caption gives other music of its clip's kind; the autoencoder changes nothing."""
 
-    sample_rate, sampler = RATE, SimpleNamespace(window=470, unet=SimpleNamespace(timing=False))
+    sample_rate, sampler = RATE, SimpleNamespace(window=470, unet=SimpleNamespace(conditioning=()))
     codec = SimpleNamespace(
         hop=100, encode=lambda audio: audio, decode=lambda latents, samples: latents[:samples]
     )
@@ -84,7 +84,7 @@ def test_a_model_that_knows_places_is_asked_for_the_place_of_each_clip(
         return [clip(0, 1)[: round(seconds * RATE)] for _ in prompts]
 
     monkeypatch.setattr(Playing, "generate", generate)
-    monkeypatch.setattr(Playing.sampler.unet, "timing", True)
+    monkeypatch.setattr(Playing.sampler.unet, "conditioning", ("timing",))
     monkeypatch.setattr(captions, "run_page", lambda *_, **__: None)
     placed = [replace(clip, start=10.0 * number, total=200.0) for number, clip in enumerate(CLIPS)]
     captions.evaluate_captions(model, placed, 2 * RATE, 20, tmp_path / "out")

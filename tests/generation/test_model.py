@@ -148,7 +148,7 @@ def test_extend_fades_into_audio_that_is_decoded_anew(tiny_model, song, monkeypa
 
 def test_extend_goes_on_from_the_end_of_the_audio_alone(tiny_model, song):
     """What lies more than a window before the end cannot matter, but for its length: long files cost no more than short ones."""
-    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(timing=False))
+    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(conditioning=()))
     model = replace(tiny_model, sampler=untimed)
     long = np.concatenate([np.zeros((RATE, 2), np.float32), song])
     np.testing.assert_allclose(
@@ -482,7 +482,7 @@ def test_places_that_are_in_no_piece_are_refused(tiny_model, place, says, monkey
 
 
 def test_a_model_without_timing_is_asked_for_no_place(tiny_model):
-    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(timing=False))
+    untimed = replace(tiny_model.sampler, unet=tiny_model.sampler.unet.clone(conditioning=()))
     for place in ({"start": 1.0}, {"total": 60.0}):
         with pytest.raises(Refusal, match=r"without unet\.timing"):
             replace(tiny_model, sampler=untimed).generate("two tones", 0.1, **place)

@@ -275,7 +275,7 @@ def summed_up(features):
 def test_every_window_knows_where_in_its_piece_it_begins_and_how_long_that_is():
     """Under guidance too, where the unguided half is told the same: there is no difference to follow."""
     config = configuration()
-    config.unet.timing = True
+    config.unet.conditioning = ("timing",)
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = Sampler(Clock(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
     half = WINDOW // 2  # of a window's frames are new once there is something to go on from

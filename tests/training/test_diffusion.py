@@ -1,208 +1,33 @@
-"""What goes into a diffusion step: the faults that made earlier JEN-1s fall in loss and sound like noise, one by one."""
+"""Training the diffusion model: what it refuses, and what it saves."""
 
 import contextlib
-from functools import partial
-from unittest.mock import Mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
-from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.diffusion.objectives import scales
-from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.errors import Refusal
-from jen1_jax.models import diffusion as models
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.diffusion import abstract_diffusion, make_unet
 from jen1_jax.models.run import Run
-from jen1_jax.tasks import TASKS
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
 from jen1_jax.training.autoencoder import train_autoencoder
+from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.npz import NpzData
-from jen1_jax.training.step import adamw, init_state
-from jen1_jax.unet import UNet
+from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.step import init_state
 from tests import tiny
 
-HOP, K = 64, 6
-
-
-@partial(jax.jit, static_argnames="null_text_rate")
-def draw(step=0, null_text_rate=0.2):
-    """What a step draws for 48 examples of 96 frames."""
-    config = tiny.config()
-    config.diffusion.null_text_rate = null_text_rate
-    batch = {"latents": jnp.zeros((48, 96, K)), "valid_frames": jnp.full(48, 96)}
-    return diffusion.draw(
-        jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K, window=96
-    )
-
-
-def test_noise_is_gaussian_with_unit_variance():
-    noise = np.asarray(draw()["noise"]).ravel()
-    assert stats.kstest(noise, "norm").pvalue > 1e-3
-    uniform = np.asarray(
-        jax.random.uniform(jax.random.key(0), noise.shape, minval=-(3**0.5), maxval=3**0.5)
-    )
-    assert stats.kstest(uniform, "norm").pvalue < 1e-3  # the test tells them apart
-
-
-def test_every_example_draws_its_own_mask_noise_time_and_task():
-    drawn = draw()
-    inpainting = np.asarray(drawn["mask"])[np.asarray(drawn["task"]) == 1]
-    assert len(inpainting) == 16 and len({mask.tobytes() for mask in inpainting}) > 12
-    assert len({noise.tobytes() for noise in np.asarray(drawn["noise"])}) == 48
-    assert len(set(np.asarray(drawn["time"]).tolist())) == 48
-    assert [int((np.asarray(drawn["task"]) == n).sum()) for n in range(3)] == [16, 16, 16]
-
-
-def test_another_step_draws_anew_and_the_same_step_draws_the_same():
-    first, again, other = draw(step=3), draw(step=3), draw(step=4)
-    np.testing.assert_array_equal(first["mask"], again["mask"])
-    assert not np.array_equal(first["mask"], other["mask"])
-
-
-def test_the_network_is_given_what_the_tasks_drew_and_nothing_of_the_rest():
-    """Context where the mask says so, no text where it was left out, and each example's own mode."""
-    rng, config, inputs = np.random.default_rng(0), tiny.config(), []
-    batch = {
-        "latents": jnp.asarray(rng.standard_normal((48, 96, K)), jnp.float32),
-        "valid_frames": jnp.asarray(rng.integers(40, 97, 48)),
-        "text_embedding": jnp.zeros((48, 3, 8)),
-        "text_lengths": jnp.asarray(rng.integers(1, 4, 48)),
-    }
-    config.diffusion.null_text_rate = 0.5
-    drawn = diffusion.draw(
-        jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
-    )
-    unet = Mock(
-        spec=UNet,
-        timing=False,
-        apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]),
-    )
-    text = Mock(spec=TextEncoder, trainable=False)
-    found = diffusion.terms(
-        {"diffusion": {"unet": {}}}, drawn, None,
-        config=config, schedule=make_schedule(config.diffusion), unet=unet, codec=Mock(spec=Codec), text=text,
-    )  # fmt: skip
-    noisy, context, mask, log_snr, _, lengths, valid, causal, _ = map(np.asarray, inputs)
-    real = np.arange(96) < np.asarray(batch["valid_frames"])[:, None]
-    np.testing.assert_array_equal(valid[..., 0], real)
-    given = (np.asarray(drawn["mask"])[..., 0] == 1) & real
-    np.testing.assert_array_equal(mask[..., 0], given)
-    np.testing.assert_array_equal(context, np.where(given[..., None], batch["latents"], 0))
-    assert (
-        0.1 < given[np.asarray(drawn["task"]) > 0].mean() < 0.9
-        and not given[np.asarray(drawn["task"]) == 0].any()
-    )
-    np.testing.assert_array_equal(lengths, np.where(drawn["null_text"], 0, batch["text_lengths"]))
-    assert 0.2 < (lengths == 0).mean() < 0.8
-    np.testing.assert_array_equal(causal, drawn["causal"])
-    assert (
-        causal[np.asarray(drawn["task"]) == list(TASKS).index("continuation")].all()
-        and 0.3 < causal.mean() < 0.7
-    )
-    alpha, sigma = scales(jnp.asarray(log_snr)[:, None, None])
-    clean = np.where(real[..., None], batch["latents"], 0)
-    np.testing.assert_allclose(noisy, alpha * clean + sigma * drawn["noise"], atol=1e-5)
-    for number, name in enumerate(TASKS):  # padding counts in no loss
-        counts = np.asarray(found[name][1])
-        np.testing.assert_array_equal(
-            counts, np.where(np.asarray(drawn["task"]) == number, real.sum(1), 0)
-        )
-
-
-@partial(jax.jit, static_argnames="window")
-def windows(batch, step=0, window=96):
-    return diffusion.draw(
-        jax.random.key(step),
-        jnp.int32(step),
-        batch,
-        config=tiny.config(),
-        hop=HOP,
-        k=K,
-        window=window,
-    )
-
-
-def test_longer_examples_give_windows_of_their_valid_part_that_know_where_they_begin():
-    """Frame f of example i holds f; half of the examples are valid to their end, a quarter to frame 50, a quarter to frame 20."""
-    valid = np.tile([96, 96, 50, 20], 64)
-    batch = {
-        "latents": np.broadcast_to(np.arange(96.0)[:, None], (256, 96, K)),
-        "valid_frames": valid,
-    }
-    before = 75_001  # frames of the piece that come before the clip
-    batch |= {
-        "start": np.full(256, before * HOP / 48_000, np.float32),
-        "total": np.full(256, 200.0, np.float32),
-    }
-    drawn = [jax.tree.map(np.asarray, windows(batch, step, window=32)) for step in range(4)]
-    firsts = np.stack([each["latents"][:, 0, 0] for each in drawn])
-    for first, each in zip(firsts, drawn, strict=True):
-        np.testing.assert_array_equal(
-            each["latents"], first[:, None, None] + np.arange(32.0)[:, None] + np.zeros(K)
-        )
-        np.testing.assert_array_equal(each["valid_frames"], np.minimum(valid, 32))
-        np.testing.assert_allclose(each["start"], (before + first) * HOP / 48_000, rtol=1e-6)
-        np.testing.assert_array_equal(each["total"], 200)
-        assert each["mask"].shape == (256, 32, 1) and each["noise"].shape == (256, 32, K)
-    assert (firsts[:, valid == 20] == 0).all()
-    for frames in (96, 50):
-        found, last = firsts[:, valid == frames], frames - 32
-        inside = found[(found > 0) & (found < last)]
-        grid = np.prod(tiny.config().unet.factors)
-        assert set(found.flat) == {0, *range(-before % grid, last, grid), last}
-        # half a window's share at each end, and what rounding down to the grid adds at the beginning
-        shares = np.array([17 + (-before - 1) % grid, 17]) / (last + 33)
-        np.testing.assert_allclose([np.mean(found == 0), np.mean(found == last)], shares, atol=0.08)
-        np.testing.assert_allclose(inside.mean(), last / 2, atol=0.06 * last)
-    assert len(set(firsts[:, 0])) > 1
-
-
-def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_drawn():
-    config, grid = tiny.config(), np.prod(tiny.config().unet.factors)
-    valid = np.tile([96, 96, 40, 2], 100)
-    batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.asarray(valid)}
-    batch |= {"start": jnp.full(400, 30.0), "total": jnp.full(400, 90.0)}
-    config.data.short_rate = 0.5
-    drawn = diffusion.draw(
-        jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
-    )
-    found, mask = np.asarray(drawn["valid_frames"]), np.asarray(drawn["mask"])[..., 0]
-    assert (found <= valid).all() and (found[valid == 2] == 2).all() and found.min() == 2
-    cut = found[valid == 96]
-    assert (
-        0.4 < (cut < 96).mean() < 0.6
-        and cut[cut < 96].min() < grid + 6
-        and 45 < cut[cut < 96].mean() < 55
-    )
-    assert not (mask * (np.arange(96) >= found[:, None])).any()
-    ends = np.where(found < valid, 30 + found * HOP / 48_000, 90)  # of a piece that ends there
-    np.testing.assert_allclose(drawn["total"], ends, rtol=1e-6)
-    inpainted = np.asarray(drawn["task"]) == list(TASKS).index("inpainting")
-    share = (1 - mask.sum(1) / found)[inpainted & (found > 10)]
-    assert share.min() > 0.1 and share.max() < 0.9  # of what is left, not of the whole window
-
-
-@pytest.mark.slow
-def test_text_is_left_out_at_the_configured_rate_only():
-    assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
-    assert np.asarray(draw(null_text_rate=1.0)["null_text"]).all()
-    assert 0.1 < np.mean([draw(step)["null_text"] for step in range(10)]) < 0.3
+K = 6
 
 
 @pytest.fixture(scope="module")
 def parts(tiny_run):
     run = Run.open(tiny_run)
-    config, codec = run.config, load_codec(run)
-    from jen1_jax.text.prompts import TextEncoder
-
-    text = TextEncoder.open(run.text)
-    return config, codec, text, models.make_unet(config, codec.k, text), run
+    config, codec, text = run.config, load_codec(run), TextEncoder.open(run.text)
+    return config, codec, text, make_unet(config, codec.k, text), run
 
 
 @pytest.mark.slow
@@ -210,8 +35,8 @@ def test_text_encoder_and_projections_are_trained_and_saved(parts):
     """Every parameter of the text encoder and of the network moved in training, and the checkpoint's EMA holds them all."""
     config, codec, text, unet, run = parts
     optimizer, _ = adamw(config.train_diffusion)
-    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
-    abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
+    trainables = {"diffusion": make_trainable(config, unet, codec, text, optimizer)}
+    abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(0)))
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     trained, _ = checkpoints.restore(
@@ -219,7 +44,7 @@ def test_text_encoder_and_projections_are_trained_and_saved(parts):
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
         )
     )
-    fresh = init_state(players, jax.random.key(config.seed))
+    fresh = init_state(trainables, jax.random.key(config.seed))
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), trained.params, fresh.params)
     still = [
         jax.tree_util.keystr(path)
@@ -235,9 +60,9 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     config, codec, text, unet, run = parts
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
     optimizer, _ = adamw(config.train_diffusion)
-    players = {"diffusion": diffusion.player(config, unet, codec, text, optimizer)}
-    abstract = jax.eval_shape(lambda: init_state(players, jax.random.key(0)))
-    ema = checkpoints.restore_ema("diffusion", models.abstract_diffusion(unet, text))[0]
+    trainables = {"diffusion": make_trainable(config, unet, codec, text, optimizer)}
+    abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(0)))
+    ema = checkpoints.restore_ema("diffusion", abstract_diffusion(unet, text))[0]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state, _ = checkpoints.restore(
         jax.tree.map(
@@ -249,95 +74,6 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(
         ema["unet"], state.params["diffusion"]["unet"]
     )
-
-
-@pytest.mark.slow
-def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts, tmp_path):
-    config, codec, text, unet, _ = parts
-    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0)
-    batch = next(data.batches(0))
-    tokens, lengths = text.tokenize([str(caption) for caption in batch["caption"]])
-    common = {
-        "tokens": tokens,
-        "text_lengths": lengths,
-        "start": batch["start"],
-        "total": batch["total"],
-    }
-    waveform = {"audio": batch["audio"], "valid_samples": batch["valid_samples"]} | common
-    latents = np.zeros((4, batch["audio"].shape[1] // codec.hop, codec.k), np.float32)
-    for row in range(4):
-        latents[row] = codec.encode(batch["audio"][row])
-    encoded = {"latents": latents, "valid_frames": -(-batch["valid_samples"] // codec.hop)} | common
-    optimizer, _ = adamw(config.train_diffusion)
-    player = diffusion.player(config, unet, codec, text, optimizer)
-    params = {"diffusion": player.init(jax.random.key(0))}
-
-    @partial(jax.jit, static_argnums=2)
-    def terms(batch, frozen, _):
-        drawn = diffusion.draw(
-            jax.random.key(0),
-            jnp.int32(0),
-            batch,
-            config=config,
-            hop=codec.hop,
-            k=codec.k,
-            window=96,
-        )
-        return player.terms(params, drawn, frozen)
-
-    ours = terms(waveform, {"autoencoder": codec.params}, 0)
-    theirs = terms(encoded, None, 1)
-    for name in ours:
-        np.testing.assert_allclose(ours[name][0], theirs[name][0], rtol=2e-3)
-        np.testing.assert_array_equal(ours[name][1], theirs[name][1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("timing", [True, False])
-def test_the_loss_depends_on_where_in_its_piece_an_example_lies_where_it_is_asked_for(
-    parts, tiny_model, timing
-):
-    config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
-    config.unet.timing = timing
-    player = diffusion.player(
-        config,
-        models.make_unet(config, codec.k, text),
-        codec,
-        text,
-        adamw(config.train_diffusion)[0],
-    )
-    tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
-    batch = {
-        "latents": jnp.ones((6, 96, codec.k)),
-        "valid_frames": jnp.full(6, 96),
-        "tokens": tokens,
-        "text_lengths": lengths,
-    }
-    rng = np.random.default_rng(0)  # so that what is heard is heard well
-    params = {"diffusion": {"unet": tiny_model.sampler.params, "text": tiny_model.text_params}}
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
-    )
-
-    @jax.jit
-    def losses(params, batch):
-        drawn = diffusion.draw(
-            jax.random.key(0),
-            jnp.int32(0),
-            batch,
-            config=config,
-            hop=codec.hop,
-            k=codec.k,
-            window=96,
-        )
-        return sum(each for each, _ in player.terms(params, drawn, None).values())
-
-    at = lambda start, total: np.asarray(
-        losses(params, batch | {"start": jnp.full(6, start), "total": jnp.full(6, total)})
-    )
-    for other in (at(30.0, 90.0), at(0.0, 180.0)):
-        changed = other != at(0.0, 90.0)
-        assert changed.all() if timing else not changed.any()
 
 
 def write_latents(path, fingerprint, frames=96):
@@ -372,7 +108,7 @@ def test_data_that_do_not_know_where_in_their_piece_they_begin_are_refused_where
     del arrays[missing]
     np.savez(path, **arrays)
     run = Run.open(tiny_run)
-    with pytest.raises(Refusal, match=r"audio\.npz does not say it.*--config\.unet\.timing=False"):
+    with pytest.raises(Refusal, match=rf"needs the fields {missing}, .*audio\.npz lacks them"):
         diffusion.train_diffusion(run.config, run, NpzData(str(path), 6, seed=0))
 
 
@@ -452,6 +188,7 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("unet", dict(factors=(0, 2)), "at least 1"),
         ("unet", dict(null_text="nothing"), "'nothing'"),
         ("unet", dict(remat="some"), "'some'"),
+        ("unet", dict(conditioning=("tempo",)), "'tempo'"),
         ("diffusion", dict(times="often"), "'often'"),
         ("tasks", dict(loss_on="some"), "'some'"),
         ("tasks", dict(max_spans=0), "max_spans >= 1"),
@@ -479,7 +216,7 @@ def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, re
     with (
         pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext()
     ):
-        models.make_unet(config, codec.k, text)
+        make_unet(config, codec.k, text)
 
 
 def test_latents_are_no_data_for_the_autoencoder(tmp_path):

@@ -31,8 +31,8 @@ class StopsAt(NpzData):
 
     stop: int
 
-    def batches(self, start_step):
-        for step, batch in enumerate(super().batches(start_step), start_step):
+    def batches(self, start_step, around=0):
+        for step, batch in enumerate(super().batches(start_step, around), start_step):
             if step == self.stop:
                 signal.raise_signal(signal.SIGTERM)
             yield batch

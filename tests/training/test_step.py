@@ -10,24 +10,25 @@ from configs import quickstart
 from jen1_jax.keys import named_key
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.training.loop import _Log
-from jen1_jax.training.step import Player, adamw, init_state, make_step
+from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.step import Trainable, init_state, make_step
 
 
-def linear(weights=None, optimizer=None) -> Player:
+def linear(weights=None, optimizer=None) -> Trainable:
     """Two tasks of squared error; example i belongs to task i % 2 and counts i + 1 elements."""
 
-    def terms(params, batch, frozen):
+    def losses(params, batch, frozen):
         error = jnp.square(batch["x"] @ params["model"]["w"] - batch["y"]).sum(-1)
-        one = batch["slot"] % 2 == 1
-        count = batch["slot"] + 1.0
-        return {
-            "even": (error * count * ~one, count * ~one),
-            "odd": (error * count * one, count * one),
-        }
+        return {"even": error, "odd": error}
 
-    return Player(
+    def counts(batch):
+        odd, count = batch["slot"] % 2 == 1, batch["slot"] + 1.0
+        return {"even": count * ~odd, "odd": count * odd}
+
+    return Trainable(
         init=lambda key: {"w": jax.random.normal(key, (3, 2))},
-        terms=terms,
+        losses=losses,
+        counts=counts,
         weights=weights or {"even": 1.0, "odd": 1.0},
         optimizer=optimizer or optax.sgd(0.01),
     )
@@ -42,11 +43,11 @@ def batch(size=8, seed=0):
     }
 
 
-def run(player, batches, **options):
-    players = {"model": player}
-    state = init_state(players, jax.random.key(0))
+def run(trainable, batches, **options):
+    trainables = {"model": trainable}
+    state = init_state(trainables, jax.random.key(0))
     step = jax.jit(
-        make_step(players, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options))
+        make_step(trainables, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options))
     )
     metrics = []
     for item in batches:
@@ -67,9 +68,9 @@ def test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements():
 
 
 def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
-    players = {"model": linear()}
-    state = init_state(players, jax.random.key(0))
-    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
+    trainables = {"model": linear()}
+    state = init_state(trainables, jax.random.key(0))
+    step = jax.jit(make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9))
     both, even = (
         step(state, {name: rows[:size] for name, rows in batch().items()})[1] for size in (8, 1)
     )
@@ -98,23 +99,23 @@ def test_microbatches_change_nothing_though_their_counts_differ(microbatches):
 def test_a_poisoned_batch_moves_the_data_position_and_nothing_else(poison):
     bad = batch(seed=1)
     bad["x"][3, 1] = poison
-    player = linear(optimizer=optax.adamw(0.01))
-    before, _ = run(player, [batch()])
-    after, metrics = run(player, [batch(), bad])
+    trainable = linear(optimizer=optax.adamw(0.01))
+    before, _ = run(trainable, [batch()])
+    after, metrics = run(trainable, [batch(), bad])
     assert metrics[1]["skipped"] == 1 and metrics[0]["skipped"] == 0
     assert int(after.step) == 2 and int(after.updates) == 1
     same = jax.tree.map(np.array_equal, after.replace(step=before.step), before)
     assert all(jax.tree.leaves(same))
-    continued, _ = run(player, [batch(), bad, batch(seed=2)])
-    clean, _ = run(player, [batch(), batch(seed=2)])
+    continued, _ = run(trainable, [batch(), bad, batch(seed=2)])
+    clean, _ = run(trainable, [batch(), batch(seed=2)])
     np.testing.assert_array_equal(continued.params["model"]["w"], clean.params["model"]["w"])
 
 
 def test_ema_follows_early_and_settles_at_its_decay():
     state, _ = run(linear(), [batch(seed=n) for n in range(3)], ema_decay=0.9)
-    players = {"model": linear()}
-    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
-    expected = current = init_state(players, jax.random.key(0))
+    trainables = {"model": linear()}
+    step = jax.jit(make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9))
+    expected = current = init_state(trainables, jax.random.key(0))
     ema = np.asarray(expected.params["model"]["w"])
     for n in range(3):
         current, _ = step(current, batch(seed=n))
@@ -123,29 +124,27 @@ def test_ema_follows_early_and_settles_at_its_decay():
     np.testing.assert_allclose(state.ema["model"]["w"], ema, rtol=1e-5)
 
 
-def follower() -> Player:
-    """An adversary's place: its loss reads the first player's parameters, and moves only its own."""
-    return Player(
+def follower() -> Trainable:
+    """An adversary's place: its loss reads the first trainable's parameters, and moves only its own."""
+    return Trainable(
         init=lambda key: {"v": jnp.ones(())},
-        terms=lambda params, batch, frozen: {
-            "gap": (
-                jnp.broadcast_to((params["second"]["v"] - params["model"]["w"].sum()) ** 2, (8,)),
-                jnp.ones(8),
-            )
+        losses=lambda params, batch, frozen: {
+            "gap": jnp.tile((params["second"]["v"] - params["model"]["w"].sum()) ** 2, 8)
         },
+        counts=lambda batch: {"gap": jnp.ones(8)},
         weights={"gap": 1.0},
         optimizer=optax.sgd(0.5),
     )
 
 
 def step_both(batch):
-    players = {"model": linear(), "second": follower()}
-    state = init_state(players, jax.random.key(0))
-    step = jax.jit(make_step(players, lambda key, step, batch: batch, ema_decay=0.9))
+    trainables = {"model": linear(), "second": follower()}
+    state = init_state(trainables, jax.random.key(0))
+    step = jax.jit(make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9))
     return state, *step(state, batch)
 
 
-def test_two_players_move_at_once_each_by_its_own_loss():
+def test_trainables_move_at_once_each_by_its_own_loss():
     before, after, metrics = step_both(batch())
     alone, (metrics_alone,) = run(linear(), [batch()])
     np.testing.assert_array_equal(after.params["model"]["w"], alone.params["model"]["w"])
@@ -155,9 +154,9 @@ def test_two_players_move_at_once_each_by_its_own_loss():
     assert float(metrics["loss"]) == metrics_alone["loss"] and float(metrics["loss/gap"]) > 0
 
 
-def test_a_step_that_one_player_must_skip_is_skipped_by_both():
+def test_a_step_that_one_trainable_must_skip_is_skipped_by_both():
     bad = batch()
-    bad["y"][0] = np.nan  # only the first player reads it
+    bad["y"][0] = np.nan  # only the first trainable reads it
     before, after, metrics = step_both(bad)
     assert float(metrics["skipped"]) == 1 and int(after.step) == 1
     assert all(

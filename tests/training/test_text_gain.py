@@ -17,12 +17,13 @@ from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training import diffusion
 from jen1_jax.training.npz import NpzData
+from jen1_jax.training.step import TrainState
 from jen1_jax.training.text_gain import (
     EXAMPLES,
     LOG_SNRS,
     PER_CAPTION,
+    TextGain,
     held_out,
-    make_evaluate,
     text_errors,
 )
 from jen1_jax.unet import UNet
@@ -31,11 +32,21 @@ from tests import tiny
 K = 6
 NAMES = {f"text_gain/{log_snr}" for log_snr in LOG_SNRS}
 FROZEN = Mock(spec=TextEncoder, trainable=False, features=8)
-CODEC = Mock(spec=Codec, hop=4, encode=lambda audio: audio[:, ::4])
+CODEC = Mock(
+    spec=Codec,
+    hop=4,
+    encoder_reach=0,
+    params={},
+    model=SimpleNamespace(apply=lambda variables, audio, valid, method: audio[:, ::4]),
+    whitening=SimpleNamespace(apply=lambda latents: latents),
+)
 
 
 def denoiser(objective="x0"):
-    """In the place of a U-Net: its clean latents are its parameter times the text's first embedding, and 0 without text."""
+    """In the place of a U-Net: it predicts its parameter times the text's first embedding.
+
+    Without text it predicts 0.
+    """
 
     def apply(variables, noisy, context, mask, log_snr, text, lengths, valid, causal, conditioning):
         assert not conditioning
@@ -50,13 +61,13 @@ def denoiser(objective="x0"):
         alpha, sigma = (scale[:, None, None] for scale in scales(log_snr))
         return OBJECTIVES[objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
-    return Mock(spec=UNet, timing=False, apply=apply)
+    return Mock(spec=UNet, conditioning=(), apply=apply)
 
 
-def held_out_data(batches):
-    """Data with these batches in its held-out split."""
-    return SimpleNamespace(
-        description={}, batches=iter, sweep=lambda split: iter(batches if split == "test" else [])
+def state(share):
+    """A training state whose denoiser predicts so much of the text's embedding."""
+    return TrainState(
+        step=0, updates=0, params=None, ema={"diffusion": {"unet": share}}, optimizer=None
     )
 
 
@@ -124,8 +135,7 @@ def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
         "valid_frames": np.full(size, 16),
         "text_embedding": rng.normal(size=(size, 5, 8)).astype(np.float32),
         "text_lengths": np.full(size, 5),
-        "start": np.zeros(size, np.float32),
-        "total": np.ones(size, np.float32),
+        "conditions": {"timing": {"start": np.zeros(size), "total": np.ones(size)}},
         "other": np.array([1, 2, 3, 0]),
     }
     find = jax.jit(partial(text_errors, config=config, unet=unet, text=FROZEN))
@@ -169,11 +179,17 @@ def test_held_out_examples_of_padding_alone_or_not_finite_are_left_out(data, val
 
 @pytest.mark.parametrize("captions", [[], ["a"], ["a", "a", ""]])
 def test_without_two_captions_nothing_is_asked(captions):
-    evaluate = make_evaluate(
-        held_out_data([{"caption": captions}] if captions else []),
-        dict, config=settings(), unet=denoiser(), codec=CODEC, text=FROZEN, window=8, progress=print,
-    )  # fmt: skip
-    assert evaluate(1, None) == {}
+    hook = TextGain(
+        [{"caption": captions}] if captions else [],
+        dict,
+        config=settings(),
+        unet=denoiser(),
+        codec=CODEC,
+        text=FROZEN,
+        window=8,
+        progress=print,
+    )
+    assert hook.after_step(6, state(0.5)) == {}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +201,8 @@ def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
 ):
     """But not of a model that learns a few clips by heart."""
     config, said, told = settings(), [], []
-    config.data.limit, config.train_diffusion.steps = limit, 100
+    config.data.limit = limit
+    config.train_diffusion.update(steps=100, checkpoint_every=1)
     rows = {"caption": np.array(list("abcde"))} | {
         name: array for name, array in batch.items() if name != "other"
     }
@@ -193,12 +210,10 @@ def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
         rows["audio"] = np.repeat(rows.pop("latents"), CODEC.hop, axis=1)
         rows["valid_samples"] = CODEC.hop * rows.pop("valid_frames") - 1
         rows["audio"][2, 5 * CODEC.hop :] = 100
-    prepare = lambda examples: {
-        name: array for name, array in examples.items() if name != "caption"
-    }
-    evaluate = make_evaluate(
-        held_out_data([rows]),
-        prepare,
+    inputs = lambda examples: {name: array for name, array in examples.items() if name != "caption"}
+    hook = TextGain(
+        [rows],
+        inputs,
         config=config,
         unet=denoiser(),
         codec=CODEC,
@@ -211,7 +226,7 @@ def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
         batch["latents"][:, 0] - 0.5 * batch["latents"][batch["other"], 0],
     )
     for step, share in ((9, 0.0), (11, 0.0), (20, 0.0), (40, 0.5), (60, 0.0), (80, 0.5)):
-        gains = evaluate(step, {"diffusion": {"unet": share}})
+        gains = hook.after_step(step, state(share))
         told += [
             (step, part) for text in said for part in ("not heard", "heard now") if part in text
         ]

@@ -1,0 +1,134 @@
+"""The diffusion model's loss: what the network is given, and what its prediction costs."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax import conditioning, tasks
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.batch import Drawn, Inputs
+from jen1_jax.conditioning import conditioner
+from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
+from jen1_jax.diffusion.schedules import Schedule, make_schedule
+from jen1_jax.models.diffusion import init_diffusion
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training.step import PerExample, Trainable
+from jen1_jax.unet import UNet
+
+
+def make_trainable(
+    config: ConfigDict,
+    unet: UNet,
+    codec: Codec,
+    text: TextEncoder,
+    optimizer: optax.GradientTransformation,
+) -> Trainable:
+    """The diffusion model: parameters `unet`, and `text` where the text encoder is trained."""
+    return Trainable(
+        init=partial(init_diffusion, unet=unet, text=text),
+        losses=partial(
+            losses,
+            config=config,
+            schedule=make_schedule(config.diffusion),
+            unet=unet,
+            codec=codec,
+            text=text,
+        ),
+        counts=partial(counts, loss_on=config.tasks.loss_on),
+        weights=tasks.weights(config.tasks),
+        optimizer=optimizer,
+    )
+
+
+def losses(
+    params: PyTree,
+    batch: Drawn,
+    frozen: PyTree,
+    *,
+    config: ConfigDict,
+    schedule: Schedule,
+    unet: UNet,
+    codec: Codec,
+    text: TextEncoder,
+) -> PerExample:
+    """Each example's mean squared error over the frames that count, under every task's name.
+
+    `counts` says which task an example belongs to. `frozen` has the `autoencoder`'s parameters
+    where waveforms are encoded here.
+    """
+    params = params["diffusion"]
+    clean = encode(batch, codec, frozen) if "audio" in batch else batch["latents"]
+    valid = _valid(batch)
+    clean, mask = clean.astype(jnp.float32) * valid, batch["mask"]
+    log_snr = schedule.log_snr(batch["time"])
+    objective = OBJECTIVES[config.diffusion.objective]
+    prediction = unet.apply(
+        {"params": params["unet"]},
+        corrupt(clean, batch["noise"], log_snr),
+        clean * mask,
+        mask,
+        log_snr,
+        embed_text(params, batch, text),
+        jnp.where(batch["null_text"], 0, batch["text_lengths"]),
+        valid,
+        batch["causal"],
+        conditioner.embed(conditioning.chosen(unet.conditioning), batch["conditions"]),
+    )
+    error = loss_per_frame(objective, prediction, clean, batch["noise"], log_snr)
+    if config.diffusion.min_snr_gamma:
+        weight = min_snr_weight(objective, log_snr, config.diffusion.min_snr_gamma)
+        error = error * weight[:, None]
+    counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
+    mean = jnp.sum(error * counted, axis=1) / jnp.maximum(counted.sum(axis=1), 1)
+    return dict.fromkeys(tasks.TASKS, mean)
+
+
+def counts(batch: Drawn, loss_on: str) -> PerExample:
+    """For each task, how many frames of an example count in its mean: none of another task's."""
+    frames = tasks.loss_mask(batch["mask"], _valid(batch), loss_on).sum(axis=1)
+    return {name: frames * (batch["task"] == n) for n, name in enumerate(tasks.TASKS)}
+
+
+def encode(batch: Inputs, codec: Codec, frozen: PyTree) -> Float[Array, "batch frames k"]:
+    """Whitened latents of the batch's waveforms.
+
+    Where the batch has the audio before and after a clip, the clip is encoded with it, and gets
+    the latents that it has in its piece. A clip encoded alone would have disturbed ones at its ends.
+    """
+    audio, hop = batch["audio"], codec.hop
+    frames = -(-audio.shape[1] // hop)
+    if "before" in batch:
+        reach = batch["before"].shape[1] // hop - 1  # the last hop fills the clip's own last frame
+        whole = jnp.concatenate([batch["before"], audio, batch["after"]], axis=1)
+        first = batch["before"].shape[1] - reach * hop
+        audio = whole[:, first : first + (frames + 2 * reach) * hop]
+        real = lambda has, count: jnp.tile(has[:, None].astype(jnp.float32), (1, count))
+        parts = (
+            real(batch["has_before"], reach),
+            jnp.ones((len(audio), frames)),
+            real(batch["has_after"], reach),
+        )
+        valid, first = jnp.concatenate(parts, axis=1)[..., None], reach
+    else:
+        audio = jnp.pad(audio, ((0, 0), (0, frames * hop - audio.shape[1]), (0, 0)))
+        valid, first = None, 0
+    latents = codec.model.apply({"params": frozen["autoencoder"]}, audio, valid, method="encode")
+    return codec.whitening.apply(latents[:, first : first + frames])
+
+
+def embed_text(
+    params: PyTree, batch: Inputs, text: TextEncoder
+) -> Float[Array, "batch tokens features"]:
+    """The text's embedding: from the encoder that is trained, or as a frozen one has made it."""
+    if text.trainable:
+        variables = {"params": params["text"]}
+        return text.module.apply(variables, batch["tokens"], batch["text_lengths"])
+    return batch["text_embedding"].astype(jnp.float32)
+
+
+def _valid(batch: Drawn) -> Float[Array, "batch frames 1"]:
+    frames = batch["mask"].shape[1]
+    return (jnp.arange(frames) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)

@@ -1,0 +1,65 @@
+"""From clips, as the data give them, to what the device gets: done on the host."""
+
+import logging
+from functools import cache
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jen1_jax import conditioning
+from jen1_jax.batch import Clips, Inputs
+from jen1_jax.conditioning import conditioner
+from jen1_jax.text.prompts import TextEncoder
+
+log = logging.getLogger(__name__)
+
+UNCHANGED = (
+    "latents",
+    "valid_frames",
+    "audio",
+    "valid_samples",
+    "before",
+    "after",
+    "has_before",
+    "has_after",
+    "start",
+    "index",
+)
+
+
+def diffusion_inputs(clips: Clips, config: ConfigDict, text: TextEncoder) -> Inputs:
+    """The clips with their captions as tokens, or as embeddings where the encoder is frozen."""
+    inputs: dict[str, Any] = {name: clips[name] for name in UNCHANGED if name in clips}
+    captions = [str(caption) for caption in clips["caption"]]
+    if text.trainable:
+        inputs["tokens"], inputs["text_lengths"] = text.tokenize(captions)
+    elif "text_embedding" in clips:
+        inputs |= {name: clips[name] for name in ("text_embedding", "text_lengths")}
+    else:
+        inputs["text_embedding"], lengths = text.embed(captions)
+        inputs["text_lengths"] = lengths
+        full = [captions[row] for row in np.flatnonzero(lengths == text.max_length)]
+        if any(map(text.tokenizer.truncated, full)):
+            _warn_cut(text.max_length)
+    conditioners = conditioning.chosen(config.unet.conditioning)
+    return inputs | {"conditions": conditioner.read(conditioners, clips)}
+
+
+def autoencoder_inputs(clips: Clips, step: int, config: ConfigDict) -> dict[str, np.ndarray]:
+    """The clips' audio, and from the adversary's start on `ramp`.
+
+    `ramp` [batch] is the weight of the adversary's losses at this step, up to 1. `config` is the
+    section `train_autoencoder`. The steps before and after the start are two compiled functions.
+    """
+    inputs = {name: clips[name] for name in ("audio", "valid_samples", "index")}
+    ramp = (step - config.adversary.start + 1) / max(config.adversary.ramp, 1)
+    if ramp > 0:
+        inputs["ramp"] = np.full(len(clips["audio"]), min(ramp, 1), np.float32)
+    return inputs
+
+
+@cache
+def _warn_cut(max_length: int) -> None:
+    """Says so once in a process."""
+    log.warning("Some captions are longer than %d tokens: they are cut there.", max_length)

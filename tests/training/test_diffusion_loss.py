@@ -1,0 +1,236 @@
+"""What the network is given in training, and what its prediction costs."""
+
+from functools import partial
+from unittest.mock import Mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.diffusion.objectives import scales
+from jen1_jax.diffusion.schedules import make_schedule
+from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.diffusion import make_unet
+from jen1_jax.models.run import Run
+from jen1_jax.tasks import TASKS
+from jen1_jax.text.prompts import TextEncoder
+from jen1_jax.training.diffusion_loss import counts, encode, losses, make_trainable
+from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.optimizer import adamw
+from jen1_jax.unet import UNet
+from tests import tiny
+
+HOP, K = 64, 6
+
+
+def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
+    """Context where the mask says so, no text where it is left out, each example's own mode."""
+    rng, config, inputs = np.random.default_rng(0), tiny.config(), []
+    config.unet.conditioning = ()
+    config.diffusion.null_text_rate = 0.5
+    batch = {
+        "latents": jnp.asarray(rng.standard_normal((48, 96, K)), jnp.float32),
+        "valid_frames": jnp.asarray(rng.integers(40, 97, 48)),
+        "text_embedding": jnp.zeros((48, 3, 8)),
+        "text_lengths": jnp.asarray(rng.integers(1, 4, 48)),
+    }
+    drawn = draw_diffusion(
+        jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
+    )
+    unet = Mock(
+        spec=UNet,
+        conditioning=(),
+        apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]),
+    )
+    text, codec = Mock(spec=TextEncoder, trainable=False), Mock(spec=Codec)
+    params = {"diffusion": {"unet": {}}}
+    schedule = make_schedule(config.diffusion)
+    settings = dict(config=config, schedule=schedule, unet=unet, codec=codec, text=text)
+    losses(params, drawn, None, **settings)
+    noisy, context, mask, log_snr, _, lengths, valid, causal, _ = map(np.asarray, inputs)
+    task = np.asarray(drawn["task"])
+    real = np.arange(96) < np.asarray(batch["valid_frames"])[:, None]
+    np.testing.assert_array_equal(valid[..., 0], real)
+    given = (np.asarray(drawn["mask"])[..., 0] == 1) & real
+    np.testing.assert_array_equal(mask[..., 0], given)
+    np.testing.assert_array_equal(context, np.where(given[..., None], batch["latents"], 0))
+    assert 0.1 < given[task > 0].mean() < 0.9 and not given[task == 0].any()
+    np.testing.assert_array_equal(lengths, np.where(drawn["null_text"], 0, batch["text_lengths"]))
+    assert 0.2 < (lengths == 0).mean() < 0.8
+    np.testing.assert_array_equal(causal, drawn["causal"])
+    assert causal[task == list(TASKS).index("continuation")].all() and 0.3 < causal.mean() < 0.7
+    alpha, sigma = scales(jnp.asarray(log_snr)[:, None, None])
+    clean = np.where(real[..., None], batch["latents"], 0)
+    np.testing.assert_allclose(noisy, alpha * clean + sigma * drawn["noise"], atol=1e-5)
+
+
+@pytest.mark.parametrize("loss_on", ["all", "generated"])
+def test_an_example_counts_in_its_own_task_by_its_real_frames(loss_on):
+    mask = np.zeros((3, 8, 1), np.float32)
+    mask[1, :3] = 1
+    batch = {"mask": mask, "valid_frames": np.array([8, 6, 5]), "task": np.array([0, 1, 0])}
+    found = jax.tree.map(np.asarray, counts(jax.tree.map(jnp.asarray, batch), loss_on))
+    assert found["text_to_music"].tolist() == [8, 0, 5]
+    assert found["inpainting"].tolist() == [0, 6 if loss_on == "all" else 3, 0]
+    assert found["continuation"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("loss_on", ["all", "generated"])
+def test_the_loss_is_the_mean_over_the_frames_that_count(loss_on):
+    """The network predicts 0, so that an example's loss is the power of its frames."""
+    config, rng = tiny.config(), np.random.default_rng(0)
+    config.unet.conditioning, config.tasks.loss_on = (), loss_on
+    config.diffusion.objective = "x0"
+    mask = np.zeros((2, 8, 1), np.float32)
+    mask[1, :3] = 1
+    batch = {
+        "latents": rng.normal(size=(2, 8, K)).astype(np.float32),
+        "valid_frames": np.array([8, 6]),
+        "mask": mask,
+        "noise": rng.normal(size=(2, 8, K)).astype(np.float32),
+        "time": np.array([0.2, 0.8], np.float32),
+        "causal": np.zeros(2, bool),
+        "null_text": np.zeros(2, bool),
+        "text_embedding": np.zeros((2, 3, 8), np.float32),
+        "text_lengths": np.ones(2, np.int32),
+        "conditions": {},
+    }
+    zero = lambda variables, noisy, *_: jnp.zeros_like(noisy)
+    unet = Mock(spec=UNet, conditioning=(), apply=zero)
+    text, codec = Mock(spec=TextEncoder, trainable=False), Mock(spec=Codec)
+    params, batch = {"diffusion": {"unet": {}}}, jax.tree.map(jnp.asarray, batch)
+    schedule = make_schedule(config.diffusion)
+    settings = dict(config=config, schedule=schedule, unet=unet, codec=codec, text=text)
+    found = losses(params, batch, None, **settings)
+    first = 0 if loss_on == "all" else 3
+    squares = (batch["latents"] ** 2).mean(-1)
+    expected = [squares[0].mean(), squares[1, first:6].mean()]
+    for task in TASKS:
+        np.testing.assert_allclose(found[task], expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_run):
+    run = Run.open(tiny_run)
+    config, codec, text = run.config, load_codec(run), TextEncoder.open(run.text)
+    return config, codec, text, make_unet(config, codec.k, text)
+
+
+@pytest.mark.slow
+def test_clips_encoded_in_the_step_have_the_latents_of_their_piece(parts):
+    """With the audio around them; without it, the latents at both ends of a clip are others."""
+    codec = parts[1]
+    rng, frames, reach = np.random.default_rng(0), 12, codec.encoder_reach
+    samples, around = frames * codec.hop, (reach + 1) * codec.hop
+    piece = rng.uniform(-0.5, 0.5, (3 * samples, 2)).astype(np.float32)
+    padded = np.pad(piece, ((around, around), (0, 0)))
+    cut = lambda first, length: np.stack(
+        [padded[around + n * samples + first :][:length] for n in range(3)]
+    )
+    batch = {
+        "audio": cut(0, samples),
+        "before": cut(-around, around),
+        "after": cut(samples, around),
+        "has_before": np.array([False, True, True]),
+        "has_after": np.array([True, True, False]),
+    }
+    frozen = {"autoencoder": codec.params}
+    in_step = jax.jit(lambda batch: encode(batch, codec, frozen))
+    whole = codec.encode(piece).reshape(3, frames, codec.k)
+    np.testing.assert_allclose(in_step(batch), whole, atol=1e-4)
+    alone = np.abs(np.asarray(in_step({"audio": batch["audio"]})) - whole)
+    assert alone[1, 0].max() > 0.01 and alone[1, -1].max() > 0.01  # both of its ends are cuts
+    assert alone[0, 0].max() < 1e-4 < alone[0, -1].max()  # the piece begins with this one
+
+
+@pytest.mark.slow
+def test_a_last_clip_that_ends_within_a_hop_is_encoded_with_what_follows(parts):
+    """A clip need not be whole hops: the audio after it fills its last frame."""
+    codec = parts[1]
+    rng, reach, samples = np.random.default_rng(1), codec.encoder_reach, 5 * codec.hop + 10
+    around = (reach + 1) * codec.hop
+    piece = rng.uniform(-0.5, 0.5, (around + samples + around, 2)).astype(np.float32)
+    yes = np.ones(1, bool)
+    batch = {
+        "audio": piece[None, around : around + samples],
+        "before": piece[None, :around],
+        "after": piece[None, around + samples :],
+        "has_before": yes,
+        "has_after": yes,
+    }
+    whole = codec.encode(piece)[reach + 1 :][:6]
+    found = jax.jit(lambda batch: encode(batch, codec, {"autoencoder": codec.params}))(batch)
+    np.testing.assert_allclose(found[0], whole, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts):
+    """The latents are those of the piece from which the clips are cut."""
+    config, codec, text, unet = parts
+    rng, samples = np.random.default_rng(0), 96 * codec.hop
+    around = (codec.encoder_reach + 1) * codec.hop
+    piece = rng.uniform(-0.5, 0.5, (2 * samples, 2)).astype(np.float32)
+    clips = piece.reshape(2, samples, 2)
+    silence = np.zeros((around, 2), np.float32)
+    tokens, lengths = text.tokenize(["two tones"] * 2)
+    place = {"start": np.zeros(2, np.float32), "total": np.ones(2, np.float32)}
+    common = {"tokens": tokens, "text_lengths": lengths, "conditions": {"timing": place}}
+    waveforms = common | {
+        "audio": clips,
+        "valid_samples": np.full(2, samples),
+        "before": np.stack([silence, clips[0, -around:]]),
+        "after": np.stack([clips[1, :around], silence]),
+        "has_before": np.array([False, True]),
+        "has_after": np.array([True, False]),
+    }
+    latents = codec.encode(piece).reshape(2, 96, codec.k)
+    encoded = common | {"latents": latents, "valid_frames": np.full(2, 96)}
+    trainable = make_trainable(config, unet, codec, text, adamw(config.train_diffusion)[0])
+    params = {"diffusion": trainable.init(jax.random.key(0))}
+
+    @jax.jit
+    def loss(batch, frozen):
+        settings = dict(config=config, hop=codec.hop, k=codec.k, window=96)
+        drawn = draw_diffusion(jax.random.key(0), jnp.int32(0), batch, **settings)
+        return trainable.losses(params, drawn, frozen), trainable.counts(drawn)
+
+    ours, theirs = loss(waveforms, {"autoencoder": codec.params}), loss(encoded, None)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3), ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_loss_depends_on_the_place_in_the_piece_where_that_is_a_condition(
+    parts, tiny_model, timed
+):
+    config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
+    config.unet.conditioning = ("timing",) if timed else ()
+    unet = make_unet(config, codec.k, text)
+    trainable = make_trainable(config, unet, codec, text, adamw(config.train_diffusion)[0])
+    tokens, lengths = map(jnp.asarray, text.tokenize(["two tones"] * 6))
+    batch = {
+        "latents": jnp.ones((6, 96, codec.k)),
+        "valid_frames": jnp.full(6, 96),
+        "tokens": tokens,
+        "text_lengths": lengths,
+    }
+    rng = np.random.default_rng(0)  # so that every input has an effect
+    params = {"diffusion": {"unet": tiny_model.sampler.params, "text": tiny_model.text_params}}
+    larger = lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32)
+    params = jax.tree.map(larger, params)
+
+    @jax.jit
+    def loss(params, place):
+        timing = {"conditions": {"timing": place}}
+        settings = dict(config=config, hop=codec.hop, k=codec.k, window=96)
+        drawn = draw_diffusion(jax.random.key(0), jnp.int32(0), batch | timing, **settings)
+        return trainable.losses(params, drawn, None)["inpainting"]
+
+    at = lambda start, total: np.asarray(
+        loss(params, {"start": jnp.full(6, start), "total": jnp.full(6, total)})
+    )
+    for other in (at(30.0, 90.0), at(0.0, 180.0)):
+        changed = other != at(0.0, 90.0)
+        assert changed.all() if timed else not changed.any()

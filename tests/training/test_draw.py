@@ -1,0 +1,169 @@
+"""The random numbers of a diffusion step.
+
+Each test stands for a fault that let earlier reimplementations of JEN-1 fall in loss and produce
+noise.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jen1_jax.conditioning import CONDITIONERS, Conditioner
+from jen1_jax.tasks import TASKS
+from jen1_jax.training.draw import draw_diffusion
+from tests import tiny
+
+HOP, K = 64, 6
+
+
+def untimed():
+    config = tiny.config()
+    config.unet.conditioning = ()
+    return config
+
+
+@partial(jax.jit, static_argnames="null_text_rate")
+def draw(step=0, null_text_rate=0.2):
+    """The random numbers for 48 examples of 96 frames."""
+    config = untimed()
+    config.diffusion.null_text_rate = null_text_rate
+    batch = {"latents": jnp.zeros((48, 96, K)), "valid_frames": jnp.full(48, 96)}
+    return draw_diffusion(
+        jax.random.key(1), jnp.int32(step), batch, config=config, hop=HOP, k=K, window=96
+    )
+
+
+@partial(jax.jit, static_argnames="window")
+def windows(batch, step=0, window=96):
+    key = jax.random.key(step)
+    settings = dict(config=tiny.config(), hop=HOP, k=K, window=window)
+    return draw_diffusion(key, jnp.int32(step), batch, **settings)
+
+
+def test_noise_is_gaussian_with_unit_variance():
+    noise = np.asarray(draw()["noise"]).ravel()
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    uniform = np.asarray(
+        jax.random.uniform(jax.random.key(0), noise.shape, minval=-(3**0.5), maxval=3**0.5)
+    )
+    assert stats.kstest(uniform, "norm").pvalue < 1e-3  # the test tells them apart
+
+
+def test_every_example_draws_its_own_mask_noise_time_and_task():
+    drawn = draw()
+    inpainting = np.asarray(drawn["mask"])[np.asarray(drawn["task"]) == 1]
+    assert len(inpainting) == 16 and len({mask.tobytes() for mask in inpainting}) > 12
+    assert len({noise.tobytes() for noise in np.asarray(drawn["noise"])}) == 48
+    assert len(set(np.asarray(drawn["time"]).tolist())) == 48
+    assert [int((np.asarray(drawn["task"]) == n).sum()) for n in range(3)] == [16, 16, 16]
+
+
+def test_another_step_draws_anew_and_the_same_step_draws_the_same():
+    first, again, other = draw(step=3), draw(step=3), draw(step=4)
+    np.testing.assert_array_equal(first["mask"], again["mask"])
+    assert not np.array_equal(first["mask"], other["mask"])
+
+
+def test_longer_examples_give_windows_with_their_own_place_in_the_piece():
+    """Frame f of each example holds f.
+
+    Half of the examples are valid to their end, a quarter to frame 50, a quarter to frame 20.
+    """
+    valid = np.tile([96, 96, 50, 20], 64)
+    batch = {
+        "latents": np.broadcast_to(np.arange(96.0)[:, None], (256, 96, K)),
+        "valid_frames": valid,
+    }
+    before = 75_001  # frames of the piece that come before the clip
+    start = np.full(256, before * HOP / 48_000, np.float32)
+    place = {"start": start, "total": np.full(256, 200.0, np.float32)}
+    batch |= {"start": start, "conditions": {"timing": place}}
+    drawn = [jax.tree.map(np.asarray, windows(batch, step, window=32)) for step in range(4)]
+    firsts = np.stack([each["latents"][:, 0, 0] for each in drawn])
+    for first, each in zip(firsts, drawn, strict=True):
+        np.testing.assert_array_equal(
+            each["latents"], first[:, None, None] + np.arange(32.0)[:, None] + np.zeros(K)
+        )
+        np.testing.assert_array_equal(each["valid_frames"], np.minimum(valid, 32))
+        np.testing.assert_allclose(
+            each["conditions"]["timing"]["start"], (before + first) * HOP / 48_000, rtol=1e-6
+        )
+        np.testing.assert_array_equal(each["conditions"]["timing"]["total"], 200)
+        assert each["mask"].shape == (256, 32, 1) and each["noise"].shape == (256, 32, K)
+    assert (firsts[:, valid == 20] == 0).all()
+    for frames in (96, 50):
+        found, last = firsts[:, valid == frames], frames - 32
+        inside = found[(found > 0) & (found < last)]
+        grid = np.prod(tiny.config().unet.factors)
+        assert set(found.flat) == {0, *range(-before % grid, last, grid), last}
+        # Half a window's share at each end, and at the beginning what rounding down adds.
+        shares = np.array([17 + (-before - 1) % grid, 17]) / (last + 33)
+        np.testing.assert_allclose([np.mean(found == 0), np.mean(found == last)], shares, atol=0.08)
+        np.testing.assert_allclose(inside.mean(), last / 2, atol=0.06 * last)
+    assert len(set(firsts[:, 0])) > 1
+
+
+def test_a_share_of_the_examples_is_cut_to_a_random_length_before_its_mask_is_drawn():
+    config, grid = tiny.config(), np.prod(tiny.config().unet.factors)
+    valid = np.tile([96, 96, 40, 2], 100)
+    batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.asarray(valid)}
+    place = {"start": jnp.full(400, 30.0), "total": jnp.full(400, 90.0)}
+    batch |= {"conditions": {"timing": place}}
+    config.data.short_rate = 0.5
+    drawn = draw_diffusion(
+        jax.random.key(0), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
+    )
+    found, mask = np.asarray(drawn["valid_frames"]), np.asarray(drawn["mask"])[..., 0]
+    assert (found <= valid).all() and (found[valid == 2] == 2).all() and found.min() == 2
+    cut = found[valid == 96]
+    assert (
+        0.4 < (cut < 96).mean() < 0.6
+        and cut[cut < 96].min() < grid + 6
+        and 45 < cut[cut < 96].mean() < 55
+    )
+    assert not (mask * (np.arange(96) >= found[:, None])).any()
+    ends = np.where(found < valid, 30 + found * HOP / 48_000, 90)  # of a piece that ends there
+    np.testing.assert_allclose(drawn["conditions"]["timing"]["total"], ends, rtol=1e-6)
+    inpainted = np.asarray(drawn["task"]) == list(TASKS).index("inpainting")
+    share = (1 - mask.sum(1) / found)[inpainted & (found > 10)]
+    assert share.min() > 0.1 and share.max() < 0.9  # of what is left, not of the whole window
+
+
+@pytest.mark.slow
+def test_text_is_left_out_at_the_configured_rate_only():
+    assert not np.asarray(draw(null_text_rate=0.0)["null_text"]).any()
+    assert np.asarray(draw(null_text_rate=1.0)["null_text"]).all()
+    assert 0.1 < np.mean([draw(step)["null_text"] for step in range(10)]) < 0.3
+
+
+class Loudness(Conditioner):
+    names = fields = ("loudness",)
+    null_rate = 0.5
+
+
+def test_conditions_are_left_out_at_their_own_rate(monkeypatch):
+    """Text and conditions are left out independently of each other."""
+    monkeypatch.setitem(CONDITIONERS, "loudness", Loudness())
+    config = tiny.config()
+    config.unet.conditioning = ("timing", "loudness")
+    config.diffusion.null_text_rate = 0.5
+    ones = jnp.ones(400)
+    conditions = {"timing": {"start": ones, "total": 9 * ones}, "loudness": {"loudness": ones}}
+    batch = {"latents": jnp.zeros((400, 96, K)), "valid_frames": jnp.full(400, 96)}
+    drawn = draw_diffusion(
+        jax.random.key(0),
+        jnp.int32(0),
+        batch | {"conditions": conditions},
+        config=config,
+        hop=HOP,
+        k=K,
+        window=96,
+    )
+    left_out = np.isnan(drawn["conditions"]["loudness"]["loudness"])
+    assert 0.4 < left_out.mean() < 0.6
+    assert 0.15 < (left_out & np.asarray(drawn["null_text"])).mean() < 0.35
+    np.testing.assert_array_equal(drawn["conditions"]["timing"]["total"], 9)
