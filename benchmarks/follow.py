@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.learnability import RATE, Generator, generator, train
 from configs.quickstart import get_config as quickstart
-from data_pipeline import synthetic
+from data_pipeline import synthesis
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation import adherence
 from jen1_jax.models.autoencoder import load_codec
@@ -60,7 +60,7 @@ def composer(frame_rate: float) -> ConfigDict:
 
 def music() -> tuple[np.ndarray, list[str]]:
     """Audio [n, samples, 2] and captions; the last `HELD_OUT` are for judging."""
-    clips = [synthetic.clip(SEED, index, SECONDS) for index in range(CLIPS + HELD_OUT)]
+    clips = [synthesis.clip(SEED, index, SECONDS) for index in range(CLIPS + HELD_OUT)]
     return np.stack([clip.audio for clip in clips]), [clip.caption for clip in clips]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
-from data_pipeline import synthetic
+from data_pipeline import synthesis
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
 from jen1_jax.autoencoder import spectrum
@@ -291,7 +291,7 @@ def train(
 def wrong_captions(count: int) -> dict[str, list[str]]:
     """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 or 51 a minute away."""
     styles, captions = zip(
-        *(synthetic.describe(HELD_OUT_SEED, number) for number in range(count)), strict=True
+        *(synthesis.describe(HELD_OUT_SEED, number) for number in range(count)), strict=True
     )
     tritone = [replace(style, key=(style.key + 6) % 12) for style in styles]
     tempo = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
@@ -299,7 +299,7 @@ def wrong_captions(count: int) -> dict[str, list[str]]:
         [HELD_OUT_SEED, number, 1]
     )  # as `describe` draws them
     said = lambda styles: [
-        synthetic.caption(style, words(number)) for number, style in enumerate(styles)
+        synthesis.caption(style, words(number)) for number, style in enumerate(styles)
     ]
     return {
         "caption": [captions[row] for row in others(captions)],
@@ -426,7 +426,7 @@ def main() -> None:
     trained, cpu = time.monotonic() - began, time.process_time() - cpu
 
     held_out = [
-        synthetic.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in range(options.clips)
+        synthesis.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in range(options.clips)
     ]
     wanted = [clip.caption for clip in held_out]
     samples = min(half, made_by.window * feature.hop)

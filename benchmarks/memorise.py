@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.waveform import get_config as waveform
-from data_pipeline import synthetic
+from data_pipeline import synthesis
 from jen1_jax.evaluation.reconstruction import si_sdr
 from jen1_jax.generation.model import Model
 from jen1_jax.models.autoencoder import load_codec
@@ -73,8 +73,8 @@ def config() -> ConfigDict:
     return config
 
 
-def clips() -> list[synthetic.Clip]:
-    return [synthetic.clip(SEED, index, SECONDS) for index in range(CLIPS)]
+def clips() -> list[synthesis.Clip]:
+    return [synthesis.clip(SEED, index, SECONDS) for index in range(CLIPS)]
 
 
 def train(config: ConfigDict, folder: Path) -> Run:

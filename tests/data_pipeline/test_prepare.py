@@ -9,7 +9,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from data_pipeline import shards as store
-from data_pipeline import synthetic
+from data_pipeline import synthesis
 from data_pipeline.prepare import prepare
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
@@ -175,7 +175,7 @@ def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
     prepare("synthetic", str(tmp_path / "out"), seconds=0.25, clips=4, seed=5)
     for example in source(tmp_path / "out"):
         index = int(example["id"].decode().split("@")[0].split("-")[-1])
-        clip = synthetic.clip(5, index, 0.25)
+        clip = synthesis.clip(5, index, 0.25)
         np.testing.assert_allclose(example["audio"] / 32767, clip.audio, atol=1 / 32767)
         assert example["caption"].decode() == clip.caption
         assert (example["start"], example["total"]) == (0, 0.25)

@@ -1,7 +1,8 @@
-"""Synthesised instruments: each voice is a function (frequency in Hz, seconds, rng) -> float32 note at 48 kHz.
+"""Synthesised instruments: a voice is a function (frequency in Hz, seconds, rng) -> note.
 
-Notes come out mono `[samples]`, a pad's stereo `[samples, 2]`, at arbitrary level: the mixer sets it. Two engines make all
-pitched sounds: `damped` partials (plucked, struck, bass) and a `sustained` wavetable (bowed, pads).
+Notes are float32 at 48 kHz, mono `[samples]`, those of pads stereo `[samples, 2]`. Their level is
+arbitrary; the mixer sets it. Two methods make all pitched sounds: `_damped` partials (plucked,
+struck, bass) and a `_sustained` wavetable (bowed, pads).
 """
 
 from collections.abc import Callable
@@ -16,14 +17,14 @@ SAMPLE_RATE = 48_000
 
 @dataclass(frozen=True)
 class Instrument:
-    """A voice with its place: `family` groups the voices, `low` and `high` are its register in MIDI note numbers."""
+    """A voice with its family and its register, `low` to `high` in MIDI note numbers."""
 
     name: str
     family: str
     low: int
     high: int
     voice: Callable[[float, float, np.random.Generator], np.ndarray]
-    rings: bool = False  # notes decay by themselves instead of stopping at their written end
+    rings: bool = False  # notes decay by themselves and do not stop at their written end
 
 
 def _time(seconds: float) -> np.ndarray:
@@ -31,7 +32,7 @@ def _time(seconds: float) -> np.ndarray:
 
 
 def _fade(note: np.ndarray, attack: float, release: float) -> np.ndarray:
-    """`note` with raised-cosine ends of `attack` and `release` seconds, at most half the note each."""
+    """`note` with raised-cosine ends of `attack` and `release` seconds, at most half of it."""
     for seconds, end in ((attack, slice(None)), (release, slice(None, None, -1))):
         n = min(int(seconds * SAMPLE_RATE), len(note) // 2)
         ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(n) / max(n, 1))).astype(np.float32)
@@ -41,9 +42,11 @@ def _fade(note: np.ndarray, attack: float, release: float) -> np.ndarray:
 
 
 def _damped(frequency, seconds, rng, *, ratios, amplitudes, decays, attack=0.002, knock=0.0):
-    """Partials at `ratios * frequency`, each dying at its own rate `decays` in 1/s, with a short noise `knock` at the start.
+    """Partials at `ratios * frequency` that decay at rates `decays` in 1/s.
 
-    A damped partial is z**n; with n = i * block + j all partials together are one product of matrices z**(i * block) and z**j.
+    `knock` is the level of a short noise at the start. A damped partial is z**n. With
+    n = i * block + j the sum of all partials is the product of the matrices z**(i * block) and
+    z**j.
     """
     ratios, amplitudes, decays = (
         np.broadcast_to(a, np.shape(ratios)) for a in (ratios, amplitudes, decays)
@@ -80,7 +83,10 @@ def _string(
     partials=24,
     **keywords,
 ):
-    """A string plucked or struck at `position` of its length: stiff, so slightly sharp upwards; the higher, the sooner gone."""
+    """A string plucked or struck at `position` of its length.
+
+    Its stiffness makes high partials slightly sharp; high partials and high notes decay faster.
+    """
     k = np.arange(1, partials + 1)
     amplitudes = np.abs(np.sin(np.pi * k * position)) / k**tilt
     decays = np.sqrt(frequency / 220) * decay * (1 + damping * k**2)
@@ -108,7 +114,7 @@ def _sustained(
     vibrato=0.004,
     breath=0.0,
 ):
-    """A sawtooth-like tone that opens up as it swells, with a vibrato that sets in late."""
+    """A sawtooth-like tone that becomes brighter in its attack and whose vibrato begins later."""
     t = _time(seconds)
     k = np.arange(1, max(2, int(min(60, 18_000 / frequency))))
     harmonics, phases = (
@@ -132,7 +138,7 @@ def _sustained(
 
 
 def _pad(frequency, seconds, rng, *, detune=0.004, **keywords):
-    """Detuned sustained voices, other ones in either ear: wide, and never quite still."""
+    """Detuned sustained voices, different ones in each channel."""
     sides = [
         sum(
             _sustained(frequency * (1 + detune * d), seconds, rng, **keywords)

@@ -1,0 +1,54 @@
+"""The source that reads a folder of audio files."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.sources.items import SUFFIXES, Item, Rejection, file_item
+
+UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv")  # by libsndfile
+
+
+def from_folder(folder: Path) -> Iterator[Item | Rejection]:
+    """All audio files below `folder`, in the order of their names.
+
+    NAME.txt holds the caption of NAME.wav; NAME.json holds an object with "caption" and metadata.
+    """
+
+    def fail(error: OSError):
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                yield Rejection(
+                    Path(parent, name).relative_to(folder).as_posix(),
+                    "linked folder",
+                    "links to folders are not followed",
+                )
+        for name in sorted(names):
+            path = Path(parent, name)
+            if path.suffix.lower() in SUFFIXES + UNSUPPORTED and not name.startswith("."):
+                yield _read(path, path.relative_to(folder).as_posix())
+
+
+def _read(path: Path, id: str) -> Item | Rejection:
+    if path.suffix.lower() in UNSUPPORTED:
+        return Rejection(id, "unsupported format", "convert it to FLAC or WAV")
+    if not id.isprintable():
+        return Rejection(
+            id.encode("utf-8", "replace").decode(),
+            "unreadable name",
+            "rename it in UTF-8 without control characters",
+        )
+    fields = {}
+    try:
+        if (sidecar := path.with_suffix(".json")).exists():
+            fields = dict(json.loads(sidecar.read_text("utf-8")))
+        if (sidecar := path.with_suffix(".txt")).exists():
+            fields["caption"] = sidecar.read_text("utf-8").strip()
+    except (ValueError, TypeError) as error:  # not UTF-8, not JSON, not an object
+        return Rejection(id, "unreadable caption", f"{sidecar.name}: {error}")
+    return file_item(id, path, fields)

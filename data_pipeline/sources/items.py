@@ -1,0 +1,47 @@
+"""What a source yields: items and rejections."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording: an audio file or a function that renders it, with its caption and metadata."""
+
+    id: str  # unique in the source, and the same wherever the source lies
+    audio: Path | Callable[[], np.ndarray]  # a function returns float32 [samples, 2] at 48 kHz
+    caption: str
+    meta: dict  # JSON values
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a recording is not in the data set."""
+
+    id: str
+    reason: str  # one of a few phrases, which are counted
+    detail: str = ""
+
+
+def file_item(id: str, path: Path, fields: dict) -> Item:
+    """The item of an audio file; `fields` are its caption and metadata.
+
+    Without a caption, one is composed from title, artist, genre and game.
+    """
+    caption = fields.pop("caption", None)
+    if caption is None:
+        title, artist, game, genre = (
+            str(fields.get(name) or "") for name in ("title", "artist", "game", "genre")
+        )
+        by = (
+            f"{title} by {artist}"
+            if title and artist
+            else title or (f"music by {artist}" if artist else "")
+        )
+        caption = ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)
+    return Item(id, path, str(caption).strip(), fields)
