@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipeline._tf import tfds
 from jen1_jax.errors import Refusal
+from jen1_jax.files import local
 
 SAMPLE_RATE = 48_000
 SHARD_BYTES = 256 * 2**20
@@ -138,6 +139,7 @@ def features(folder: str) -> tfds.features.FeaturesDict:
 
 
 def _builder(folder: str):
+    local(folder)  # TFDS would try to read a URL
     try:
         builder = tfds.builder_from_directory(folder)
         known = {"audio", "latents"} & set(builder.info.features or ())

@@ -1,30 +1,41 @@
 """Training data from one `.npz` file, for machines without TensorFlow."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from jen1_jax.errors import Refusal
+from jen1_jax.files import local
 
 _KINDS = {"latents": "valid_frames", "audio": "valid_samples"}
-_TIMING = {"start", "total"}  # of whole examples: a window of one begins elsewhere
+_TIMING = {"start", "total"}  # left out with `crop`, since a window begins elsewhere
 
 
 class NpzData:
-    """Waveforms or latents that fit in memory, drawn by index: batch s is the same wherever training starts.
+    """Waveforms or latents that fit in memory; batch s is the same whatever the first step.
 
-    The file holds `audio` [n, samples, 2] float32 with `valid_samples` [n], or `latents` [n, frames, k] with `valid_frames` [n]
-    and a scalar string `fingerprint`; `caption` [n] strings; `test` [n] bool, true for examples that are held out; and, for
-    `unet.timing`, `start` and `total` [n], the seconds at which examples begin in their pieces, and of the whole pieces. `crop`
-    (samples) cuts a random window out of each example; `limit` keeps so many training examples, evenly spread, 0 all.
+    The file holds these arrays:
+        audio: float32 [n, samples, 2], with valid_samples [n]; or
+        latents: [n, frames, k], with valid_frames [n] and the string `fingerprint`.
+        caption: strings [n].
+        test: bool [n], true for held-out examples.
+        start, total: [n], only needed for `unet.timing`: the seconds at which each example begins
+            in its piece, and the seconds that the piece lasts.
+
+    Args:
+        crop: cut a random window of so many samples out of each example.
+        limit: use so many training examples, evenly spread; 0 means all.
+
+    Raises:
+        Refusal: the file cannot be read, lacks an array or a training example, or is too short.
     """
 
     def __init__(
         self, path: str, batch_size: int, seed: int, crop: int | None = None, limit: int = 0
     ):
+        path = local(path)
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {
@@ -38,15 +49,17 @@ class NpzData:
         missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()
         if missing:
             raise Refusal(
-                f"{path} lacks the arrays {', '.join(sorted(missing))}; jen1_jax/training/npz.py says what it holds."
+                f"{path} lacks the arrays {', '.join(sorted(missing))}; "
+                "jen1_jax/training/npz.py lists what the file must hold."
             )
         length = arrays[self._kind].shape[1]
         if crop is not None and (self._kind != "audio" or length < crop):
             raise Refusal(
-                f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; prepare longer audio."
+                f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; "
+                "prepare longer audio."
             )
         self.description: Mapping[str, Any] = {
-            "dir": str(Path(path).absolute()),
+            "dir": str(path.absolute()),
             "kind": {"audio": "waveform"}.get(self._kind, self._kind),
             "length": length,
             "fields": sorted(arrays),
