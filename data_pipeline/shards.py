@@ -1,9 +1,14 @@
-"""The data set on disk: TFDS metadata around ArrayRecord shards, readable by plain tensorflow-datasets.
+"""The data set on disk: TFDS metadata and ArrayRecord shards, readable with TFDS alone.
 
-Two kinds, told apart by their features. Waveforms: `audio` int16 [samples, 2] at 48 kHz, `valid_samples` (the rest is zero
-padding), `caption`, `id`, `meta` (JSON), `start` and `total` (seconds: where in its file it begins, and of
-the whole file). Latents: `latents` float16 [frames, k], `valid_frames` and the same others; see `latents`. Records are fixed in
-size and not compressed: PCM hardly shrinks, and reading must be fast.
+A record of a waveform data set holds:
+    audio: int16 [samples, 2] at 48 kHz.
+    valid_samples: how many of them are audio; the rest are zeros.
+    id: of its file and its place there, "FILE@SECONDS".
+    caption, meta: the caption, and other metadata as JSON.
+    start, total: the seconds at which it begins in its file, and those that the file lasts.
+Latents hold `latents` float16 [frames, k] and `valid_frames` instead of the first two. The records
+of a file follow each other in the order of time. All records have the same size and are not
+compressed, since PCM hardly becomes smaller and reading must be fast.
 """
 
 import json
@@ -22,6 +27,7 @@ from jen1_jax.files import local
 SAMPLE_RATE = 48_000
 SHARD_BYTES = 256 * 2**20
 NAME = "jen1"
+VERSION = "1.0.0"  # of the features and their meaning; readers refuse another major version
 FINGERPRINT = "fingerprint.json"
 EMBEDDINGS = "embeddings.safetensors"
 
@@ -44,14 +50,15 @@ def _about() -> dict:
 
 @dataclass
 class Writer:
-    """Appends examples to the splits of a new data set in `folder`; use as a context manager, which writes the metadata."""
+    """Appends examples to the splits of a new data set in `folder`.
+
+    It is a context manager, which writes the metadata at the end.
+    """
 
     folder: Path
     features: tfds.features.FeaturesDict
     description: str
-    _shards: dict[str, list[list[int]]] = field(
-        default_factory=dict
-    )  # split -> [examples, bytes] of each shard
+    _shards: dict[str, list[list[int]]] = field(default_factory=dict)  # split -> [examples, bytes]
     _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
 
     def __enter__(self) -> "Writer":
@@ -97,27 +104,25 @@ class Writer:
             data_dir=self.folder,
             features=self.features,
             split_infos=infos,
+            version=VERSION,
             description=self.description,
-            check_data=False,
-        )  # check_data reads with as_dataset, which TFDS does not have for array_record
+            check_data=False,  # it would use as_dataset, which TFDS lacks for array_record
+        )
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a data set holds: `kind` is "waveform" or "latents"; `shape` one record's [samples, 2] or [frames, k].
+    """What a data set holds."""
 
-    `seconds` is a waveform's length, None for latents; `fingerprint` is what `encode` was given, None for waveforms.
-    """
-
-    kind: str
-    examples: Mapping[str, int]
-    shape: tuple[int, int]
-    seconds: float | None
-    fingerprint: Mapping | None
+    kind: str  # "waveform" or "latents"
+    examples: Mapping[str, int]  # by split
+    shape: tuple[int, int]  # of one record: [samples, 2] or [frames, k]
+    seconds: float | None  # of one record; None for latents
+    fingerprint: Mapping | None  # of the encoder; None for waveforms
 
 
 def info(folder: str) -> Info:
-    """What the data set in `folder` holds. Raises Refusal where there is none."""
+    """What the data set in `folder` holds. Raises Refusal if there is none that can be read."""
     builder = _builder(folder)
     kind = "waveform" if "audio" in builder.info.features else "latents"
     shape = builder.info.features["audio" if kind == "waveform" else "latents"].shape
@@ -134,39 +139,49 @@ def info(folder: str) -> Info:
 
 
 def features(folder: str) -> tfds.features.FeaturesDict:
-    """The features of the data set in `folder`; their `deserialize_example_np` decodes what `records` reads."""
+    """The features of the data set in `folder`.
+
+    Their `deserialize_example_np` decodes what `records` reads.
+    """
     return _builder(folder).info.features
 
 
 def _builder(folder: str):
-    local(folder)  # TFDS would try to read a URL
+    path = local(folder)  # TFDS would try to read a URL
     try:
         builder = tfds.builder_from_directory(folder)
         known = {"audio", "latents"} & set(builder.info.features or ())
-    except (
-        Exception
-    ) as error:  # TFDS has no exception of its own for a folder that is not a data set
-        reason = (
-            "there is no dataset_info.json in it"
-            if not (Path(folder) / "dataset_info.json").exists()
-            else str(error)
-        )
+    except Exception as error:  # TFDS raises many kinds for a folder that is no data set
+        absent = not (path / "dataset_info.json").exists()
+        reason = "there is no dataset_info.json in it" if absent else str(error)
         raise Refusal(
             f"{folder} is not a prepared data set ({reason}); make one with `jen1 data prepare`."
         ) from None
     if not known:
         raise Refusal(
-            f"{folder} is a TFDS data set, but holds neither audio nor latents; make one with `jen1 data prepare`."
+            f"{folder} is a TFDS data set, but holds neither audio nor latents; "
+            "make one with `jen1 data prepare`."
+        )
+    version, major = builder.info.version, VERSION.split(".")[0]
+    if version.major != int(major):
+        raise Refusal(
+            f"{folder} is a data set of version {version}, and only versions {major}.x.x can be "
+            "read; prepare it again, and encode latents again."
         )
     if "total" not in builder.info.features:
         raise Refusal(
-            f"{folder} does not say how long its pieces are (`total`); prepare it again, and encode latents again."
+            f"{folder} lacks the length of its pieces (`total`); "
+            "prepare it again, and encode latents again."
         )
     return builder
 
 
 def records(folder: str, split: str) -> Callable[[list[int]], list[bytes]]:
-    """A function that reads the serialised records at a list of positions. Raises Refusal without such a split."""
+    """A function from a list of positions to the serialised records there.
+
+    Raises:
+        Refusal: there is no such data set or split.
+    """
     builder = _builder(folder)
     if split not in builder.info.splits:
         raise Refusal(

@@ -283,26 +283,6 @@ def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
     assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
 
 
-def test_shards_that_do_not_know_the_length_of_their_pieces_are_refused(tmp_path):
-    features = store.tfds.features.FeaturesDict(
-        {name: f for name, f in store.latent_features(2, 3).items() if name != "total"}
-    )
-    with store.Writer(tmp_path, features, "from an earlier version") as writer:
-        writer.write(
-            "train",
-            dict(
-                latents=np.zeros((2, 3), np.float16),
-                valid_frames=2,
-                start=0.0,
-                caption="",
-                id="a",
-                meta="{}",
-            ),
-        )
-    with pytest.raises(Refusal, match="how long its pieces are"):
-        store.info(str(tmp_path))
-
-
 def test_broken_shards_are_refused_by_name(shards, tmp_path):
     with pytest.raises(Refusal, match="not a prepared data set"):
         validate(str(tmp_path))

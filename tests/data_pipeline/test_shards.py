@@ -1,5 +1,10 @@
+import json
+import shutil
+
+import numpy as np
 import pytest
 
+from data_pipeline import shards as store
 from data_pipeline import stream
 from data_pipeline.latents import encode
 from data_pipeline.prepare import prepare
@@ -28,3 +33,40 @@ def test_a_url_is_refused(read_or_write, shards, tmp_path, monkeypatch):
     with pytest.raises(Refusal, match=rf"{URL} is a URL \(gs:\)"):
         read_or_write(shards, str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_set_of_another_major_version_is_refused(shards, tmp_path):
+    def with_version(version):
+        folder = tmp_path / version
+        shutil.copytree(shards, folder)
+        info = json.loads((folder / "dataset_info.json").read_text())
+        assert info["version"] == store.VERSION
+        (folder / "dataset_info.json").write_text(json.dumps(info | {"version": version}))
+        return str(folder)
+
+    major, minor, patch = map(int, store.VERSION.split("."))
+    newer = with_version(f"{major + 1}.0.0")
+    for read in (store.info, validate, lambda folder: stream.batches(folder, "train", 1)):
+        with pytest.raises(Refusal, match=rf"version {major + 1}\.0\.0, and .* prepare it again"):
+            read(newer)
+    assert store.info(with_version(f"{major}.{minor + 1}.{patch}")) == store.info(shards)
+
+
+def test_a_data_set_without_the_length_of_its_pieces_is_refused(tmp_path):
+    features = store.tfds.features.FeaturesDict(
+        {name: f for name, f in store.latent_features(2, 3).items() if name != "total"}
+    )
+    with store.Writer(tmp_path, features, "from an earlier version") as writer:
+        writer.write(
+            "train",
+            dict(
+                latents=np.zeros((2, 3), np.float16),
+                valid_frames=2,
+                start=0.0,
+                caption="",
+                id="a",
+                meta="{}",
+            ),
+        )
+    with pytest.raises(Refusal, match="lacks the length of its pieces"):
+        store.info(str(tmp_path))
