@@ -1,6 +1,7 @@
-"""A waveform data set to a latent one: every clip encoded once, with what surrounds it in its piece, and with its texts.
+"""A waveform data set to a latent one: every clip is encoded once, and its texts are kept.
 
-A clip encoded alone has disturbed latents at both of its ends, since an encoder sees across them.
+The latents at both ends of a clip depend on the audio beyond them. Each clip is therefore encoded
+together with the adjoining clips of its piece.
 """
 
 import json
@@ -13,9 +14,9 @@ from safetensors.numpy import save_file
 from data_pipeline.shards import (
     EMBEDDINGS,
     FINGERPRINT,
-    SAMPLE_RATE,
     Info,
     Writer,
+    adjoining,
     features,
     info,
     latent_features,
@@ -25,7 +26,7 @@ from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder
 
-GROUP = 4  # batches of clips that are read at once
+GROUP = 4  # batches of clips that are read together
 
 
 def encode(
@@ -41,18 +42,22 @@ def encode(
     batch_size: int = 8,
     progress: Callable[[str], None] = print,
 ) -> Info:
-    """Writes the latent data set `out` from the waveform data set `folder`, with the same splits in the same order.
+    """Writes the latent data set `out` from the waveform data set `folder`, in the same order.
 
     Args:
-        encode_fn: audio float32 [batch_size, frames * hop, 2] -> whitened latents [batch_size, frames, k]. There are four numbers
-            of frames at most: a clip is padded to whole hops, and may have neighbours.
-        around: frames of a clip's neighbours in its piece that are encoded with it, and cut off then. With the encoder's reach, a
-            clip of whole hops has the latents that it has in its piece.
-        fingerprint: JSON values that name the encoder (and the text encoder), kept as fingerprint.json.
-        text_fn: captions -> (embedding [n, tokens, d], lengths [n]); None stores captions alone.
+        encode_fn: audio float32 [batch_size, frames * hop, 2] -> whitened latents
+            [batch_size, frames, k]. There are at most four numbers of frames: a clip is padded to
+            whole hops and has none, one or two neighbours.
+        fingerprint: JSON values that identify the encoder (and the text encoder), written to
+            fingerprint.json.
+        around: frames of the adjoining clips on each side that are encoded with a clip and then
+            cut off. With the encoder's receptive field, a clip of whole hops has the latents that
+            it has in its piece.
+        text_fn: captions -> (embedding [n, tokens, d], lengths [n]); None stores only captions.
 
     Raises:
-        Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or `out` cannot be written.
+        Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or
+            `out` cannot be written.
     """
     about = info(folder)
     if about.kind != "waveform":
@@ -68,39 +73,33 @@ def encode(
                 read = records(folder, split)
                 for start in range(0, size, GROUP * batch_size):
                     stop = min(start + GROUP * batch_size, size)
-                    near = [
-                        decode(record)
-                        for record in read(list(range(max(start - 1, 0), min(stop + 1, size))))
-                    ]
-                    own = range(start - max(start - 1, 0), len(near) - (min(stop + 1, size) - stop))
-                    examples = [near[place] for place in own]
+                    first, last = max(start - 1, 0), min(stop + 1, size)  # with their neighbours
+                    clips = [decode(record) for record in read(list(range(first, last)))]
+                    chosen = range(start - first, stop - first)
                     latents = _encode_group(
-                        encode_fn, near, own, batch_size, frames, hop, around, k
+                        encode_fn,
+                        clips,
+                        chosen,
+                        adjoining(
+                            [clip["id"] for clip in clips],
+                            [clip["start"] for clip in clips],
+                            about.seconds,
+                        ),
+                        batch_size=batch_size,
+                        frames=frames,
+                        hop=hop,
+                        around=around,
+                        k=k,
                     )
-                    for row, example in zip(latents, examples, strict=True):
-                        text = {name: example[name].decode() for name in ("caption", "id", "meta")}
-                        if not np.isfinite(row).all():
-                            raise Refusal(
-                                f"The latents of {text['id']} are not finite in float16; check the autoencoder."
-                            )
-                        captions.add(text["caption"])
-                        valid = -(-int(example["valid_samples"]) // hop)
-                        writer.write(
-                            split,
-                            dict(
-                                latents=row,
-                                valid_frames=valid,
-                                start=example["start"],
-                                total=example["total"],
-                            )
-                            | text,
-                        )
-                    done += len(examples)
+                    for place, row in zip(chosen, latents, strict=True):
+                        example = _latent_example(clips[place], row, hop)
+                        captions.add(example["caption"])
+                        writer.write(split, example)
+                    done += len(chosen)
                     if time.monotonic() - told > 5:
                         told = time.monotonic()
-                        progress(
-                            f"{done}/{total} clips, {done * about.seconds / (told - began):.0f} times real time"
-                        )
+                        speed = done * about.seconds / (told - began)
+                        progress(f"{done}/{total} clips, {speed:.0f} times real time")
         (target / FINGERPRINT).write_text(
             json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"
         )
@@ -109,56 +108,61 @@ def encode(
     return info(out)
 
 
+def _latent_example(clip: Mapping, latents: np.ndarray, hop: int) -> dict:
+    text = {name: clip[name].decode() for name in ("caption", "id", "meta")}
+    if not np.isfinite(latents).all():
+        raise Refusal(
+            f"The latents of {text['id']} are not finite in float16; check the autoencoder."
+        )
+    valid = -(-int(clip["valid_samples"]) // hop)
+    timing = {name: clip[name] for name in ("start", "total")}
+    return dict(latents=latents, valid_frames=valid) | timing | text
+
+
 def _encode_group(
     encode_fn: Callable,
-    near: Sequence[Mapping],
-    own: range,
+    clips: Sequence[Mapping],
+    chosen: range,
+    adjoins: np.ndarray,
+    *,
     batch_size: int,
     frames: int,
     hop: int,
     around: int,
     k: int,
 ) -> list[np.ndarray]:
-    """Latents float16 [frames, k] of the clips `own` of consecutive ones, with their neighbours around them.
+    """Latents float16 [frames, k] of the `chosen` ones of consecutive clips.
 
-    Clips are encoded together with those that have neighbours on the same sides.
+    `adjoins` says of each clip but the last whether the next one follows directly. Clips with
+    neighbours on the same sides are encoded together.
     """
-    samples = len(near[0]["audio"])
-    kinds: dict[tuple[bool, bool], list[int]] = {}
-    for place in own:
-        before = around > 0 and place > 0 and _adjoin(near[place - 1], near[place])
-        after = around > 0 and place + 1 < len(near) and _adjoin(near[place], near[place + 1])
-        kinds.setdefault((before, after), []).append(place)
-    found = {}
-    for (before, after), places in kinds.items():
+    samples = len(clips[0]["audio"])
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for place in chosen:
+        before = around > 0 and place > 0 and bool(adjoins[place - 1])
+        after = around > 0 and place + 1 < len(clips) and bool(adjoins[place])
+        groups.setdefault((before, after), []).append(place)
+    encoded = {}
+    for (before, after), places in groups.items():
         first, length = around * before, frames + around * (before + after)
-        for chosen in (places[at : at + batch_size] for at in range(0, len(places), batch_size)):
+        for batch in (places[at : at + batch_size] for at in range(0, len(places), batch_size)):
             audio = np.zeros((batch_size, length * hop, 2), np.float32)
-            for row, place in zip(audio, chosen, strict=False):
-                parts = [near[place - 1]["audio"][samples - first * hop :]] if before else []
-                parts += [near[place]["audio"]] + ([near[place + 1]["audio"]] if after else [])
+            for row, place in zip(audio, batch, strict=False):
+                parts = [clips[place - 1]["audio"][samples - first * hop :]] if before else []
+                parts += [clips[place]["audio"]]
+                parts += [clips[place + 1]["audio"]] if after else []
                 whole = np.concatenate(parts)[: len(row)]
                 row[: len(whole)] = whole / np.float32(32767)
             latents = np.asarray(encode_fn(audio))
             if latents.shape != (batch_size, length, k):
                 raise Refusal(
-                    f"The encoder gave {latents.shape} for {batch_size} clips, not {(batch_size, length, k)}."
+                    f"The encoder gave {latents.shape} for {batch_size} clips, "
+                    f"not {(batch_size, length, k)}."
                 )
             with np.errstate(over="ignore"):  # refused later, by name
-                found |= zip(
-                    chosen, latents[:, first : first + frames].astype(np.float16), strict=False
-                )
-    return [found[place] for place in own]
-
-
-def _adjoin(clip: Mapping, following: Mapping) -> bool:
-    """Whether `following` is the next clip of the same piece: one that was left out between them is an edge."""
-    piece = lambda example: example["id"].rpartition(b"@")[0]
-    seconds = len(clip["audio"]) / SAMPLE_RATE
-    return (
-        piece(clip) == piece(following)
-        and round(following["start"] / seconds) == round(clip["start"] / seconds) + 1
-    )
+                own = latents[:, first : first + frames].astype(np.float16)
+            encoded |= zip(batch, own, strict=False)
+    return [encoded[place] for place in chosen]
 
 
 def _write_embeddings(path, captions: list[str], text_fn, batch_size: int, progress) -> None:

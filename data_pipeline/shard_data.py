@@ -9,7 +9,10 @@ from data_pipeline import stream
 
 
 class ShardData:
-    """A data set's endless training batches and its splits in order; `description` says what the data are."""
+    """The batches of a data set, for training and in order; `description` names the data.
+
+    The arguments are those of `stream.batches`.
+    """
 
     def __init__(
         self,
@@ -46,16 +49,34 @@ class ShardData:
         """The distinct captions of the training split."""
         return stream.captions(self._folder, "train")
 
-    def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        return stream.batches(
-            self._folder, "train", self._batch_size, start_step=start_step, **self._options, **self._process
-        )  # fmt: skip
+    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Endless batches of the training split from `start_step` on.
 
-    def sweep(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """One pass over whole records in order; nothing where the split does not exist."""
+        Whole waveforms come with `around` samples of audio on both sides, as in `stream.batches`.
+        """
+        return stream.batches(
+            self._folder,
+            "train",
+            self._batch_size,
+            start_step=start_step,
+            around=around,
+            **self._options,
+            **self._process,
+        )
+
+    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """One pass over the whole records of a split in order; empty if there is no such split.
+
+        Waveforms come with `around` samples of audio on both sides, as in `stream.batches`.
+        """
         if split not in self.description["examples"]:
             return iter(())
-        limit = self._options["limit"]
         return stream.batches(
-            self._folder, split, min(self._batch_size, 8), shuffle=False, epochs=1, limit=limit
+            self._folder,
+            split,
+            min(self._batch_size, 8),
+            shuffle=False,
+            epochs=1,
+            limit=self._options["limit"],
+            around=around,
         )

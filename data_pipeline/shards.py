@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from numpy.typing import ArrayLike
 
 from data_pipeline._tf import tfds
 from jen1_jax.errors import Refusal
@@ -191,3 +192,18 @@ def records(folder: str, split: str) -> Callable[[list[int]], list[bytes]]:
         split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
     return source.__getitems__
+
+
+def adjoining(ids: ArrayLike, starts: ArrayLike, seconds: float) -> np.ndarray:
+    """Whether each clip is directly followed by the next one of the same file, bool [n - 1, ...].
+
+    Two clips between which a silent one was dropped do not adjoin.
+
+    Args:
+        ids: of the clips, bytes [n, ...].
+        starts: seconds at which they begin in their files, [n, ...].
+        seconds: the length of a clip.
+    """
+    files = np.frompyfunc(lambda id: id.rpartition(b"@")[0], 1, 1)(np.asarray(ids, object))
+    numbers = np.round(np.asarray(starts) / seconds)
+    return (files[1:] == files[:-1]) & (numbers[1:] == numbers[:-1] + 1)

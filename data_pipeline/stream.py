@@ -1,24 +1,25 @@
-"""Prepared shards to batches: a tf.data pipeline over a counter, with no other state, so that it restarts exactly at any step.
+"""Prepared shards to batches: a tf.data pipeline whose only state is a counter.
 
 ```
-step s, slot j -> global index g = s * batch + j -> epoch g // n, place g % n -> record shuffled(place, seed, epoch) -> window
+step s, row j -> global index g = s * batch + j -> epoch g // n, place g % n
+              -> record shuffled(place, seed, epoch) -> window
 ```
-Every example follows from (seed, g) alone. A batch is therefore the same whatever the number of processes that share it, and a
-run that starts at step s continues as if it had never stopped.
+Every example depends on (seed, g) alone. A batch is therefore the same for any number of processes
+that share it, and a run that starts at step s continues as if it had never stopped.
 """
 
 import atexit
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
 from data_pipeline._tf import tf
-from data_pipeline.shards import EMBEDDINGS, Info, info, records
+from data_pipeline.shards import EMBEDDINGS, SAMPLE_RATE, Info, adjoining, info, records
 from jen1_jax.errors import Refusal
 
 TEXTS = ("caption", "meta")
@@ -38,25 +39,36 @@ def batches(
     shuffle: bool = True,
     epochs: int | None = None,
     limit: int = 0,
+    around: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of a data set's split, from `start_step` on; without `epochs` for ever, across epoch boundaries.
+    """Batches of a data set's split from `start_step` on, endless unless `epochs` is given.
 
     Args:
-        batch_size: of the global batch; this process gets rows [process_index, process_index + 1) * batch_size / process_count.
-        crop: samples (frames of latents) of a random window in the valid part, another one each epoch; None for whole records.
+        batch_size: of the global batch; this process gets the rows from
+            process_index * batch_size / process_count on.
+        crop: length of a random window in the valid part of a record, in samples or frames of
+            latents, another one each epoch; None for whole records.
         shuffle: a new permutation of the whole split each epoch; False reads in order.
-        limit: use so many of the split's records, evenly spread, so that they come from different files; 0 means all.
-        epochs: stop after these; the last batch then holds what is left, and a process whose rows are all beyond it gets none.
+        epochs: stop after so many. The last batch then holds the rest, and a process that has no
+            row of it gets no such batch.
+        limit: use so many of the split's records, evenly spread, so that they come from different
+            files; 0 means all.
+        around: samples of audio directly before and after each clip in its piece, to yield with
+            it; of waveforms without `crop` only, otherwise ignored.
 
     Yields:
-        Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b].
-        Latents: latents float16 [b, frames, k], valid_frames int32 [b]; where the data set holds embeddings also text_embedding
-        float16 [b, tokens, d] and text_lengths int32 [b].
-        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's place in the split; whole
-        records also start and total float32 [b], the seconds at which they begin in their piece, and of the whole piece.
+        Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b]. With `around`,
+        also before and after float32 [b, around, 2], and has_before and has_after bool [b]: they
+        are zeros and false where no clip adjoins, at the ends of a piece or at a clip that was
+        dropped. Beyond the end of a piece, `after` is zero.
+        Latents: latents float16 [b, frames, k], valid_frames int32 [b]. If the data set holds
+        embeddings, also text_embedding float16 [b, tokens, d] and text_lengths int32 [b].
+        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's
+        place in the split. Whole records also have start and total float32 [b], the seconds at
+        which they begin in their piece, and those that the whole piece lasts.
 
     Raises:
         Refusal: no such data set or split, or sizes that do not fit.
@@ -64,18 +76,23 @@ def batches(
     about = info(folder)
     if batch_size < 1 or batch_size % process_count:
         raise Refusal(
-            f"A batch of {batch_size} cannot be shared by {process_count} processes; choose a multiple."
+            f"A batch of {batch_size} cannot be shared by {process_count} processes; "
+            "choose a multiple."
         )
     if crop is not None and not 0 < crop <= about.shape[0]:
         raise Refusal(
-            f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; prepare longer clips or crop less."
+            f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; "
+            "prepare longer clips or crop less."
         )
-    read = records(folder, split)
-    size, share = (
-        min(limit or about.examples[split], about.examples[split]),
-        batch_size // process_count,
-    )
-    stride = about.examples[split] // size
+    around = around if about.kind == "waveform" and crop is None else 0
+    if not 0 <= around <= about.shape[0]:
+        raise Refusal(
+            f"Cannot read {around} samples around clips of {about.shape[0]} in {folder}; "
+            "prepare longer clips or read fewer samples."
+        )
+    read, records_in_split = records(folder, split), about.examples[split]
+    size = min(limit or records_in_split, records_in_split)
+    share, stride = batch_size // process_count, records_in_split // size
     data, valid = (
         ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
     )
@@ -84,6 +101,8 @@ def batches(
     spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
     timing = TIMING if crop is None else ()
     spec |= {name: tf.io.FixedLenFeature([], tf.float32) for name in timing}
+    if around:
+        spec["id"] = tf.io.FixedLenFeature([], tf.string)
 
     def place(i):
         """This process's i-th example: its global index and its record."""
@@ -96,22 +115,30 @@ def batches(
             )
         return g, record * stride
 
-    def fetch(g, record):
+    def parse(record):
         serialised = tf.numpy_function(
             lambda r: np.array(read(r.tolist()), object), [record], tf.string, stateful=False
         )
-        parsed = tf.io.parse_example(tf.ensure_shape(serialised, [None]), spec)
+        return tf.io.parse_example(tf.ensure_shape(serialised, [None]), spec)
+
+    def fetch(g, record):
+        parsed = parse(record)
         rows = tf.reshape(tf.io.decode_raw(parsed[data], stored), [-1, *about.shape])
         lengths = tf.cast(parsed[valid], tf.int32)
         if crop is not None:
             starts = tf.map_fn(window, (g, lengths), fn_output_signature=tf.int32)
             rows = tf.gather(rows, starts[:, None] + tf.range(crop), batch_dims=1)
             lengths = tf.minimum(lengths, crop)
+        batch = {data: rows, valid: lengths, "index": record}
+        batch |= {name: parsed[name] for name in (*TEXTS, *timing)}
+        if around:  # at the ends of the split a clip is its own neighbour, and does not adjoin
+            before = parse(tf.maximum(record - 1, 0))
+            after = parse(tf.minimum(record + 1, records_in_split - 1))
+            batch |= _surroundings(before, parsed, after, around, about.shape[0])
         if about.kind == "waveform":
-            rows = tf.cast(rows, tf.float32) / 32767.0
-        return {data: rows, valid: lengths, "index": record} | {
-            name: parsed[name] for name in (*TEXTS, *timing)
-        }
+            pcm = ("audio", "before", "after") if around else ("audio",)
+            batch |= {name: tf.cast(batch[name], tf.float32) / 32767.0 for name in pcm}
+        return batch
 
     def window(example):
         g, length = example
@@ -127,6 +154,38 @@ def batches(
     return stream
 
 
+def _surroundings(
+    before: Mapping, clip: Mapping, after: Mapping, around: int, samples: int
+) -> dict[str, tf.Tensor]:
+    """The last `around` samples of the records `before` and the first ones of those `after`.
+
+    Int16 [b, around, 2], zeros where a record does not adjoin to that of `clip`, and bool [b].
+    """
+    ids, starts = (
+        tf.stack([records[name] for records in (before, clip, after)]) for name in ("id", "start")
+    )
+    has = tf.numpy_function(
+        lambda ids, starts: adjoining(ids, starts, samples / SAMPLE_RATE),
+        [ids, starts],
+        tf.bool,
+        stateful=False,
+    )
+    has_before, has_after = tf.unstack(tf.ensure_shape(has, [2, None]))
+    frame = 2 * tf.int16.size  # bytes
+
+    def part(records, first, present):
+        raw = tf.strings.substr(records["audio"], first * frame, around * frame)
+        audio = tf.reshape(tf.io.decode_raw(raw, tf.int16), [-1, around, 2])
+        return tf.where(present[:, None, None], audio, tf.zeros_like(audio))
+
+    return {
+        "before": part(before, samples - around, has_before),
+        "after": part(after, 0, has_after),
+        "has_before": has_before,
+        "has_after": has_after,
+    }
+
+
 def _numpy(dataset: tf.data.Dataset, embed: Callable | None) -> Iterator[dict[str, np.ndarray]]:
     for batch in dataset.as_numpy_iterator():
         batch |= {name: np.array([text.decode() for text in batch[name]], object) for name in TEXTS}
@@ -138,7 +197,7 @@ _streams: weakref.WeakSet = weakref.WeakSet()
 
 @atexit.register
 def _close() -> None:
-    """Ends reading while Python still runs: its threads call Python and would wait for ever once the interpreter shuts down."""
+    """Ends reading before Python shuts down: its threads call Python and would then wait for ever."""
     for stream in list(_streams):
         stream.close()
 
@@ -163,7 +222,7 @@ def caption_key(caption: str) -> str:
 
 
 def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | None:
-    """A function captions -> padded embeddings and lengths that reads the file as it goes, or None where there is none."""
+    """A function captions -> padded embeddings and lengths; None if the data set has none."""
     path = Path(folder) / EMBEDDINGS
     if not path.exists():
         return None

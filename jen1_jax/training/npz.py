@@ -16,6 +16,9 @@ _TIMING = {"start", "total"}  # left out with `crop`, since a window begins else
 class NpzData:
     """Waveforms or latents that fit in memory; batch s is the same whatever the first step.
 
+    Each example stands alone: what comes before and after it in its piece is not known. `batches`
+    and `sweep` therefore accept `around`, as `ShardData` does, and yield no such arrays.
+
     The file holds these arrays:
         audio: float32 [n, samples, 2], with valid_samples [n]; or
         latents: [n, frames, k], with valid_frames [n] and the string `fingerprint`.
@@ -81,6 +84,7 @@ class NpzData:
         return sorted({str(caption) for caption in self._splits["train"]["caption"]})
 
     def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
+        """Endless batches of the training examples from `start_step` on."""
         arrays, step = self._splits["train"], start_step
         count = len(arrays["caption"])
         while True:
@@ -95,6 +99,7 @@ class NpzData:
             step += 1
 
     def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, Any]]:
+        """One pass over the whole examples of a split, "train" or "test", in order."""
         arrays = self._splits[split]
         for start in range(0, len(arrays["caption"]), self._batch_size):
             yield _rows(arrays, slice(start, start + self._batch_size))
