@@ -1,1 +1,4 @@
-"""Audio files to stereo shards to numpy batches; the only code of the project that imports TensorFlow."""
+"""Audio files to stereo shards to numpy batches.
+
+No other code of the project imports TensorFlow.
+"""

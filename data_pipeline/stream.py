@@ -105,7 +105,7 @@ def batches(
         spec["id"] = tf.io.FixedLenFeature([], tf.string)
 
     def place(i):
-        """This process's i-th example: its global index and its record."""
+        """Global index and record of this process's i-th example."""
         g = (start_step + i // share) * batch_size + process_index * share + i % share
         record, epoch = g % size, g // size
         if shuffle:
@@ -197,7 +197,7 @@ _streams: weakref.WeakSet = weakref.WeakSet()
 
 @atexit.register
 def _close() -> None:
-    """Ends reading before Python shuts down: its threads call Python and would then wait for ever."""
+    """Ends reading before Python shuts down, since its threads would then wait for ever."""
     for stream in list(_streams):
         stream.close()
 

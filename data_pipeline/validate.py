@@ -1,9 +1,9 @@
-"""Reads a whole data set again and says what is in it and what is wrong with it."""
+"""Reads a whole data set and reports its contents and its problems."""
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long fi
 
 @dataclass(frozen=True)
 class Report:
-    """What `validate` found; `problems` are sentences, none when all is well."""
+    """What `validate` found."""
 
     folder: str
     kind: str
@@ -25,7 +25,7 @@ class Report:
     shares: dict[str, float]  # of records that are mono-like, clipped, silent
     captioned: float  # share of records with a caption
     captions: int  # distinct ones
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]  # sentences
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {self.kind}"]
@@ -51,7 +51,7 @@ class Report:
 
 
 def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
-    """Re-reads every record of `folder`.
+    """Reads and checks every record of `folder`.
 
     Raises:
         Refusal: there is no data set, or a shard cannot be read.
@@ -72,19 +72,20 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                     raise ValueError(f"shape {rows.shape} instead of {about.shape}")
             except Exception as error:  # array_record, protobuf and TFDS each have their own
                 raise Refusal(
-                    f"Record {place} of {split} in {folder} is broken ({error}); prepare the data set again."
+                    f"Record {place} of {split} in {folder} is broken ({error}); "
+                    "prepare the data set again."
                 ) from None
             id, caption = example["id"].decode(), example["caption"].decode()
             start, whole = float(example["start"]), float(example["total"])
             if not 0 < valid <= len(rows):
-                problems.append(f"{id}: {valid} of {len(rows)} rows are said to be valid")
+                problems.append(f"{id}: {valid_name} is {valid}, outside 1 to {len(rows)}")
                 continue
             if about.kind == "waveform" and rows[valid:].any():
                 problems.append(f"{id}: the padding is not zero")
             length = valid / SAMPLE_RATE if about.kind == "waveform" else 0.0
             if not (start >= 0 and start + length <= whole + TOLERANCE):
                 problems.append(
-                    f"{id}: it is said to begin {start:.2f} s into a piece of {whole:.2f} s"
+                    f"{id}: it begins at {start:.2f} s and ends beyond its piece of {whole:.2f} s"
                 )
             valid_rows[split] += valid
             captions[caption] += 1
@@ -115,15 +116,15 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
     }
     captioned = 1 - captions.pop("", 0) / max(done, 1)
     return Report(
-        folder,
-        about.kind,
-        dict(about.examples),
-        dict(valid_rows),
-        levels,
-        shares,
-        captioned,
-        len(captions),
-        problems,
+        folder=folder,
+        kind=about.kind,
+        examples=dict(about.examples),
+        valid_rows=dict(valid_rows),
+        levels=levels,
+        shares=shares,
+        captioned=captioned,
+        captions=len(captions),
+        problems=problems,
     )
 
 

@@ -77,7 +77,7 @@ def data_validate(options: argparse.Namespace) -> None:
     print(report)
     if report.problems:
         raise Refusal(
-            f"{len(report.problems)} problems in {options.dir}, listed above; prepare the data again."
+            f"{options.dir} has {len(report.problems)} problems, listed above; prepare the data again."
         )
 
 
@@ -382,10 +382,12 @@ def _parser() -> argparse.ArgumentParser:
         "--clips",
         type=int,
         default=512,
-        help="how many the synthetic source makes (default: %(default)s)",
+        help="number of clips of the synthetic source (default: %(default)s)",
     )
     sub.add_argument(
-        "--limit-hours", type=float, help="stop after this much audio, drawn evenly from all files"
+        "--limit-hours",
+        type=float,
+        help="stop after this much audio, from a random sample of the files",
     )
     sub.add_argument(
         "--test-fraction",
@@ -394,7 +396,7 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the files held out (default: %(default)s)",
     )
     sub = _command(
-        data, "validate", data_validate, "what is in prepared data, and what is wrong with it"
+        data, "validate", data_validate, "report the contents and the problems of a data set"
     )
     sub.add_argument("dir")
     sub = _command(data, "encode", data_encode, "shards -> whitened latents and captions")

@@ -15,13 +15,13 @@ FINGERPRINT = {"autoencoder": "abc", "sample_rate": 48_000, "hop": HOP}
 
 
 def means(audio):
-    """An encoder: the frame's mean left and right, and its loudness."""
+    """An encoder: each frame's mean of both channels, and its power."""
     frames = audio.reshape(len(audio), -1, HOP, 2)
     return np.concatenate([frames.mean(2), (frames**2).mean((2, 3))[..., None]], -1)
 
 
 def letters(captions):
-    """A text encoder: token t is full of the number of the caption's last character but t."""
+    """A text encoder: token t repeats the code of the caption's character t from its end."""
     lengths = np.array(
         [min(TOKENS, int(caption[-1])) for caption in captions]
     )  # "tone number 0" has none
@@ -69,7 +69,7 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
 
 
 def smeared(audio):
-    """An encoder that sees two frames to each side: the frames' means, and shares of their neighbours'."""
+    """An encoder whose receptive field is two frames on each side."""
     frames = np.pad(means(audio), ((0, 0), (2, 2), (0, 0)))
     return sum(
         0.3 ** abs(shift) * frames[:, 2 + shift : frames.shape[1] - 2 + shift]
@@ -79,10 +79,10 @@ def smeared(audio):
 
 @pytest.mark.parametrize("around, error", [(2, 2e-3), (1, 1)])
 def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
-    """Of whole hops, with the encoder's reach on each side; a clip that was left out is an edge, as a true end is."""
+    """Clips have whole hops, and a dropped clip is an edge. Fewer frames around are not enough."""
     rng, clip = np.random.default_rng(0), 40 * HOP
     loud = rng.uniform(-0.9, 0.9, (12 * clip + clip // 2, 2))
-    loud[5 * clip : 6 * clip] = 0  # left out
+    loud[5 * clip : 6 * clip] = 0  # dropped
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "long.wav", loud, 48_000, subtype="FLOAT")
     soundfile.write(
@@ -91,9 +91,15 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
     prepare(str(tmp_path / "music"), str(tmp_path / "data"), seconds=clip / 48_000, test_fraction=0)
     shapes = []
     encode(
-        str(tmp_path / "data"), str(tmp_path / "out"), lambda audio: shapes.append(audio.shape) or smeared(audio),
-        FINGERPRINT, k=K, hop=HOP, around=around, batch_size=2,
-    )  # fmt: skip
+        str(tmp_path / "data"),
+        str(tmp_path / "out"),
+        lambda audio: shapes.append(audio.shape) or smeared(audio),
+        FINGERPRINT,
+        k=K,
+        hop=HOP,
+        around=around,
+        batch_size=2,
+    )
     assert len(set(shapes)) <= 4
     clips = list(stream.batches(str(tmp_path / "data"), "train", 1, shuffle=False, epochs=1))
     latents = list(stream.batches(str(tmp_path / "out"), "train", 1, shuffle=False, epochs=1))
@@ -125,7 +131,7 @@ def test_every_caption_comes_with_its_embedding(latents):
             assert not row[length:].any()
 
 
-def test_captions_as_long_as_they_may_be_are_counted(latents, said):
+def test_captions_of_the_maximum_length_are_counted(latents, said):
     assert (
         said[-1]
         == f"8 captions embedded, 2 of them with all of {TOKENS} tokens, where longer ones are cut"

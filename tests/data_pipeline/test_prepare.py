@@ -27,7 +27,7 @@ def rejected(out):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """A manifest of two good files and one of every bad kind, prepared."""
+    """A manifest of two good files and one of every bad kind, prepared: report and data set."""
     folder = tmp_path_factory.mktemp("mixed") / "inside"
     folder.mkdir()
     bad = tone(0.5)
@@ -48,7 +48,7 @@ def mixed(tmp_path_factory):
     soundfile.write(
         folder / "torn.mp3", np.random.default_rng(1).uniform(-0.5, 0.5, (144_000, 2)), 48_000
     )
-    content = (folder / "torn.mp3").read_bytes()  # half of it decodes without a complaint
+    content = (folder / "torn.mp3").read_bytes()  # half of it decodes without an error
     (folder / "torn.mp3").write_bytes(content[: len(content) // 2])
     (folder / "notes.txt").write_text("not audio")
     names = [
@@ -73,7 +73,7 @@ def mixed(tmp_path_factory):
             "a/../../escaped.wav",
         ]
     ]
-    for line in (lines[0], lines[6]):  # one of the twins is taken
+    for line in (lines[0], lines[6]):  # only one of the twins is accepted
         line |= dict(title="A Tone", artist="Nobody", licence="CC0", year=1999)
     text = (
         "".join(json.dumps(line) + "\n" for line in lines) + "{broken\n" + '{"title": "no path"}\n'
@@ -165,23 +165,23 @@ def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_pat
     assert files(tmp_path / "fewer", "test") <= test and files(tmp_path / "fewer", "train") <= train
 
 
-def test_a_limit_takes_about_that_much_in_both_splits_and_plays_little_more(tmp_path, monkeypatch):
+def test_a_limit_takes_that_much_in_both_splits_and_renders_little_more(tmp_path, monkeypatch):
     class AtOnce(ThreadPoolExecutor):
-        def submit(self, play):
-            played.append(play)
-            (future := Future()).set_result(play())
+        def submit(self, render):
+            rendered.append(render)
+            (future := Future()).set_result(render())
             return future
 
-    played = []
+    rendered = []
     monkeypatch.setattr("data_pipeline.prepare.ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     options = dict(seconds=1.0, clips=40, test_fraction=0.25)
     report = prepare("synthetic", str(tmp_path / "out"), limit_hours=12 / 3600, **options)
     assert report.clips == {"train": 9, "test": 3} and report.not_needed == 28
-    assert 12 <= len(played) <= 12 + 2 * 3  # each split may be full with a few played ahead
+    assert 12 <= len(rendered) <= 12 + 2 * 3  # up to three a split are rendered and not needed
 
 
-def test_synthetic_clips_are_what_the_synthesiser_makes(tmp_path):
+def test_synthetic_clips_are_those_of_the_synthesiser(tmp_path):
     prepare("synthetic", str(tmp_path / "out"), seconds=0.25, clips=4, seed=5)
     for example in source(tmp_path / "out"):
         index = int(example["id"].decode().split("@")[0].split("-")[-1])
@@ -257,7 +257,7 @@ def test_many_shards_read_as_one_split(tmp_path, monkeypatch):
     assert len({e["id"] for e in source(tmp_path / "out")}) == 5
 
 
-def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
+def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
     report = validate(shards)
     assert report.problems == [] and report.examples == store.info(shards).examples
     assert report.captioned == 1.0 and report.captions == 8 and report.shares["mono-like"] == 0
@@ -278,8 +278,11 @@ def test_validate_agrees_with_prepare_and_names_what_is_wrong(shards, tmp_path):
         writer.write("train", silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05))
     report = validate(str(bad))
     assert sorted(problem.split(":")[0] for problem in report.problems) == [
-        "1 files are in train and in test, for instance leak.wav", "late.wav@0.250", "padding.wav@0.000", "valid.wav@0.000",
-    ]  # fmt: skip
+        "1 files are in train and in test, for instance leak.wav",
+        "late.wav@0.250",
+        "padding.wav@0.000",
+        "valid.wav@0.000",
+    ]
     assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
 
 
@@ -299,13 +302,13 @@ def test_broken_shards_are_refused_by_name(shards, tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0, -1.0, 1e-6, 1e6])
-def test_a_clip_of_no_sensible_length_is_refused(tmp_path, seconds):
+def test_a_clip_length_out_of_range_is_refused(tmp_path, seconds):
     with pytest.raises(Refusal, match="no length for a clip"):
         prepare("synthetic", str(tmp_path / "out"), seconds=seconds, clips=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_absurd_rates_foreign_formats_and_linked_folders_are_listed(tmp_path):
+def test_absurd_rates_unsupported_formats_and_linked_folders_are_listed(tmp_path):
     music = tmp_path / "music"
     (music / "more").mkdir(parents=True)
     (music / "linked").symlink_to(music / "more")

@@ -44,8 +44,8 @@ def test_batches_carry_the_records(shards):
     np.testing.assert_allclose(np.abs(batch["audio"]).max((1, 2)), 0.5, atol=0.01)
 
 
-def test_every_clip_knows_where_in_its_recording_it_begins_and_how_long_that_is(shards):
-    """Recording i lasts 0.6 + 0.1 i seconds; a random window of a clip begins elsewhere, and nothing is said of it."""
+def test_clips_come_with_their_start_and_the_length_of_their_recording(shards):
+    """Recording i lasts 0.6 + 0.1 i seconds; random windows come without these values."""
     seen = []
     for split in ("train", "test"):
         for batch in stream.batches(shards, split, 4, shuffle=False, epochs=1):
@@ -65,7 +65,7 @@ def test_every_clip_knows_where_in_its_recording_it_begins_and_how_long_that_is(
 
 
 def clips(seconds):
-    """How many clips of 0.25 s a recording gives: a last piece of half a clip is kept."""
+    """The number of clips of 0.25 s in a recording; a last piece of half a clip is kept."""
     return int((seconds + 0.125) / 0.25 + 1e-6)
 
 
@@ -78,7 +78,7 @@ def test_restart_at_any_step_continues_exactly(shards):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_very_same_batches(shards, processes):
+def test_processes_share_the_same_batches(shards, processes):
     whole = take(4, shards, "train", 4, seed=1, crop=4000)
     parts = [
         take(4, shards, "train", 4, seed=1, crop=4000, process_index=i, process_count=processes)
@@ -99,7 +99,7 @@ def test_each_epoch_is_another_permutation(shards):
     assert other["index"].tolist() != first.tolist()
 
 
-def test_one_ordered_epoch_ends_with_what_is_left(shards):
+def test_one_ordered_epoch_ends_with_the_remaining_records(shards):
     size = stream.info(shards).examples["train"]
     found = list(stream.batches(shards, "train", 5, shuffle=False, epochs=1))
     np.testing.assert_array_equal(
@@ -109,7 +109,7 @@ def test_one_ordered_epoch_ends_with_what_is_left(shards):
 
 
 def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
-    """Each clip is a ramp over its valid part, so that a window tells where it was cut."""
+    """Each clip is a ramp over its valid part, so that values give the window's place."""
     valid = 9600
     ramp = np.linspace(0.1, 0.9, valid)
     for i in range(2):
@@ -130,7 +130,7 @@ def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
     np.testing.assert_allclose(longer["audio"][:, 0, 0], 0.1, atol=1e-3)
 
 
-def test_what_does_not_fit_is_refused_at_once(shards):
+def test_unsuitable_sizes_and_absent_data_are_refused_at_once(shards):
     for options, words in (
         (dict(process_count=3), "3 processes"),
         (dict(crop=SAMPLES + 1), "crop"),
@@ -145,5 +145,8 @@ def test_what_does_not_fit_is_refused_at_once(shards):
 
 @pytest.mark.slow
 def test_a_program_that_stops_reading_midway_ends(shards):
-    code = "import sys; from data_pipeline import stream; kept = stream.batches(sys.argv[1], 'train', 4); next(kept)"
+    code = (
+        "import sys; from data_pipeline import stream; "
+        "batches = stream.batches(sys.argv[1], 'train', 4); next(batches)"
+    )
     assert subprocess.run([sys.executable, "-c", code, shards], timeout=120).returncode == 0
