@@ -1,5 +1,6 @@
-# Sourced by the other scripts, from the checkout's root: `setup EXTRA` installs the project with that extra into .venv, once for
-# each state of setup.py and launch/constraints.txt, and puts .venv first on the PATH.
+# Other scripts source this file from the checkout's root. `setup EXTRA` installs the project with
+# that extra into .venv and puts .venv first on the PATH. It installs again only when
+# pyproject.toml or launch/constraints.txt has changed.
 
 find_python() {
   local candidate
@@ -9,7 +10,8 @@ find_python() {
       return
     fi
   done
-  echo "This needs Python 3.11 or newer with the venv module; install one, or name it with PYTHON=/path/to/python." >&2
+  echo "Python 3.11 or newer with the venv module is needed." >&2
+  echo "Install it, or give its path: PYTHON=/path/to/python." >&2
   return 1
 }
 
@@ -20,10 +22,10 @@ setup() {
     "$python" -m venv .venv
     .venv/bin/pip install --quiet --upgrade pip
   fi
-  state=$(cat setup.py launch/constraints.txt | cksum)
+  state=$(cat pyproject.toml launch/constraints.txt | cksum)
   stamp=.venv/installed-$extra
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
-    echo "installing into .venv (the first time this downloads gigabytes; PyTorch with CUDA, which only the tests want, is most of it)"
+    echo "Installing into .venv. The first installation downloads several gigabytes."
     .venv/bin/pip install --quiet --constraint launch/constraints.txt --editable ".[$extra]"
     echo "$state" >"$stamp"
   fi
