@@ -1,4 +1,4 @@
-"""The wheel is whole: installed by itself, away from the checkout, it finds its presets and trains two steps."""
+"""An installed wheel works outside the checkout: it has its presets and types, and it trains."""
 
 import os
 import subprocess
@@ -14,8 +14,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import configs, data_pipeline, jen1_jax
-here = Path(sys.argv[1])
-assert all(Path(package.__file__).is_relative_to(here) for package in (configs, data_pipeline, jen1_jax)), jen1_jax.__file__
+site = Path(sys.argv[1])
+for package in (configs, data_pipeline, jen1_jax):
+    assert Path(package.__file__).is_relative_to(site), package.__file__
 from jen1_jax.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -48,6 +49,7 @@ def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
             wheel,
         ]
     )
+    assert (site / "jen1_jax" / "py.typed").is_file()
     data = tiny.write_audio_npz(tmp_path / "audio.npz")
     overrides = [
         f"--config.data.dir={data}",
@@ -67,10 +69,10 @@ def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
         tmp_path / "run",
         *overrides,
     ]
-    said = run(
+    output = run(
         [sys.executable, "-c", PROGRAM, site, *train],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(site)},
     )
-    assert "autoencoder 2/2" in said or "whitening" in said
+    assert "autoencoder 2/2" in output or "whitening" in output
     assert (tmp_path / "run" / "autoencoder" / "whitening.npz").is_file()
