@@ -26,6 +26,7 @@ from jen1_jax.layers.attention import TransformerBlock
 from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import LogSNREmbedding
+from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.registry import Registry
 
@@ -46,7 +47,7 @@ REMAT = Registry(
 NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Layer, nn.Module):
     """Norm, SiLU, convolution; norm scaled and shifted by the embedding, SiLU, convolution; added to the input.
 
     The input is projected where widths differ. The last convolution starts at zero, so that a block starts as its shortcut.
@@ -55,6 +56,10 @@ class ResidualBlock(nn.Module):
 
     features: int
     dtype: DTypeLike = jnp.float32
+    padding = "valid"
+
+    def reach(self, causal: bool) -> Reach:
+        return Reach.window(2, causal)  # two convolutions of three taps
 
     @nn.compact
     def __call__(

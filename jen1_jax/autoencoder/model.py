@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.layers.conv import Conv1d, Upsample
 from jen1_jax.layers.dense import Dense
+from jen1_jax.layers.layer import Reach
 from jen1_jax.registry import Registry
 
 Valid = Float[Array, "batch low 1"] | None
@@ -206,23 +207,22 @@ class Autoencoder(nn.Module):
         return math.prod(self.strides)
 
     @property
-    def _reach(self) -> int:
-        """Samples that one centred pass of the encoder, or of the decoder, looks to each side of the current frame."""
-        rates = [
-            math.prod(self.strides[: level + 1]) for level in range(len(self.strides))
-        ]  # samples per frame of a level
+    def _reach(self) -> Reach:
+        """Samples that the encoder, or the decoder, reads before and after the current hop."""
+        rates = np.cumprod(self.strides).tolist()  # samples per frame of each level
         ends = (self.kernel_size - 1) // 2 * (rates[0] + rates[-1])
-        return ends + sum(self.dilations) * sum(rates) + self.window * 3 // 8
+        units = sum(self.dilations) * sum(rates)
+        return Reach.window(ends + units + self.window * 3 // 8, self.causal)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one latent frame depends on: its own hop, and as many on each side (all of them before it when causal)."""
-        return self.hop + 2 * self._reach
+        """Samples that one latent frame depends on: its own hop and what is read around it."""
+        return self.hop + sum(self._reach)
 
     @property
     def encoder_reach(self) -> int:
         """Latent frames at a border that depend on the other side of it, however little."""
-        return math.ceil(self._reach * (2 if self.causal else 1) / self.hop)
+        return math.ceil(self._reach.before / self.hop)
 
     @property
     def decoder_reach(self) -> int:
@@ -230,7 +230,7 @@ class Autoencoder(nn.Module):
         search = (
             spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
         )
-        return math.ceil((self._reach * (2 if self.causal else 1) + search) / self.hop)
+        return math.ceil((self._reach.before + search) / self.hop)
 
     def encode(
         self, audio: Float[Array, "batch samples 2"], valid: Valid = None

@@ -3,6 +3,7 @@
 There are `width // head_dim` heads. Whether an example looks ahead is a flag per example, as in `conv`.
 """
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from jen1_jax.layers import splash
 from jen1_jax.layers.conv import Causal
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import rotary
+from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
 
 
@@ -64,7 +66,7 @@ def attention(
     return jax.lax.platform_dependent(query, key, value, tpu=on_tpu, default=attend)
 
 
-class Attention(nn.Module):
+class Attention(Layer, nn.Module):
     """Self-attention of `x` with rotary positions, or cross-attention to `text`, where it is given, without them.
 
     `valid`, `lengths` and `causal` limit what a frame sees, as in `attention`.
@@ -72,6 +74,11 @@ class Attention(nn.Module):
 
     head_dim: int
     dtype: DTypeLike = jnp.float32
+    padding = "valid"
+
+    def reach(self, causal: bool) -> Reach:
+        """Of self-attention; cross-attention reads one frame and all of the text."""
+        return Reach.window(math.inf, causal)
 
     @nn.compact
     def __call__(
@@ -101,7 +108,7 @@ class Attention(nn.Module):
         )
 
 
-class FeedForward(nn.Module):
+class FeedForward(Layer, nn.Module):
     """Two projections with a GELU between them, `multiplier` times as wide inside."""
 
     multiplier: int
@@ -115,7 +122,7 @@ class FeedForward(nn.Module):
         )(y)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Layer, nn.Module):
     """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it; it starts as identity.
 
     With `replace_text` the cross-attention of an example whose text has the length 0 becomes, with the same weights, attention to
@@ -126,6 +133,10 @@ class TransformerBlock(nn.Module):
     ff_multiplier: int
     replace_text: bool = False
     dtype: DTypeLike = jnp.float32
+    padding = "valid"
+
+    def reach(self, causal: bool) -> Reach:
+        return Reach.window(math.inf, causal)
 
     @nn.compact
     def __call__(

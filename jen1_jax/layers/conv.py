@@ -6,6 +6,7 @@ both modes share one pass and one set of weights (JEN-1, section 3.3).
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from jen1_jax.layers.convolve import convolve
 from jen1_jax.layers.dense import product
+from jen1_jax.layers.layer import Layer, Reach
 
 Causal = Bool[Array, " batch"] | bool
 
@@ -29,10 +31,8 @@ def delay(
     return delayed if causal is True else jnp.where(causal[:, None, None], delayed, x)
 
 
-class Conv1d(nn.Module):
+class Conv1d(Layer, nn.Module):
     """Convolution that keeps the number of frames; `kernel_size` is odd, so that one delay turns it causal.
-
-    A frame reads `dilation * (kernel_size - 1) / 2` frames to each side; causal, twice as many before it.
 
     Weight normalisation (Salimans & Kingma 2016) is per output channel; its scale starts at the norm of the direction, so the
     layer starts out equal to the plain one, as in PyTorch.
@@ -45,6 +45,10 @@ class Conv1d(nn.Module):
     weight_norm: bool = False
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
+    padding = "zeros"
+
+    def reach(self, causal: bool) -> Reach:
+        return Reach.window(self.dilation * (self.kernel_size - 1) // 2, causal)
 
     @nn.compact
     def __call__(
@@ -64,22 +68,20 @@ class Conv1d(nn.Module):
         if self.kernel_size == 1:
             y = product(x, kernel[0])
         else:
-            reach = self.dilation * (self.kernel_size - 1) // 2
-            x = jnp.pad(
-                x, ((0, 0), (reach, reach), (0, 0))
-            )  # first, or the delay would push the last frames out
-            y = convolve(delay(x, reach, causal), kernel, self.dilation)
+            side = self.reach(causal=False).before
+            # Padded first: otherwise the delay would push the last frames out.
+            x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
+            y = convolve(delay(x, side, causal), kernel, self.dilation)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
 
 
-class Downsample(nn.Module):
+class Downsample(Layer, nn.Module):
     """`factor` frames folded into channels, then a convolution at the low rate: a strided convolution without the stride.
 
     In causal mode low-rate frame j reads input frames up to j * factor and no further, because `Upsample` hands it to outputs
-    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames: one of them reads
-    `(kernel_size - 1) / 2 * factor` frames to each side of its own `factor`; causal, twice as many and `factor - 1` before them.
+    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames.
     """
 
     features: int
@@ -87,6 +89,16 @@ class Downsample(nn.Module):
     kernel_size: int = 1
     weight_norm: bool = False
     dtype: DTypeLike = jnp.float32
+    padding = "zeros"
+
+    @property
+    def rate(self) -> Fraction:
+        return Fraction(1, self.factor)
+
+    def reach(self, causal: bool) -> Reach:
+        before, after = Reach.window((self.kernel_size - 1) // 2 * self.factor, causal)
+        folded = self.factor - 1
+        return Reach(before + folded, after) if causal else Reach(before, after + folded)
 
     @nn.compact
     def __call__(
@@ -102,11 +114,11 @@ class Downsample(nn.Module):
         )(x, causal)
 
 
-class Upsample(nn.Module):
+class Upsample(Layer, nn.Module):
     """A convolution at the low rate to `factor * features` channels, unfolded into frames: the polyphase transposed convolution.
 
     Its gradient is a plain convolution's, 10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate
-    frames: every output reads `(kernel_size - 1) / 2` of them to each side of its own; causal, twice as many before it.
+    frames.
     """
 
     features: int
@@ -114,6 +126,14 @@ class Upsample(nn.Module):
     kernel_size: int = 1
     weight_norm: bool = False
     dtype: DTypeLike = jnp.float32
+    padding = "zeros"
+
+    @property
+    def rate(self) -> Fraction:
+        return Fraction(self.factor)
+
+    def reach(self, causal: bool) -> Reach:
+        return Reach.window((self.kernel_size - 1) // 2, causal)
 
     @nn.compact
     def __call__(

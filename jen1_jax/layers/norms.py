@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jen1_jax.layers.layer import Layer
 
-class RMSNorm(nn.Module):
+
+class RMSNorm(Layer, nn.Module):
     """Divides each frame by the root mean square of its channels and scales each channel (Zhang & Sennrich 2019).
 
     Statistics and scale are float32, the result is `dtype`. A frame of zeros stays zero.
