@@ -34,6 +34,7 @@ DRAW = "tests/training/test_draw.py"
 LOSS = "tests/training/test_diffusion_loss.py"
 NETWORK = f"{LOSS}::test_the_network_is_given_what_the_tasks_drew_and_nothing_else"
 SAMPLING = "tests/generation/test_sampling.py"
+DENOISER = "tests/models/test_denoiser.py"
 MUTANTS = {
     "training sees the answer": Mutant(
         "jen1_jax/training/diffusion_loss.py",
@@ -123,13 +124,13 @@ MUTANTS = {
         "jen1_jax/layers/attention.py",
         "    if causal is not False:",
         "    if False:",
-        "tests/test_unet.py::test_a_causal_example_hears_no_later_frame_and_a_bidirectional_one_does",
+        f"{DENOISER}::test_a_causal_example_depends_on_no_later_frame_and_a_bidirectional_one_on_all",
     ),
     "padding is heard": Mutant(
         "jen1_jax/unet.py",
         'name="stem")(x * valids[0], causal)',
         'name="stem")(x, causal)',
-        "tests/test_unet.py::test_the_content_of_padding_changes_nothing_and_its_output_is_zero",
+        f"{DENOISER}::test_the_content_of_padding_changes_nothing_and_its_output_is_zero",
     ),
     "the EMA stands still": Mutant(
         "jen1_jax/training/step.py",

@@ -18,7 +18,7 @@ from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.layers.embeddings import timing_features
-from jen1_jax.unet import UNet
+from jen1_jax.models.denoiser import Denoiser
 
 BATCH = 16  # windows that are sampled at once, at most
 # Up to here a margin's frames are context: the noise, .22 of the signal, is about what silence behind the border does to them.
@@ -136,7 +136,7 @@ class _Piece:
 class Sampler:
     """A trained U-Net with its diffusion settings; `window` is the number of frames that it was trained on at once."""
 
-    unet: UNet
+    unet: Denoiser
     params: PyTree
     config: ConfigDict  # the section `diffusion`
     window: int

@@ -24,6 +24,7 @@ from jen1_jax.files import whole_folder
 from jen1_jax.keys import named_key
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_layout
 from jen1_jax.text.prompts import TextEncoder
@@ -41,7 +42,7 @@ class Diffusion:
     codec: Codec
     text: TextEncoder
     text_params: PyTree
-    unet: UNet
+    unet: Denoiser
     params: PyTree
     trained: Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def make_unet(config: ConfigDict, k: int, text: TextEncoder) -> UNet:
     return UNet(out_channels=k, **config.unet)
 
 
-def init_diffusion(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyTree:
+def init_diffusion(key: Key[Array, ""], *, unet: Denoiser, text: TextEncoder) -> PyTree:
     """Fresh parameters: `unet`, and `text` where the text encoder is trained."""
     frames, k = unet.frames_multiple, unet.out_channels
     latents, valid, zero = jnp.zeros((1, frames, k)), jnp.ones((1, frames, 1)), jnp.zeros(1)
@@ -107,7 +108,7 @@ def init_diffusion(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyT
         latents,
         valid,
         zero,
-        jnp.zeros((1, 1, unet.text_features)),
+        jnp.zeros((1, 1, text.features)),
         jnp.ones(1, jnp.int32),
         valid,
         jnp.zeros(1, bool),
@@ -118,7 +119,7 @@ def init_diffusion(key: Key[Array, ""], *, unet: UNet, text: TextEncoder) -> PyT
     return {"unet": params, "text": text.init_params(named_key(key, "text"))}
 
 
-def abstract_diffusion(unet: UNet, text: TextEncoder) -> PyTree:
+def abstract_diffusion(unet: Denoiser, text: TextEncoder) -> PyTree:
     """Shapes of the diffusion model's parameters."""
     return jax.eval_shape(partial(init_diffusion, unet=unet, text=text), jax.random.key(0))
 

@@ -13,15 +13,15 @@ from jen1_jax.batch import Drawn, Inputs
 from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
 from jen1_jax.diffusion.schedules import Schedule, make_schedule
+from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import init_diffusion
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.step import PerExample, Trainable
-from jen1_jax.unet import UNet
 
 
 def make_trainable(
     config: ConfigDict,
-    unet: UNet,
+    unet: Denoiser,
     codec: Codec,
     text: TextEncoder,
     optimizer: optax.GradientTransformation,
@@ -50,7 +50,7 @@ def losses(
     *,
     config: ConfigDict,
     schedule: Schedule,
-    unet: UNet,
+    unet: Denoiser,
     codec: Codec,
     text: TextEncoder,
 ) -> PerExample:

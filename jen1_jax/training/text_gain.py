@@ -19,11 +19,11 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.batch import Clips, Inputs
 from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt
+from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion_loss import embed_text, encode
 from jen1_jax.training.loop import Hook
 from jen1_jax.training.step import TrainState
-from jen1_jax.unet import UNet
 
 LOG_SNRS = (
     -6,
@@ -46,7 +46,7 @@ def text_errors(
     log_snr: float | Float[Array, ""],
     *,
     config: ConfigDict,
-    unet: UNet,
+    unet: Denoiser,
     text: TextEncoder,
 ) -> dict[str, Float[Array, " batch"]]:
     """Each example's mean squared error of the clean latents at `log_snr`, by what it is given.
@@ -156,7 +156,7 @@ class TextGain(Hook):
         inputs: Callable[[Clips], Inputs],
         *,
         config: ConfigDict,
-        unet: UNet,
+        unet: Denoiser,
         codec: Codec,
         text: TextEncoder,
         window: int,

@@ -12,6 +12,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.models.autoencoder import load_codec
+from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import make_unet
 from jen1_jax.models.run import Run
 from jen1_jax.tasks import TASKS
@@ -19,7 +20,6 @@ from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion_loss import counts, encode, losses, make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw
-from jen1_jax.unet import UNet
 from tests import tiny
 
 HOP, K = 64, 6
@@ -40,7 +40,7 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
         jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
     )
     unet = Mock(
-        spec=UNet,
+        spec=Denoiser,
         conditioning=(),
         apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]),
     )
@@ -98,7 +98,7 @@ def test_the_loss_is_the_mean_over_the_frames_that_count(loss_on):
         "conditions": {},
     }
     zero = lambda variables, noisy, *_: jnp.zeros_like(noisy)
-    unet = Mock(spec=UNet, conditioning=(), apply=zero)
+    unet = Mock(spec=Denoiser, conditioning=(), apply=zero)
     text, codec = Mock(spec=TextEncoder, trainable=False), Mock(spec=Codec)
     params, batch = {"diffusion": {"unet": {}}}, jax.tree.map(jnp.asarray, batch)
     schedule = make_schedule(config.diffusion)

@@ -12,6 +12,7 @@ import pytest
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.models import diffusion as models
+from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
@@ -26,7 +27,6 @@ from jen1_jax.training.text_gain import (
     held_out,
     text_errors,
 )
-from jen1_jax.unet import UNet
 from tests import tiny
 
 K = 6
@@ -61,7 +61,7 @@ def denoiser(objective="x0"):
         alpha, sigma = (scale[:, None, None] for scale in scales(log_snr))
         return OBJECTIVES[objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
-    return Mock(spec=UNet, conditioning=(), apply=apply)
+    return Mock(spec=Denoiser, conditioning=(), apply=apply)
 
 
 def state(share):
