@@ -1,8 +1,9 @@
 """The text side of a run: captions to tokens, and to embeddings where the encoder is frozen.
 
-RUN/text holds `source.json` {"encoder", "max_length", "dtype", "sha256"}. With a frozen encoder that is all: `encoder` is its
-folder or hub name, and the hash refuses another model in its place. A trained one (`encoder` is "") adds its vocabulary
-`spiece.model` and its layout `config.json`; its parameters live with the diffusion model.
+RUN/text holds `source.json` {"encoder", "max_length", "dtype", "sha256"}. For a frozen encoder that
+is all: `encoder` is its folder or hub name, and another model in its place is refused by the hash.
+For a trained one `encoder` is "", and the folder also holds its vocabulary `spiece.model` and its
+layout `config.json`; its parameters are stored with the diffusion model.
 """
 
 import dataclasses
@@ -26,13 +27,13 @@ from ml_collections import ConfigDict
 from jen1_jax.errors import Refusal
 from jen1_jax.files import write_text
 from jen1_jax.text import t5
+from jen1_jax.text.hub import find
 from jen1_jax.text.tokenizer import Tokenizer, train
 
 log = logging.getLogger(__name__)
 
-Layout = Callable[
-    [PyTree], PyTree
-]  # shapes of parameters -> where each lies: a sharding, or None for the default device
+# Shapes of parameters -> the sharding of each, or None for the default device.
+Layout = Callable[[PyTree], PyTree]
 
 _BATCH = 16  # captions embedded at once
 _CACHED = 4096  # captions whose embeddings are kept
@@ -45,11 +46,12 @@ def _on_one_device(shapes: PyTree) -> PyTree:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A T5 encoder with its tokenizer; `params` are None where they are trained with the diffusion model.
+    """A T5 encoder with its tokenizer; `params` is None if it is trained with the diffusion model.
 
-    `dtype` ("float32" or "bfloat16") is the arithmetic's, and what the matrices of a frozen encoder are held in. `fingerprint` is
-    the SHA-256 of all that embeddings depend on: layout, maximum length, dtype where it is not float32, tokenizer, and a frozen
-    encoder's weights as they are stored (in the order of their paths, float32 little-endian).
+    `dtype` ("float32" or "bfloat16") is that of the arithmetic and of a frozen encoder's matrices.
+    `fingerprint` is the SHA-256 of all that embeddings depend on: layout, maximum length, dtype
+    unless it is float32, tokenizer, and a frozen encoder's weights as they are stored (in the order
+    of their paths, float32 little-endian).
     """
 
     encoder: str
@@ -61,13 +63,15 @@ class TextEncoder:
     _cache: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        if self.dtype not in ("float32", "bfloat16"):  # and T5 overflows in float16
+        if self.dtype not in ("float32", "bfloat16"):  # T5 overflows in float16
             raise Refusal(
-                f"A text encoder cannot be computed in {self.dtype!r}; set text.dtype to float32 or bfloat16."
+                f"A text encoder cannot be computed in {self.dtype!r};"
+                " set text.dtype to float32 or bfloat16."
             )
         if self.tokenizer.vocab_size > self.config.vocab_size:
             raise Refusal(
-                f"The tokenizer of the text encoder {self.encoder!r} has {self.tokenizer.vocab_size} pieces, its embedding only"
+                f"The tokenizer of the text encoder {self.encoder!r} has"
+                f" {self.tokenizer.vocab_size} pieces, its embedding only"
                 f" {self.config.vocab_size}: they belong to different models."
             )
 
@@ -75,24 +79,23 @@ class TextEncoder:
     def frozen(
         cls, encoder: str, max_length: int, dtype: str = "float32", layout: Layout = _on_one_device
     ) -> "TextEncoder":
-        """FLAN-T5 from a folder (config.json, model.safetensors or its shards, spiece.model) or by its Hugging Face hub name.
+        """FLAN-T5 from a folder, or by its name on the Hugging Face hub.
 
-        Its weights go from the file to where `layout` has them one at a time: no device needs to hold them all.
+        The folder holds config.json, model.safetensors or its shards, and spiece.model. Weights go
+        from the file to the devices of `layout` one at a time: no device needs to hold them all.
         """
         folder = find(encoder)
         config, weights = t5.load(folder)
-        text = cls._without_params(
-            _lasting(encoder), config, folder, max_length, dtype
-        )  # refuses before a weight is read
+        # Raises its refusals before a weight is read.
+        text = cls._without_params(_absolute(encoder), config, folder, max_length, dtype)
         digest, params = _digest(config, text.tokenizer, dtype), {}
         places = flatten_dict(layout(t5.abstract_params(config)))
         for path, weight in weights:
             digest.update("/".join(path).encode())
             digest.update(np.ascontiguousarray(weight, "<f4"))
-            held = (
-                dtype if weight.ndim > 1 else jnp.float32
-            )  # the norms' scales are few, and used in float32
-            params[path] = jax.device_put(weight.astype(held), places[path])
+            # The norms' scales are few, and used in float32.
+            weight = weight.astype(dtype if weight.ndim > 1 else jnp.float32)
+            params[path] = jax.device_put(weight, places[path])
         return dataclasses.replace(
             text, fingerprint=digest.hexdigest(), params=unflatten_dict(params)
         )
@@ -112,9 +115,10 @@ class TextEncoder:
         captions: Iterable[str],
         layout: Layout = _on_one_device,
     ) -> "TextEncoder":
-        """What `config` (the section `text`) asks for, recorded in `folder` (RUN/text); opened where it is recorded already.
+        """The encoder of `config` (the section `text`), which is recorded in `folder` (RUN/text).
 
-        `captions` are read only where `config.encoder` is "": for its vocabulary, and to say how many are cut.
+        One that is recorded there already is opened. `captions` are read only if `config.encoder`
+        is "": for the vocabulary, and to warn about captions that are too long.
         """
         folder, captions = Path(folder), () if config.encoder else list(captions)
         ours = t5.T5Config(
@@ -126,18 +130,19 @@ class TextEncoder:
         )
         if (folder / "source.json").is_file():
             text = cls.open(folder, layout)
-            held = (text.encoder, text.max_length, text.dtype, text.config)
-            asked = (
-                _lasting(config.encoder),
+            recorded = (text.encoder, text.max_length, text.dtype, text.config)
+            configured = (
+                _absolute(config.encoder),
                 config.max_length,
                 config.dtype,
                 text.config if config.encoder else ours,
             )
-            if held != asked:
+            if recorded != configured:
                 raise Refusal(
-                    f"{folder} holds another text encoder, {held}, than the configuration asks for, {asked}: use another run."
+                    f"{folder} holds another text encoder, {recorded}, than the configuration,"
+                    f" {configured}: use another run."
                 )
-            text._tell_cut(captions)
+            text._warn_of_long(captions)
             return text
         folder.mkdir(parents=True, exist_ok=True)
         if config.encoder:
@@ -146,7 +151,7 @@ class TextEncoder:
             train(captions, folder / "spiece.model", ours.vocab_size)
             write_text(folder / "config.json", json.dumps(ours.to_json(), indent=1))
             text = cls._without_params("", ours, folder, config.max_length, config.dtype)
-            text._tell_cut(captions)
+            text._warn_of_long(captions)
         source = {
             "encoder": text.encoder,
             "max_length": text.max_length,
@@ -158,7 +163,10 @@ class TextEncoder:
 
     @classmethod
     def open(cls, folder: str | Path, layout: Layout = _on_one_device) -> "TextEncoder":
-        """The text encoder recorded in `folder` (RUN/text); one whose fingerprint differs from the recorded one is refused."""
+        """The text encoder that is recorded in `folder` (RUN/text).
+
+        Refuses one whose fingerprint differs from the recorded one.
+        """
         folder = Path(folder)
         source = t5.read_json(folder, "source.json")
         max_length, dtype = source["max_length"], source["dtype"]
@@ -171,19 +179,16 @@ class TextEncoder:
             text = cls._without_params("", config, folder, max_length, dtype)
         if text.fingerprint != source["sha256"]:
             raise Refusal(
-                f"The text encoder {source['encoder'] or folder} has the fingerprint {text.fingerprint}, but"
-                f" {folder / 'source.json'} records {source['sha256']}: put back the one that the run was trained with."
+                f"The text encoder {source['encoder'] or folder} has the fingerprint"
+                f" {text.fingerprint}, but {folder / 'source.json'} records {source['sha256']}:"
+                " put back the one that the run was trained with."
             )
         return text
 
-    def _tell_cut(self, captions: Sequence[str]) -> None:
-        if cut := sum(map(self.tokenizer.truncated, captions)):
-            log.warning(
-                "%d of %d captions are longer than %d tokens: cut there.",
-                cut,
-                len(captions),
-                self.max_length,
-            )
+    def _warn_of_long(self, captions: Sequence[str]) -> None:
+        if long := sum(map(self.tokenizer.truncated, captions)):
+            message = "%d of %d captions are longer than %d tokens and are cut."
+            log.warning(message, long, len(captions), self.max_length)
 
     @property
     def trainable(self) -> bool:
@@ -210,19 +215,22 @@ class TextEncoder:
     def tokenize(
         self, captions: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
-        """Token ids [captions, max_length] and how many of each row are real; 0 for a caption without text."""
+        """Token ids [captions, max_length] and the length of each, 0 for a caption without text."""
         return self.tokenizer(captions)
 
     def embed(
         self, captions: Sequence[str]
     ) -> tuple[Float16[np.ndarray, "captions tokens d_model"], Int32[np.ndarray, " captions"]]:
-        """Frozen embeddings [captions, max_length, d_model], zero beyond the lengths: float16, as latent shards store them.
+        """Frozen embeddings [captions, max_length, d_model] and their lengths.
 
-        Only captions not seen lately are computed, each at a padded length that is its own, whatever else is in the batch.
+        They are zero beyond the lengths, and float16, as latent shards store them. The latest ones
+        are kept, so that a caption is not computed twice. Each caption is padded to a length that
+        depends on it alone, so that its embedding does not depend on the others.
         """
         if self.trainable:
             raise ValueError(
-                "This encoder is trained with the diffusion model: apply `module` to that model's parameters."
+                "This encoder is trained with the diffusion model:"
+                " apply `module` to that model's parameters."
             )
         found = {caption: self._cache[caption] for caption in captions if caption in self._cache}
         new = [caption for caption in dict.fromkeys(captions) if caption not in found]
@@ -233,12 +241,10 @@ class TextEncoder:
         for width in np.unique(padded):
             rows = np.flatnonzero(padded == width)
             for chunk in np.split(rows, range(_BATCH, len(rows), _BATCH)):
-                batch = np.resize(
-                    chunk, _power_of_two(len(chunk))
-                )  # few batch sizes, few compilations
-                with jax.set_mesh(
-                    _NO_MESH
-                ):  # the training step's spans all processes, which have other captions
+                # Few batch sizes are compiled.
+                batch = np.resize(chunk, _power_of_two(len(chunk)))
+                # The training step's mesh spans all processes, which have other captions.
+                with jax.set_mesh(_NO_MESH):
                     embedded = _embed(
                         self.module, self.params, tokens[batch, :width], lengths[batch]
                     )
@@ -255,7 +261,7 @@ class TextEncoder:
 
 
 def _digest(config: t5.T5Config, tokenizer: Tokenizer, dtype: str):
-    """The fingerprint so far: all but the weights."""
+    """The hash of the fingerprint without the weights."""
     named = [] if dtype == "float32" else [dtype]
     digest = hashlib.sha256(
         json.dumps(
@@ -276,46 +282,9 @@ def _embed(
     return module.apply({"params": params}, tokens, lengths).astype(jnp.float16)
 
 
-def _lasting(encoder: str) -> str:
-    """A name that holds in any working directory."""
+def _absolute(encoder: str) -> str:
+    """A folder's absolute path, or the hub name: valid in any working directory."""
     return os.path.abspath(encoder) if os.path.isdir(encoder) else encoder
-
-
-def find(encoder: str) -> Path:
-    """The folder of a text encoder: itself, or the local copy of a hub name, downloaded where it is not there yet."""
-    if os.path.isdir(encoder):
-        return Path(encoder)
-    if encoder.startswith((".", "/", "~")) or encoder.count("/") > 1:
-        raise Refusal(
-            f"The text encoder's folder {encoder} does not exist: give a folder with a FLAN-T5, or a hub name."
-        )
-    import huggingface_hub
-
-    files = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
-    missing, reason = ["config.json", "model.safetensors", "spiece.model"], ""
-    for local in (True, False):
-        try:
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    encoder, allow_patterns=files, local_files_only=local
-                )
-            )
-        except Exception as error:  # in the words of whichever release of the hub's client
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            continue
-        missing = [
-            name
-            for name in ("config.json", *t5.weight_files(folder), "spiece.model")
-            if not (folder / name).is_file()
-        ]
-        if not missing:
-            return folder
-        reason = "it has no such file, or there is no connection"
-    raise Refusal(
-        f"The text encoder {encoder!r} is not a folder, the local Hugging Face cache lacks its {', '.join(missing)}, and the hub"
-        f" did not give it ({reason}): on a machine with a connection run `hf download {encoder}`, copy the folder here and give"
-        " its path."
-    )
 
 
 def _power_of_two(n: int) -> int:

@@ -1,8 +1,9 @@
 """The encoder of T5 v1.1 and FLAN-T5 in Flax, and its weights from a Hugging Face folder.
 
-Raffel et al. 2020 (arXiv 1910.10683) with the gated feed-forward of Shazeer 2020 (arXiv 2002.05202). Unlike most transformers:
-attention is not scaled by 1 / sqrt(d); positions are only a bias on its scores, one table for all layers; no linear map has a
-bias; the norms do not centre; `num_heads * d_kv` need not be `d_model`.
+Raffel et al. 2020 (arXiv 1910.10683) with the gated feed-forward of Shazeer 2020 (arXiv
+2002.05202). Unlike most transformers: attention is not scaled by 1 / sqrt(d); positions are only a
+bias on its scores, one table for all layers; no linear map has a bias; the norms do not centre;
+`num_heads * d_kv` need not be `d_model`.
 """
 
 import json
@@ -25,7 +26,7 @@ from jen1_jax.layers.norms import RMSNorm
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """The layout, in the names and with the defaults of Hugging Face's config.json."""
+    """The layout, with the names and defaults of Hugging Face's config.json."""
 
     vocab_size: int
     d_model: int
@@ -39,12 +40,13 @@ class T5Config:
 
     @classmethod
     def from_json(cls, values: Mapping, origin: str) -> "T5Config":
-        """The layout in a parsed config.json; `origin` names it in the refusal of a model that is not T5 v1.1."""
+        """The layout in a parsed config.json; refuses, by its name `origin`, other models."""
         for key, known in (("model_type", ("t5", "mt5")), ("feed_forward_proj", ("gated-gelu",))):
             if values.get(key) not in known:
                 raise Refusal(
-                    f"{origin} has {key} {values.get(key)!r}, but only {' or '.join(map(repr, known))} (T5 v1.1, FLAN-T5) is"
-                    " understood: choose a FLAN-T5 model, for example google/flan-t5-large."
+                    f"{origin} has {key} {values.get(key)!r}, but only"
+                    f" {' or '.join(map(repr, known))} (T5 v1.1, FLAN-T5) is supported:"
+                    " choose a FLAN-T5 model, for example google/flan-t5-large."
                 )
         names = {field.name for field in fields(cls)}
         try:
@@ -53,7 +55,7 @@ class T5Config:
             raise Refusal(f"{origin} is not a complete T5 configuration: {error}.") from None
 
     def to_json(self) -> dict:
-        """The config.json that makes transformers build the same encoder."""
+        """The config.json from which transformers builds the same encoder."""
         layout = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             "model_type": "t5",
@@ -64,18 +66,19 @@ class T5Config:
 
 
 def position_buckets(length: int, config: T5Config) -> np.ndarray:
-    """Bucket of the distance from query i to key j, int32 [length, length]: exact when near, logarithmic when far."""
-    half = (
-        config.relative_attention_num_buckets // 2
-    )  # one half for keys before the query, one for keys after it
+    """Buckets of the distances from query i to key j, int32 [length, length].
+
+    Small distances have a bucket each; large ones share logarithmic buckets.
+    """
+    # One half of the buckets is for keys before the query, the other for keys after it.
+    half = config.relative_attention_num_buckets // 2
     exact = half // 2
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     ratio = np.log(np.maximum(np.abs(distance), 1) / exact) / np.log(
         config.relative_attention_max_distance / exact
     )
-    far = exact + np.floor(
-        ratio * (half - exact) + 1e-6
-    )  # the nudge keeps exact powers in the upper bucket
+    # With 1e-6 exact powers fall into the upper bucket, as in exact arithmetic.
+    far = exact + np.floor(ratio * (half - exact) + 1e-6)
     near = np.abs(distance) < exact
     return np.where(near, np.abs(distance), np.minimum(far, half - 1)).astype(np.int32) + half * (
         distance > 0
@@ -83,7 +86,10 @@ def position_buckets(length: int, config: T5Config) -> np.ndarray:
 
 
 class Block(nn.Module):
-    """Self-attention and gated feed-forward, each on a norm of its input and added to it; the sum stays float32."""
+    """Self-attention and a gated feed-forward network.
+
+    Each reads the normalised sum of what precedes it and is added to this sum, which is float32.
+    """
 
     config: T5Config
     dtype: DTypeLike
@@ -96,7 +102,7 @@ class Block(nn.Module):
         lengths: Int[Array, " batch"],
     ) -> Float[Array, "batch tokens d_model"]:
         c = self.config
-        # T5's initial scales: with unscaled attention the queries carry the 1 / sqrt(d_kv)
+        # T5's initial scales: attention is not scaled, so queries start 1 / sqrt(d_kv) smaller.
         dense = lambda features, variance, name: nn.Dense(
             features,
             use_bias=False,
@@ -125,9 +131,10 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Tokens to one float32 vector each, zero from `lengths` on; padding changes no other token.
+    """Tokens to one float32 vector each, zero from `lengths` on; padding changes no real token.
 
-    Products are in `dtype`, whatever the parameters are held in; norms, softmax and the sum through the blocks are float32.
+    Products are in `dtype`, whatever the dtype of the parameters; norms, softmax and the sum
+    through the blocks are float32.
     """
 
     config: T5Config
@@ -168,7 +175,7 @@ HF_TOP = {
 
 
 def hf_name(path: tuple[str, ...]) -> str:
-    """Hugging Face's name of the parameter at `path`; its `kernel`s are the transposes of Hugging Face's weights."""
+    """Hugging Face's name of the parameter at `path`; a `kernel` is the transpose of its weight."""
     if len(path) == 2:
         return f"{HF_TOP[path[0]]}.weight"
     return f"encoder.block.{path[0].removeprefix('block_')}.{HF_BLOCK[path[1]]}.weight"
@@ -181,10 +188,11 @@ def abstract_params(config: T5Config) -> PyTree:
 
 
 def load(folder: str | Path) -> tuple[T5Config, Iterator[tuple[tuple[str, ...], np.ndarray]]]:
-    """The layout of a folder in Hugging Face's format, and its encoder's weights as (path in the parameters, array on the host).
+    """The layout of a folder in Hugging Face's format, and the weights of its encoder.
 
-    The weights come one by one, in the order of their paths, as they are stored; decoder weights are not read. Needs config.json,
-    and model.safetensors or shards with model.safetensors.index.json. Pickled weights are refused.
+    Needs config.json, and model.safetensors or shards with model.safetensors.index.json; refuses
+    pickled weights. The weights are pairs (path in the parameters, array on the host), one by one,
+    in the order of their paths, with their stored dtype. Decoder weights are not read.
     """
     folder = Path(folder)
     config = T5Config.from_json(
@@ -202,41 +210,41 @@ def _weights(
             name = "encoder.embed_tokens.weight"
         if name not in files:
             raise Refusal(
-                f"{folder} has no weight {name!r}: it does not hold the T5 encoder that its config.json describes."
+                f"{folder} has no weight {name!r}:"
+                " it does not hold the T5 encoder that its config.json describes."
             )
         weight = files[name].get_tensor(name)
         weight = weight.T if path[-1] == "kernel" else weight
         if weight.shape != expected.shape:
+            stored = tuple(files[name].get_slice(name).get_shape())
             raise Refusal(
-                f"{name!r} in {folder} has the shape {tuple(files[name].get_slice(name).get_shape())}, which does not fit"
-                " the layout in its config.json: the two files belong to different models."
+                f"{name!r} in {folder} has the shape {stored}, which does not fit the layout in its"
+                " config.json: the two files belong to different models."
             )
         yield path, weight
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold the weights, whether they are there or not: one, or the shards that an index lists."""
-    if (folder / "model.safetensors").is_file() or not (
-        folder / "model.safetensors.index.json"
-    ).is_file():
+    """Names of the files that should hold the weights: one, or the shards that an index lists."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
         return ["model.safetensors"]
-    shards = read_json(folder, "model.safetensors.index.json").get("weight_map")
+    shards = read_json(folder, index.name).get("weight_map")
     if not isinstance(shards, dict):
-        raise Refusal(
-            f"{folder / 'model.safetensors.index.json'} lists no weights: copy or download it again."
-        )
+        raise Refusal(f"{index} lists no weights: copy or download it again.")
     return sorted(set(shards.values()))
 
 
 def _open(folder: Path) -> dict[str, safe_open]:
-    """The open file that holds each weight."""
+    """Each weight's name -> the open file that holds it."""
     files = {}
     for name in weight_files(folder):
         if not (folder / name).is_file():
             if pickled := sorted(folder.glob("pytorch_model*.bin")):
                 raise Refusal(
-                    f"{folder} holds its weights only as {pickled[0].name}, and pickled files are not opened: load it with"
-                    " transformers and call save_pretrained to get model.safetensors."
+                    f"{folder} holds its weights only as {pickled[0].name}, and pickled files are"
+                    " not opened: load it with transformers and call save_pretrained to get"
+                    " model.safetensors."
                 )
             raise Refusal(f"{name} is missing in {folder}.")
         try:
@@ -250,7 +258,7 @@ def _open(folder: Path) -> dict[str, safe_open]:
 
 
 def read_json(folder: Path, name: str) -> dict:
-    """The object in `folder / name`; a missing or damaged file is refused by name."""
+    """The JSON object in `folder / name`; refuses a missing or damaged file by its name."""
     try:
         found = json.loads((folder / name).read_text())
     except FileNotFoundError:

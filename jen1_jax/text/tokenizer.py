@@ -13,17 +13,19 @@ from jen1_jax.files import whole_file
 
 
 class Tokenizer:
-    """Captions to int32 ids [captions, max_length], each ended by the end-of-sequence id and padded with 0.
+    """Captions to int32 ids [captions, max_length].
 
-    A caption that is too long is cut and keeps its end-of-sequence id; one without any text has length 0. Special pieces such as
-    "</s>" written in a caption are only text.
+    Each ends with the end-of-sequence id and is padded with 0. A caption that is too long is cut
+    and keeps its end-of-sequence id; one without text has length 0. Special pieces such as "</s>"
+    in a caption are treated as text.
     """
 
     def __init__(self, path: str | Path, max_length: int):
         path = Path(path)
         if not path.is_file():
             raise Refusal(
-                f"{path.name} is missing in {path.parent}: copy the sentencepiece model of this text encoder there."
+                f"{path.name} is missing in {path.parent}:"
+                " copy the sentencepiece model of this text encoder there."
             )
         self.model = path.read_bytes()
         self.max_length = max_length
@@ -33,7 +35,8 @@ class Tokenizer:
             raise Refusal(f"{path} is not a sentencepiece model: {error}.") from None
         if self._pieces.eos_id() < 0:
             raise Refusal(
-                f"{path} has no end-of-sequence piece, which T5 needs: it belongs to another kind of model."
+                f"{path} has no end-of-sequence piece, which T5 needs:"
+                " it belongs to another kind of model."
             )
 
     @property
@@ -43,7 +46,7 @@ class Tokenizer:
     def __call__(
         self, captions: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "captions tokens"], Int32[np.ndarray, " captions"]]:
-        """The ids and how many of each row are real."""
+        """The ids and the length of each row."""
         tokens = np.zeros((len(captions), self.max_length), np.int32)
         lengths = np.zeros(len(captions), np.int32)
         for row, pieces in enumerate(self._pieces.encode(list(captions))):
@@ -58,18 +61,17 @@ class Tokenizer:
 
 
 def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
-    """Write a sentencepiece BPE model (Sennrich et al. 2016) of the captions to `path`, with T5's special ids.
+    """Writes a sentencepiece BPE model (Sennrich et al. 2016) of the captions to `path`.
 
-    The words that many captions share become one piece each. The same set of captions gives the same bytes. `vocab_size` is a
-    maximum: few captions give fewer pieces.
+    It has T5's special ids. Words that many captions share become one piece each. The same set of
+    captions gives the same bytes. `vocab_size` is a maximum: few captions give fewer pieces.
     """
     distinct = sorted({" ".join(caption.split()) for caption in captions} - {""})
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(
-                distinct or ["music"]
-            ),  # data without captions trains too, and needs some vocabulary
+            # Training without captions works too, and needs some vocabulary.
+            sentence_iterator=iter(distinct or ["music"]),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -86,7 +88,8 @@ def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1].rstrip(". ")
         raise Refusal(
-            f"No vocabulary of {vocab_size} pieces can be made from {len(distinct)} captions ({reason}): raise text.vocab_size."
+            f"No vocabulary of {vocab_size} pieces can be built from {len(distinct)} captions"
+            f" ({reason}): raise text.vocab_size."
         ) from None
     with whole_file(path) as partial:
         partial.write_bytes(model.getvalue())

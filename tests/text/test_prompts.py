@@ -1,4 +1,4 @@
-"""A run's text encoder: recorded, reopened, refused when it is another one; embeddings that depend on their caption alone."""
+"""A run's text encoder is recorded and reopened, and another one is refused."""
 
 import shutil
 
@@ -48,7 +48,7 @@ def frozen(model):
     return TextEncoder.frozen(str(model), max_length=32)
 
 
-def test_embeddings_are_the_modules_and_zero_beyond_the_caption(frozen):
+def test_embeddings_equal_the_modules_and_are_zero_beyond_the_caption(frozen):
     embedding, lengths = frozen.embed(CAPTIONS)
     tokens, same_lengths = frozen.tokenize(CAPTIONS)
     expected = jax.jit(frozen.module.apply)(
@@ -62,7 +62,7 @@ def test_embeddings_are_the_modules_and_zero_beyond_the_caption(frozen):
     assert not embedding[np.arange(32) >= lengths[:, None]].any()
 
 
-def test_embeddings_do_not_depend_on_batch_mates(model, frozen):
+def test_embeddings_do_not_depend_on_other_captions(model, frozen):
     others = [f"piano {i}" for i in range(18)]
     together, lengths = TextEncoder.frozen(str(model), 32).embed([*others, *CAPTIONS, *CAPTIONS])
     alone, alone_lengths = frozen.embed(CAPTIONS)
@@ -80,7 +80,7 @@ def test_a_caption_is_computed_once(model, monkeypatch):
     np.testing.assert_array_equal(again[::-1], first)
 
 
-def test_a_frozen_encoder_in_bfloat16_is_near_its_float32_self_and_is_known_as_another(
+def test_a_frozen_encoder_in_bfloat16_is_near_float32_and_has_another_fingerprint(
     model, frozen, tmp_path
 ):
     config = text_config(model).unlock()
@@ -89,9 +89,8 @@ def test_a_frozen_encoder_in_bfloat16_is_near_its_float32_self_and_is_known_as_a
     held = {path[-1]: str(leaf.dtype) for path, leaf in flatten_dict(text.params).items()}
     assert held == {"embedding": "bfloat16", "kernel": "bfloat16", "scale": "float32"}
     half, exact = (encoder.embed(CAPTIONS)[0].astype(np.float32) for encoder in (text, frozen))
-    assert (
-        1e-3 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 2e-2
-    )  # other embeddings, as near as 8 bits are
+    # Computed in bfloat16, which has 8 bits.
+    assert 1e-3 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 2e-2
     assert text.fingerprint != frozen.fingerprint
     assert TextEncoder.open(tmp_path / "text").fingerprint == text.fingerprint
     with pytest.raises(Refusal, match=r"another text encoder.*bfloat16.*float32"):
@@ -183,15 +182,16 @@ def test_a_hub_name_is_found_locally_then_downloaded(model, frozen, monkeypatch)
     assert calls == [("someone/flan", True), ("someone/flan", False)]
 
 
-def test_the_hubs_cache_is_read_offline_and_what_it_lacks_is_named(
+def test_the_hubs_cache_is_read_offline_and_missing_files_are_named(
     model, frozen, tmp_path, monkeypatch
 ):
-    """In the layout that the hub's own client keeps, with nothing of it replaced."""
+    """With the real client of the hub, in the layout of its cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         Refusal,
-        match=r"lacks its config\.json, model\.safetensors, spiece\.model.*hf download someone/flan",
+        match=r"lacks its config\.json, model\.safetensors, spiece\.model"
+        r".*hf download someone/flan",
     ):
         TextEncoder.frozen("someone/flan", 32)
     folder = tmp_path / "models--someone--flan" / "snapshots" / ("0" * 40)
@@ -208,14 +208,15 @@ def test_the_hubs_cache_is_read_offline_and_what_it_lacks_is_named(
         TextEncoder.frozen("someone/flan", 32)
 
 
-def test_an_unreachable_hub_is_one_sentence_with_a_way_out(tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_refused_in_one_sentence_with_a_way_out(tmp_path, monkeypatch):
     def snapshot_download(*_, **__):
         raise ConnectionError("no network\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(
         Refusal,
-        match=r"'someone/flan' is not a folder.*lacks its config.json.*\(no network\): .*hf download someone/flan",
+        match=r"'someone/flan' is not a folder.*lacks its config.json.*\(no network\): "
+        r".*hf download someone/flan",
     ):
         TextEncoder.create(text_config("someone/flan"), tmp_path / "text", CAPTIONS)
     assert not (tmp_path / "text" / "source.json").exists()

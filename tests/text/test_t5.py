@@ -1,4 +1,4 @@
-"""Our T5 encoder equals transformers' PyTorch one, from the files that transformers writes."""
+"""The T5 encoder equals that of transformers in PyTorch, loaded from files of transformers."""
 
 import json
 import shutil
@@ -16,7 +16,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from jen1_jax.errors import Refusal
 from jen1_jax.text import t5
 
-FLAN = {  # the encoders' sizes in the config.json of google/flan-t5-*; 64 channels a head and 32128 pieces in each
+# The encoders' sizes in the config.json of google/flan-t5-*; all have 64 channels a head and 32128
+# pieces.
+FLAN = {
     "small": dict(d_model=512, num_heads=6, d_ff=1024, num_layers=8),
     "base": dict(d_model=768, num_heads=12, d_ff=2048, num_layers=12),
     "large": dict(d_model=1024, num_heads=16, d_ff=2816, num_layers=24),
@@ -27,11 +29,11 @@ LAYOUTS = {
     "small": FLAN["small"] | dict(d_kv=64),
     "large": FLAN["large"] | dict(d_kv=64, num_layers=2),
 }
-LENGTHS = [40, 1, 150]  # 150 tokens reach beyond the largest distance told apart
+LENGTHS = [40, 1, 150]  # 150 tokens are more than the largest distance with a bucket of its own
 
 
 def save(folder, **layout):
-    """A random FLAN-T5 in `folder`; returns the PyTorch encoder. Norms and position biases are made to matter."""
+    """Saves a FLAN-T5 with random weights, also of norms and positions; returns it in PyTorch."""
     torch.manual_seed(0)
     config = transformers.T5Config(
         vocab_size=1000, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **layout
@@ -183,7 +185,7 @@ def test_norms_and_softmax_stay_float32_where_products_are_bfloat16(tiny):
 
 @pytest.mark.slow
 def test_reads_shards_and_a_whole_model(tiny, tmp_path):
-    """The hub's FLAN-T5 folders also hold the decoder; large ones are sharded; some are bfloat16."""
+    """The hub's FLAN-T5 folders also hold the decoder; some are sharded, some bfloat16."""
     config, expected = load(tiny[0])
     layout = transformers.T5Config.from_pretrained(tiny[0])
     layout.num_decoder_layers, layout.is_encoder_decoder = 300, True
@@ -195,7 +197,7 @@ def test_reads_shards_and_a_whole_model(tiny, tmp_path):
         and not (tmp_path / "model.safetensors").exists()
     )
     tracemalloc.start()
-    for _ in t5.load(tmp_path)[1]:  # the decoder's weights, nearly all of the files, stay there
+    for _ in t5.load(tmp_path)[1]:  # the decoder's weights, most of the files, are not read
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -221,7 +223,7 @@ def test_our_configuration_is_transformers(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_block_starts_out_adding_about_as_much_as_a_token():
+def test_an_initial_block_adds_about_as_much_as_a_token():
     config = t5.T5Config(vocab_size=1000, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
     module = t5.T5Encoder(config)
 

@@ -1,4 +1,4 @@
-"""Captions become T5's ids: what transformers' tokenizer gives, cut and padded."""
+"""Captions become the ids of transformers' T5 tokenizer, cut and padded."""
 
 import numpy as np
 import pytest
@@ -28,8 +28,9 @@ def folder(tmp_path_factory):
 def test_ids_equal_transformers(tmp_path):
     """With a unigram model, which T5's is."""
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CAPTIONS), model_prefix=str(tmp_path / "spiece"), vocab_size=80, hard_vocab_limit=False,
-        character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        sentence_iterator=iter(CAPTIONS), model_prefix=str(tmp_path / "spiece"), vocab_size=80,
+        hard_vocab_limit=False, character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        minloglevel=2,
     )  # fmt: skip
     tokenizer = Tokenizer(tmp_path / "spiece.model", 64)
     reference = transformers.T5Tokenizer.from_pretrained(tmp_path)
@@ -70,7 +71,7 @@ def test_training_depends_only_on_the_set_of_captions(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"again.model", "other.model"}
 
 
-def test_the_words_that_captions_share_are_one_piece_each(tmp_path):
+def test_words_that_captions_share_are_one_piece_each(tmp_path):
     words = ("slow", "fast", "piano", "cello", "major", "minor")
     captions = [
         f"{pace} {what} in {key}" for pace in words[:2] for what in words[2:4] for key in words[4:]
@@ -82,7 +83,7 @@ def test_the_words_that_captions_share_are_one_piece_each(tmp_path):
 
 @pytest.mark.parametrize("captions", [[], [""], ["a"], ["slow piano"] * 3])
 def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
-    """Of special pieces and of what the captions hold, and nothing else."""
+    """Its pieces are the special ones and parts of the captions."""
     train(captions, tmp_path / "spiece.model", vocab_size=512)
     tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
