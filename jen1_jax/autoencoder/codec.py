@@ -1,7 +1,8 @@
-"""A trained autoencoder with its whitening: audio of any length to whitened latents and back, in bounded memory.
+"""A trained autoencoder with its whitening: audio of any length to whitened latents and back.
 
-Long inputs go through in chunks of one shape, each with enough of its surroundings on both sides that every kept frame or sample
-is what the whole file would give; short ones are padded to a power of two. A few compilations serve every length.
+Long inputs are processed in chunks of one shape. Each chunk has so much context on both sides that
+the result equals that of the whole file. Short inputs are padded to a power of two. So memory is
+bounded and few shapes are compiled.
 """
 
 import hashlib
@@ -22,21 +23,22 @@ from jen1_jax.errors import Refusal
 CHUNK_SECONDS = 10.24  # the default length of a clip: one chunk
 DISTURBED = 0.05  # standard deviations of a whitened channel
 
-Progress = Callable[[int, int], None]  # frames done, and of how many
+Progress = Callable[[int, int], None]  # called with the frames done and their total
 
 
-def quietly(done: int, total: int) -> None:
-    """No progress."""
+def no_progress(done: int, total: int) -> None:
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """`params` are the autoencoder's (EMA) parameters.
+    """An autoencoder, its (EMA) parameters `params`, and its whitening.
 
-    `loudest` are the levels above which no band is decoded: levels are exponents, so one that is too high is heard as a much
-    louder sound. `margin` is the number of latent frames at a border which silence on its other side changes by more than
-    `DISTURBED`, too much for a generator's context (default: all that it changes at all). Both are measured on the training data
-    when the autoencoder has been trained.
+    `loudest` holds the level of each band that decoding does not exceed. Levels are exponents, so
+    that a small error of a high level is a much louder sound. `margin` is the number of latent
+    frames at a border that silence on its other side changes by more than `DISTURBED`, too much for
+    a generator's context (default: all frames that it changes at all). Both are measured on the
+    training data at the end of the autoencoder's training.
     """
 
     model: Autoencoder
@@ -66,12 +68,12 @@ class Codec:
 
     @property
     def encoder_reach(self) -> int:
-        """Latent frames on each side of a border that depend on what is on the other side, however little."""
+        """Latent frames on each side of a border that depend at all on its other side."""
         return self.model.encoder_reach
 
     @property
     def decoder_reach(self) -> int:
-        """Latent frames on each side of a sample's own that it depends on."""
+        """Latent frames on each side of a sample's own that the sample depends on."""
         return self.model.decoder_reach
 
     @cached_property
@@ -79,9 +81,12 @@ class Codec:
         return fingerprint(self.params, self.whitening, sample_rate=self.sample_rate, hop=self.hop)
 
     def encode(
-        self, audio: Float[np.ndarray, "*batch samples 2"], progress: Progress = quietly
+        self, audio: Float[np.ndarray, "*batch samples 2"], progress: Progress = no_progress
     ) -> Float[np.ndarray, "*batch frames k"]:
-        """Whitened latents; a last part of a hop is padded with zeros. `audio` may be a memory map: it is read chunk by chunk."""
+        """Whitened latents of `audio`, which is padded with zeros to whole hops.
+
+        `audio` may be a memory map: it is read chunk by chunk.
+        """
         if audio.ndim == 2:
             return self.encode(audio[None], progress)[0]
         hop = self.hop
@@ -105,23 +110,24 @@ class Codec:
         self,
         latents: Float[np.ndarray, "*batch frames k"],
         samples: int | None = None,
-        progress: Progress = quietly,
+        progress: Progress = no_progress,
         around: tuple[Float[np.ndarray, "*batch known 2"], Bool[np.ndarray, " known"]]
         | None = None,
     ) -> Float[np.ndarray, "*batch samples 2"]:
         """Audio, `hop` samples per frame, cut to `samples`; it may exceed [-1, 1].
 
-        `around`: audio and which of its samples are known, whose phases the decoded audio goes on from where its own are free.
+        `around` is audio and a mask of its known samples. With a model that decodes levels, the
+        unknown phases continue those of the known samples.
         """
         if latents.ndim == 2:
             around = (around[0][None], around[1]) if around else None
             return self.decode(latents[None], samples, progress, around)[0]
         if latents.shape[-1] != self.k:
             raise Refusal(
-                f"These latents have {latents.shape[-1]} channels and this autoencoder's have {self.k}: "
-                "another one made them, so encode the audio again with this one."
+                f"These latents have {latents.shape[-1]} channels and this autoencoder's have"
+                f" {self.k}: they belong to another one, so encode the audio again with this one."
             )
-        if around and self.model.window:  # travels with the latents, folded
+        if around and self.model.window:  # folded to latent frames and appended as channels
             audio, known = around
             known = np.broadcast_to(known[:, None], (*audio.shape[:2], 1))
             rest = np.pad(
@@ -153,7 +159,7 @@ class Codec:
         margin: int,
         progress: Progress,
     ) -> Float[np.ndarray, "batch frames {width}"]:
-        """`function` over what `read(start, stop)` gives of [batch, frames, _], chunk by chunk."""
+        """`function` of the array [batch, frames, _] that `read(start, stop)` reads, in chunks."""
         keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
         size = keep + 2 * margin
         result = np.empty((batch, frames, width), np.float32)
@@ -195,10 +201,11 @@ class Codec:
 
 
 def measure_margin(codec: Codec, clips: Iterable[Float[np.ndarray, "samples 2"]]) -> int:
-    """The `margin` of `codec`: beyond so many frames from a border, silence on its other side changes no whitened channel by more
-    than `DISTURBED`, root mean square over the clips, in either direction.
+    """The `margin` of `codec`, measured with a border in the middle of each clip.
 
-    The border lies in the middle of each clip. A distance that no clip is long enough for counts as disturbed.
+    Frames further than that from the border change by at most `DISTURBED` in every whitened channel
+    when the audio on its other side is silenced: root mean square over the clips, the larger of
+    both sides. Distances for which every clip is too short belong to the margin.
     """
     hop, reach = codec.hop, codec.encoder_reach
     squares, counts = np.zeros((2, reach, codec.k)), np.zeros(reach, int)
@@ -221,7 +228,7 @@ def measure_margin(codec: Codec, clips: Iterable[Float[np.ndarray, "samples 2"]]
 
 
 def fingerprint(params: PyTree, whitening: Whitening, *, sample_rate: int, hop: int) -> str:
-    """What latents depend on, as SHA-256: encoder parameters, whitening, sample rate and hop; the decoder is left out."""
+    """SHA-256 of what latents depend on: encoder parameters, whitening, sample rate and hop."""
     digest = hashlib.sha256(f"{sample_rate} {hop}".encode())
     encoder = flatten_dict(params["encoder"], sep="/")
     for name, array in [*sorted(encoder.items()), *whitening.arrays().items()]:

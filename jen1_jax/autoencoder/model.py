@@ -1,19 +1,24 @@
-"""The masked stereo autoencoder: waveform [batch, samples, 2] -> continuous latents [batch, samples / hop, channels] -> waveform.
+"""The masked stereo autoencoder: a waveform to continuous latents and back.
 
-    audio -> stem (stride, k) -> [units -> stride] per level -> units -> head (k) -> latents
-    latents -> mask (training) -> head (k) -> units -> [stride -> units] per level -> stem (k, stride) -> audio
+    audio [batch, samples, 2] -> stem (stride, k) -> [units -> stride] per level -> units
+        -> head (k) -> latents [batch, samples / hop, channels]
+    latents -> mask (training) -> head (k) -> units -> [stride -> units] per level
+        -> stem (k, stride) -> audio
 
-With a `window` the stem reads the levels of an STFT instead of samples, and the decoder's stem (k = 1) writes them; then latents
-hold no phase, which a generator could not learn, and decoding finds one (spectrum.py). A linear map of a latent frame's levels is
-added to the encoder's output, and one to the decoder's: training begins at their principal directions (training/principal.py).
-Decoding limits each band to a `loudest` level, which is that of the training data (codec.py).
+With a `window` the stem reads the levels of an STFT instead of samples, and the decoder's stem
+(k = 1) writes them. Then latents hold no phase, which a generator could not learn, and decoding
+finds one (spectrum.py). A linear map of a latent frame's levels is added to the encoder's output,
+and one of the latents to the decoder's: training starts from their principal directions
+(training/principal.py). Decoding limits each band to its `loudest` level in the training data
+(codec.py).
 
-Convolutional after SoundStream and EnCodec, without a quantiser; a share of the latents is masked before the decoder in training,
-which teaches the decoder to live with imperfect latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels,
-so that a first stride above 1 leaves no work at the full rate.
+The network is convolutional, after SoundStream and EnCodec, without a quantiser. In training a
+share of the latents is masked before the decoder, which makes the decoder robust to imperfect
+latents (JEN-1, section 3.1). The stem folds `strides[0]` samples into channels, so that with a
+first stride above 1 no layer runs at the full rate.
 
-In causal mode latent frame j reads samples up to the end of its own hop, and sample n reads latents up to its own frame: the
-latency is one hop.
+In causal mode latent frame j reads samples up to the end of its own hop, and sample n reads latents
+up to its own frame: the latency is one hop.
 """
 
 import math
@@ -33,15 +38,15 @@ from jen1_jax.layers.layer import Reach
 from jen1_jax.registry import Registry
 
 Valid = Float[Array, "batch low 1"] | None
-# Of the last convolution of a residual branch: the network starts out nearly linear, finds the principal directions of the audio
-# within a few hundred steps, and then bends. With branches at full strength it needs thousands, and can diverge.
+# Of the last convolution of a residual branch. The network starts nearly linear and finds the
+# principal directions of the audio within a few hundred steps. With an initialisation of full size
+# it needs thousands, and can diverge.
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-# Of what is added to a linear map that is good already.
+# Of what is added to a linear map that starts at the principal directions.
 TINY = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
-ACTIVATIONS = Registry(
-    "autoencoder.activation", {"snake": True, "elu": False}
-)  # whether it has an alpha per channel
+# Name -> whether it has an alpha per channel.
+ACTIVATIONS = Registry("autoencoder.activation", {"snake": True, "elu": False})
 # Name -> the shape of the mask for latents of a shape.
 MASK_UNITS = Registry(
     "autoencoder.mask_unit",
@@ -52,21 +57,25 @@ MASK_UNITS = Registry(
 def keep_valid(
     x: Float[Array, "batch frames channels"], valid: Valid
 ) -> Float[Array, "batch frames channels"]:
-    """`x` with its padding set to zero; `valid` may run at a lower rate. Biases refill padding, so this precedes all mixing."""
-    return (
-        x
-        if valid is None
-        else x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
-    )
+    """`x` with its padding set to zero; `valid` may have a lower rate.
+
+    Biases make padding nonzero again, so this precedes every layer that mixes frames.
+    """
+    if valid is None:
+        return x
+    return x * jnp.repeat(valid.astype(x.dtype), x.shape[1] // valid.shape[1], axis=1)
 
 
 def fold(x: Float[Array, "batch frames channels"], factor: int) -> Float[Array, "batch low folded"]:
-    """`factor` frames as one, their channels side by side."""
+    """Each `factor` frames as one, with their channels concatenated."""
     return x.reshape(x.shape[0], x.shape[1] // factor, factor * x.shape[2])
 
 
 class Activation(nn.Module):
-    """ELU, or snake: x + sin^2(alpha x) / alpha with one alpha per channel (Ziyin et al. 2020). Both map 0 to 0."""
+    """ELU, or snake: x + sin^2(alpha x) / alpha, with one alpha per channel (Ziyin et al. 2020).
+
+    Both map 0 to 0, and so padding to padding.
+    """
 
     kind: str
 
@@ -81,7 +90,7 @@ class Activation(nn.Module):
 
 
 class Stack(nn.Module):
-    """What encoder and decoder share: the autoencoder's fields, and one level's residual units."""
+    """The base of encoder and decoder: the autoencoder's fields, and one level's residual units."""
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
@@ -117,15 +126,16 @@ class Stack(nn.Module):
 
 
 class Encoder(Stack):
+    """Audio to latents."""
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch samples 2"], valid: Valid = None
     ) -> Float[Array, "batch low latent"]:
         x, direct = keep_valid(x, valid), 0
         if self.window:
-            x = keep_valid(
-                spectrum.analyse(x, self.window), valid
-            )  # windows in the padding see what is real
+            # Windows in the padding contain real samples too, so that their levels are not zero.
+            x = keep_valid(spectrum.analyse(x, self.window), valid)
             direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(
                 fold(x, math.prod(self.strides[1:]))
             )
@@ -134,7 +144,8 @@ class Encoder(Stack):
             if level > 0:
                 x = Activation(self.activation)(x)
             if level > 0 or not self.window:  # levels are at the stem's rate already
-                # folded without the delay of layers.conv.Downsample: a frame may read to the end of its own hop (see above)
+                # Not layers.conv.Downsample, whose causal mode delays: here a frame reads to the
+                # end of its own hop.
                 x = fold(x, stride)
             x = keep_valid(self.conv(x, features, 1 if level else self.kernel_size), valid)
             x = self.units(x, valid)
@@ -146,11 +157,12 @@ class Encoder(Stack):
 
 
 class Decoder(Stack):
+    """Latents to audio, or with a `window` to the levels that `spectrum.synthesise` takes."""
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch low latent"], valid: Valid = None
     ) -> Float[Array, "batch frames features"]:
-        """Audio, or with a `window` the levels of which `spectrum.synthesise` makes audio."""
         latents = x = keep_valid(x.astype(self.dtype), valid)
         x = keep_valid(self.conv(x, self.channels[-1], self.kernel_size), valid)
         for level in reversed(range(len(self.strides))):
@@ -171,10 +183,10 @@ class Decoder(Stack):
 
 
 class Autoencoder(nn.Module):
-    """Fields are those of `config.autoencoder`, explained in configs/jen1.py.
+    """Encoder and decoder; configs/jen1.py explains the fields, those of `config.autoencoder`.
 
-    The methods take whole hops; `valid` (1 = a real latent frame, 0 = padding) makes the real part independent of its padding:
-    equal to the result for the real part alone. Latents are not whitened here (see whitening.py).
+    The methods take whole hops. With `valid` (1 = a real latent frame, 0 = padding) the result of
+    the real part is that of the real part alone. Latents are not whitened here (see whitening.py).
     """
 
     strides: tuple[int, ...]
@@ -221,12 +233,15 @@ class Autoencoder(nn.Module):
 
     @property
     def encoder_reach(self) -> int:
-        """Latent frames at a border that depend on the other side of it, however little."""
+        """Latent frames at a border that depend at all on the audio on its other side."""
         return math.ceil(self._reach.before / self.hop)
 
     @property
     def decoder_reach(self) -> int:
-        """Latent frames that the decoder reads to each side of a sample's own: as the encoder, and for the search for phases."""
+        """Latent frames that the decoder reads to each side of a sample's own.
+
+        They are those of the encoder, and more for the search for phases.
+        """
         search = (
             spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
         )
@@ -249,29 +264,29 @@ class Autoencoder(nn.Module):
     ) -> Float[Array, "batch samples 2"]:
         """Audio of `latents`, `hop` samples per frame.
 
-        With a `window`, no band is louder than its `loudest` level, and free phases go on from what is `around`.
+        With a `window`, no band is louder than its `loudest` level, and unknown phases continue
+        those of the audio that is `around`.
         """
         return self._audio(self.decoder(latents, valid), valid, around, loudest)
 
     def _audio(
         self,
-        made: Float[Array, "batch frames features"],
+        decoded: Float[Array, "batch frames features"],
         valid: Valid = None,
         around: spectrum.Around | None = None,
         loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST,
     ) -> Float[Array, "batch samples 2"]:
-        """What the decoder has made as audio, which it is already without a `window`."""
+        """The decoder's output as audio, which it is already without a `window`."""
         if not self.window:
-            return made
-        real = keep_valid(jnp.ones((*made.shape[:2], 1)), valid)
-        return spectrum.synthesise(
-            jnp.minimum(made, loudest), real, self.window, self.phase_iterations, around
-        )
+            return decoded
+        real = keep_valid(jnp.ones((*decoded.shape[:2], 1)), valid)
+        levels = jnp.minimum(decoded, loudest)
+        return spectrum.synthesise(levels, real, self.window, self.phase_iterations, around)
 
     def mask(
         self, latents: Float[Array, "batch low latent"], rng: Array
     ) -> Float[Array, "batch low latent"]:
-        """`latents` with a random `mask_rate` of the frames (or of single elements) set to zero."""
+        """`latents` with a random share `mask_rate` of the frames, or elements, set to zero."""
         return latents * jax.random.bernoulli(
             rng, 1 - self.mask_rate, MASK_UNITS[self.mask_unit](latents.shape)
         )
@@ -279,14 +294,14 @@ class Autoencoder(nn.Module):
     def __call__(
         self, audio: Float[Array, "batch samples 2"], mask_rng: Array | None = None
     ) -> "Pass":
-        """The whole way; with a key the reconstruction is made from masked latents, as in training."""
+        """Encodes and decodes; with a key the decoder reads masked latents, as in training."""
         latents = self.encode(audio)
-        made = self.decoder(latents if mask_rng is None else self.mask(latents, mask_rng))
-        return Pass(self._audio(made), latents, made if self.window else None)
+        decoded = self.decoder(latents if mask_rng is None else self.mask(latents, mask_rng))
+        return Pass(self._audio(decoded), latents, decoded if self.window else None)
 
 
 class Pass(NamedTuple):
-    """What one pass of an autoencoder gives: a reconstruction, its latents, and with a `window` the levels it was made of."""
+    """The result of encoding and decoding; `levels` are the decoded ones, with a `window` only."""
 
     audio: Float[Array, "batch samples 2"]
     latents: Float[Array, "batch low latent"]

@@ -1,8 +1,8 @@
-"""Audio as STFT levels and back: what an autoencoder without phase in its latents reads and writes.
+"""Audio to STFT levels and back, for an autoencoder without phase in its latents.
 
-The levels of four views (left, right, mid, side) hold the stereo image without any phase. On the way back the phases are found by
-fast Griffin-Lim (Perraudin et al. 2013), here for stereo: projections in turn onto the spectra that have these levels and onto
-the spectra that some audio has.
+The levels of four views (left, right, mid, side) hold the stereo image without any phase. On the
+way back fast Griffin-Lim (Perraudin et al. 2013), here for stereo, finds phases. It projects in
+turn onto the spectra that have these levels and onto the spectra of audio.
 """
 
 from functools import cache
@@ -17,11 +17,10 @@ from jen1_jax.autoencoder.losses import FLOOR, Loss, hann, keep_valid, stft, vie
 
 VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
-LOUDEST = (
-    2.4  # units: no audio within full scale has a level above it; the mid of a constant has 2.39
-)
-WIDTH = 0.02  # of a band, relative to its frequency; a third of a semitone, but no less than a bin
-QUIET = 0.3  # units: how much silence counts in `distance` beside what sounds
+# In units: no audio within full scale has a higher level. The mid of a constant has 2.39.
+LOUDEST = 2.4
+WIDTH = 0.02  # of a band, relative to its frequency: a third of a semitone, and at least one bin
+QUIET = 0.3  # units that are added to a level for its weight in `distance`, so that silence counts
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
 REACH = 3  # frames to each side that share samples with a frame
 
@@ -39,7 +38,10 @@ class Around(NamedTuple):
 
 @cache
 def filters(window: int) -> Float[np.ndarray, "bands bins"]:
-    """Triangles that add up to 1 in every bin: one a bin where bands are narrower, then each wider than the one before."""
+    """Triangles that add up to 1 in every bin.
+
+    Low bands are one bin wide, and from there on each is wider than the one before.
+    """
     centres, bins = [0.0], window // 2 + 1
     while centres[-1] < bins - 1:
         centres.append(centres[-1] + max(1.0, WIDTH * centres[-1]))
@@ -50,20 +52,23 @@ def filters(window: int) -> Float[np.ndarray, "bands bins"]:
 
 
 def bands(window: int) -> int:
-    """Levels of a frame: every view's bands."""
+    """The number of levels of a frame: the bands of all views."""
     return VIEWS * len(filters(window))
 
 
 def analyse(audio: Float[Array, "batch samples 2"], window: int) -> Levels:
-    """Levels of `audio`, a frame for each `window / 4` samples, centred on them: log-magnitude above -80 dB, so silence is 0.
+    """Levels of `audio`: log-magnitudes above -80 dB, so that silence is 0.
 
-    Order of the bands: view, then frequency.
+    Each `window / 4` samples give one frame, centred on them. The bands are ordered by view, then
+    by frequency.
     """
     left, right = jnp.moveaxis(_spectra(audio, window), 1, 0)
     share = (filters(window) / filters(window).sum(1, keepdims=True)).T
     product = lambda x, y: jnp.matmul(x.real * y.real + x.imag * y.imag, share, precision="highest")
     power, both = [product(left, left), product(right, right)], product(left, right)
-    mean = sum(power) / 2  # mid and side share it out by what left and right have in common
+    mean = (
+        sum(power) / 2
+    )  # the powers of mid and side, mean + both and mean - both, add up to twice it
     power = jnp.concatenate(
         [*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1
     )
@@ -76,7 +81,10 @@ def distance(
     valid: Int[Array, " batch"],
     window: int,
 ) -> Loss:
-    """Mean absolute difference of levels in nats over an example's real frames; what is louder counts more."""
+    """Mean absolute difference of levels in nats over an example's real frames.
+
+    Louder levels have larger weights.
+    """
     t = analyse(keep_valid(target, valid), window)
     real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
     weight = real * (QUIET + t)
@@ -87,28 +95,29 @@ def distance(
 def synthesise(
     levels: Levels, valid: Valid, window: int, iterations: int, around: Around | None = None
 ) -> Float[Array, "batch samples 2"]:
-    """Audio that has about these levels, `window / 4` samples a frame; it is silent where a frame is not `valid`.
+    """Audio with about these levels, `window / 4` samples a frame, and silence in padding.
 
-    A sample depends on the frames within `REACH * (iterations + 1)` of its own. With audio that is known `around` it, the phases
-    are sought that go on from there.
+    A sample depends on the frames within `REACH * (iterations + 1)` of its own. The phases continue
+    those of the known audio `around`, which is part of the result.
     """
     levels = jnp.moveaxis(jnp.maximum(levels, 0).reshape(*levels.shape[:2], VIEWS, -1), 2, 1)
     levels = jnp.matmul(levels, filters(window), precision="highest")
     sizes = FLOOR * jnp.sqrt(jnp.expm1(2 * NATS * levels)) * valid[:, None]
-    heard = jnp.repeat(valid, window // 4, axis=1)
+    real = jnp.repeat(valid, window // 4, axis=1)
 
     def audio(spectra):
-        made = _overlap(spectra, valid[..., 0], window) * heard
-        return made if around is None else jnp.where(around.known, around.audio, made)
+        audio = _overlap(spectra, valid[..., 0], window) * real
+        return audio if around is None else jnp.where(around.known, around.audio, audio)
 
     def step(carry, _):
         spectra, before = carry
         now = _spectra(audio(_resize(spectra, sizes)), window) * valid[:, None]
         return (now + MOMENTUM * (now - before), now), None
 
-    # Begin with phases at random, in all frames the same, so that a shifted piece stays the same piece. Equal phases put all of a
-    # frame's energy into one instant, and what the search leaves of that are peaks up to 3.7 times too high (docs/decisions.md).
-    # Mid and side have their own: if left and right began with equal ones, a side without a mid would stay silent.
+    # The search starts from random phases. All frames have the same ones, so that a shifted piece
+    # gives shifted audio. Equal phases in all bins would put a frame's energy into one instant, and
+    # leave peaks up to 3.7 times too high (docs/decisions.md). Mid and side have phases of their
+    # own: if left and right started with equal ones, a side without a mid would stay silent.
     phases = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 1, sizes.shape[-1]))
     start = views(sizes[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
     (spectra, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=iterations)
@@ -116,7 +125,7 @@ def synthesise(
 
 
 def _spectra(audio: Float[Array, "batch samples 2"], window: int) -> Spectra:
-    """Spectra of whole quarters of a window, each in the middle of its own."""
+    """Spectra of `audio`, one for each quarter of a window and centred on it."""
     frames = audio.shape[1] // (window // 4)
     return stft(jnp.pad(audio, ((0, 0), (window * 3 // 8, 0), (0, 0))), window)[:, :, :frames]
 
@@ -124,7 +133,7 @@ def _spectra(audio: Float[Array, "batch samples 2"], window: int) -> Spectra:
 def _overlap(
     spectra: Spectra, valid: Float[Array, "batch frames"], window: int
 ) -> Float[Array, "batch samples 2"]:
-    """The audio whose spectra are nearest to these (Griffin & Lim 1984, equation 6)."""
+    """The audio whose spectra are closest to these (Griffin & Lim 1984, equation 6)."""
     frames = spectra.shape[2]
     parts = jnp.fft.irfft(spectra, window) * (hann(window) * hann(window).sum())
     weights = hann(window) ** 2 * valid[..., None]
@@ -139,7 +148,7 @@ def _overlap(
 
 
 def _resize(spectra: Spectra, sizes: Float[Array, "batch 4 frames bins"]) -> Spectra:
-    """The spectra with the sizes of mid and side, then with those of left and right."""
+    """The spectra with the magnitudes of mid and side set, then those of left and right."""
     of = lambda x, size: x * (size * jax.lax.rsqrt(x.real**2 + x.imag**2 + 1e-18))
-    swap = lambda x: views(x, axis=1)[:, 2:]  # left and right to mid and side, and back
+    swap = lambda x: views(x, axis=1)[:, 2:]  # left and right to mid and side, and the reverse
     return of(swap(of(swap(spectra), sizes[:, 2:])), sizes[:, :2])

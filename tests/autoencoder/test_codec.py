@@ -1,4 +1,4 @@
-"""The codec: chunks equal the whole, any length works, and the fingerprint covers every parameter that makes latents."""
+"""The codec: chunks equal the whole, any length works, the fingerprint covers the encoder."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from tests.autoencoder.testing import build
 SAMPLE_RATE = 48_000
 
 
-def make(**changes) -> Codec:
+def build_codec(**changes) -> Codec:
     model, params = build(**changes)
     whitening = fit_whitening(
         Moments.of(np.random.default_rng(1).normal(size=(200, 6)) + 1), keep=0.9, floor=1e-5
@@ -27,7 +27,7 @@ def make(**changes) -> Codec:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["centred", "causal"])
 def codec(request):
-    return make(causal=request.param)
+    return build_codec(causal=request.param)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_any_length_equals_the_whole_file(codec, short_chunks, samples):
 
 
 def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
-    """The equality above is the margin's doing: with one frame less, chunks differ from the whole."""
+    """With one frame less around them, chunks differ from the whole."""
     audio = audio_of(1000)
     whole = codec.encode(audio)
     monkeypatch.setattr(Codec, "encoder_reach", property(lambda self: self.model.encoder_reach - 1))
@@ -69,7 +69,7 @@ def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
 
 
 class Smearing:
-    """Latents are the audio's frames and shares of their neighbours: .3 of the next, .2 of the one before, .03 beyond."""
+    """Latents are the audio's frames, to which shares of their neighbours are added."""
 
     hop, k, encoder_reach = 4, 2, 3
 
@@ -82,7 +82,9 @@ class Smearing:
 
 
 @pytest.mark.parametrize("limit, margin", [(0.005, 3), (0.015, 2), (0.05, 1), (0.25, 1), (0.4, 0)])
-def test_the_margin_is_as_far_as_silence_behind_a_border_disturbs(monkeypatch, limit, margin):
+def test_the_margin_is_where_silence_behind_a_border_changes_more_than_the_limit(
+    monkeypatch, limit, margin
+):
     monkeypatch.setattr(codec_module, "DISTURBED", limit)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     clips = np.random.default_rng(0).standard_normal((200, 80, 2)).astype(np.float32)
@@ -90,12 +92,12 @@ def test_the_margin_is_as_far_as_silence_behind_a_border_disturbs(monkeypatch, l
     assert codec_module.measure_margin(Smearing(), [clips[0, :6]]) == 3  # nothing to measure on
 
 
-def test_a_prefix_has_the_latents_of_the_whole_file_but_for_its_margin(codec):
+def test_a_prefix_has_the_latents_of_the_whole_file_except_in_its_margin(codec):
     audio = audio_of(1000)
     whole, prefix = codec.encode(audio), codec.encode(audio[: 60 * 8])
     safe = 60 - codec.margin
     np.testing.assert_allclose(prefix[:safe], whole[:safe], atol=1e-5)
-    if not codec.model.causal:  # and no frame less: the margin is the smallest
+    if not codec.model.causal:  # the margin is not larger than needed
         assert np.abs(prefix[safe] - whole[safe]).max() > 1e-5
 
 
@@ -106,17 +108,17 @@ def test_one_compilation_serves_all_long_files(codec, short_chunks):
     assert fresh._encode._cache_size() == fresh._decode._cache_size() == 1
 
 
-def test_a_memory_map_is_read_chunk_by_chunk_and_progress_is_told(codec, short_chunks, tmp_path):
+def test_a_memory_map_is_read_chunk_by_chunk_with_progress(codec, short_chunks, tmp_path):
     audio = audio_of(1000)
     audio.tofile(tmp_path / "audio.f32")
     mapped = np.memmap(tmp_path / "audio.f32", np.float32, "r", shape=audio.shape)
-    told = []
-    latents = codec.encode(mapped, lambda done, total: told.append((done, total)))
+    reported = []
+    latents = codec.encode(mapped, lambda done, total: reported.append((done, total)))
     np.testing.assert_array_equal(latents, codec.encode(audio))
-    assert told == [(0, 125), (32, 125), (64, 125), (96, 125), (125, 125)]
-    told.clear()
-    codec.decode(latents, progress=lambda done, total: told.append(done))
-    assert told == [0, 32, 64, 96, 125]
+    assert reported == [(0, 125), (32, 125), (64, 125), (96, 125), (125, 125)]
+    reported.clear()
+    codec.decode(latents, progress=lambda done, total: reported.append(done))
+    assert reported == [0, 32, 64, 96, 125]
 
 
 def test_batches_equal_single_files(codec):
@@ -128,12 +130,12 @@ def test_batches_equal_single_files(codec):
     )
 
 
-def test_foreign_latents_are_refused(codec):
+def test_latents_with_other_channels_are_refused(codec):
     with pytest.raises(Refusal, match="7 channels"):
         codec.decode(np.zeros((4, 7), np.float32))
 
 
-def test_fingerprint_follows_the_encoder_statistics_rate_and_hop_only(codec):
+def test_fingerprint_depends_on_the_encoder_whitening_rate_and_hop_only(codec):
     def nudge(part):
         leaves, tree = jax.tree.flatten(codec.params[part])
         return codec.params | {

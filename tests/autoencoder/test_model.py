@@ -1,4 +1,4 @@
-"""The autoencoder's promises: shapes, how far it hears, causality, padding, masking."""
+"""The autoencoder's shapes, receptive field, causality, padding and masking."""
 
 import jax
 import jax.numpy as jnp
@@ -47,17 +47,17 @@ def test_receptive_field_is_exact(built):
     model, run, audio = built
     middle = FRAMES // 2
     gradient = jax.grad(lambda x: run(x)[0, middle].sum())(audio)[0]
-    (heard,) = np.nonzero(np.abs(np.asarray(gradient)).max(-1))
-    assert heard.max() - heard.min() + 1 == model.receptive_field
+    (read,) = np.nonzero(np.abs(np.asarray(gradient)).max(-1))
+    assert read.max() - read.min() + 1 == model.receptive_field
     after = 0 if model.causal else (model.receptive_field - model.hop) // 2
-    assert heard.max() == (middle + 1) * model.hop - 1 + after
+    assert read.max() == (middle + 1) * model.hop - 1 + after
 
 
-def test_margin_is_exact(built):
-    """A change on one side of a border reaches `margin` latent frames of the other side; the decoder reads as many."""
+def test_encoder_reach_is_exact(built):
+    """A change before a border changes that many frames after it; the decoder reads as many."""
     model, run, audio = built
     border = FRAMES // 2
-    before = audio.at[:, : border * model.hop].add(0.5)  # only what came before the border differs
+    before = audio.at[:, : border * model.hop].add(0.5)
     assert changed(run(audio), run(before)) == (0, border + model.encoder_reach - 1)
     latents = run(audio)
     shifted = latents.at[:, :border].add(0.5)
@@ -67,7 +67,7 @@ def test_margin_is_exact(built):
     )
 
 
-def test_only_a_causal_encoder_is_deaf_to_the_future(built):
+def test_only_a_causal_model_does_not_depend_on_the_future(built):
     model, run, audio = built
     border = FRAMES // 2
     first, _ = changed(run(audio), run(audio.at[:, border * model.hop :].add(0.5)))
@@ -95,7 +95,7 @@ def test_padding_changes_nothing(built):
 
 
 @pytest.mark.parametrize("unit", ["frame", "element"])
-def test_mask_zeroes_its_share_before_the_decoder(unit):
+def test_mask_sets_its_share_to_zero(unit):
     model = Autoencoder(**FIELDS, mask_rate=0.25, mask_unit=unit)
     kept = np.asarray(model.mask(jnp.ones((4, 500, 6)), jax.random.key(0)))
     assert abs(kept.mean() - 0.75) < 0.03

@@ -1,4 +1,4 @@
-"""The autoencoders of the presets: their rates, their sizes, and that they run."""
+"""The autoencoders of the presets have the stated rates, shapes and sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,11 @@ def test_latent_rate_and_shape(name):
     assert (model.hop, config.autoencoder.latent_channels) == (hop, channels)
     assert config.audio.sample_rate / model.hop == rate
     audio = jax.ShapeDtypeStruct((1, 4 * hop, 2), jnp.float32)
-    made = jax.eval_shape(lambda audio: model.init_with_output(jax.random.key(0), audio)[0], audio)
-    assert made.audio.shape == audio.shape and made.latents.shape == (1, 4, channels)
-    assert (made.levels is None) == (model.window == 0)
+    output = jax.eval_shape(
+        lambda audio: model.init_with_output(jax.random.key(0), audio)[0], audio
+    )
+    assert output.audio.shape == audio.shape and output.latents.shape == (1, 4, channels)
+    assert (output.levels is None) == (model.window == 0)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Latents without phase: what levels hold, and that audio comes back from them."""
+"""STFT levels: their properties, and the audio that is decoded from them."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ ONES = jnp.ones((1, FRAMES, 1))
 
 @pytest.fixture(scope="module")
 def chord():
-    """Three tones, each at another place between left and right, and a little noise."""
+    """Three tones at different places between left and right, and a little noise."""
     t = np.arange(FRAMES * HOP) / RATE
     gains = np.array([[0.3, 0.3], [0.25, 0.05], [0.02, 0.2]])
     tones = sum(
@@ -45,14 +45,14 @@ def chord():
     )[None]
 
 
-def test_every_bin_is_shared_out_among_the_bands():
+def test_the_bands_of_each_bin_add_up_to_one():
     filters = spectrum.filters(2048)
     np.testing.assert_allclose(filters.sum(0), 1, atol=1e-5)
     assert (filters.sum(1) > 0.5).all() and len(filters) < 1025 / 4
     assert spectrum.bands(2048) == spectrum.VIEWS * len(filters)
 
 
-def test_levels_hold_no_phase_and_no_polarity(chord):
+def test_levels_do_not_depend_on_phase_and_polarity(chord):
     np.testing.assert_allclose(analyse(-chord), analyse(chord), atol=1e-5)
     assert not np.asarray(analyse(0 * chord)).any()
     t = np.arange(FRAMES * HOP) / RATE
@@ -66,7 +66,7 @@ def test_levels_hold_no_phase_and_no_polarity(chord):
 
 
 def test_audio_of_levels_has_no_higher_peaks():
-    """The phases of 59 partials are lost; those that are found instead must not add them up to pulses."""
+    """The decoded phases of 59 partials must not add up to pulses."""
     t, rng = np.arange(FRAMES * HOP) / RATE, np.random.default_rng(2)
     audio = sum(
         np.sin(2 * np.pi * f * t + rng.uniform(0, 2 * np.pi)) for f in 220 * np.arange(1, 60)
@@ -87,17 +87,17 @@ def test_audio_of_levels_has_these_levels_and_this_stereo_image(chord):
         * spectrum.NATS
     )
     assert error(24) < 0.7 * error(0)
-    made = np.asarray(synthesise(levels, ONES, 24))
-    assert abs(side_error(made[0], chord[0])) < 1
+    decoded = np.asarray(synthesise(levels, ONES, 24))
+    assert abs(side_error(decoded[0], chord[0])) < 1
     assert not np.asarray(synthesise(0 * levels, ONES, 2)).any()
 
 
 @pytest.mark.parametrize("right", [1, -1, 0])
-def test_one_tone_comes_back_from_the_middle_the_side_alone_and_the_left(chord, right):
+def test_a_tone_in_the_middle_the_side_or_the_left_is_decoded_there(chord, right):
     audio = chord * 0 + chord[..., :1] * np.float32([1, right])
-    made = np.asarray(synthesise(analyse(audio), ONES, 4))
-    assert np.sum(made**2) == pytest.approx(np.sum(audio**2), rel=0.2)
-    assert np.sum((made[..., 1] - right * made[..., 0]) ** 2) < 1e-3 * np.sum(made**2)
+    decoded = np.asarray(synthesise(analyse(audio), ONES, 4))
+    assert np.sum(decoded**2) == pytest.approx(np.sum(audio**2), rel=0.2)
+    assert np.sum((decoded[..., 1] - right * decoded[..., 0]) ** 2) < 1e-3 * np.sum(decoded**2)
 
 
 def test_padding_changes_nothing(chord):
@@ -110,8 +110,8 @@ def test_padding_changes_nothing(chord):
     assert not np.asarray(padded[:, real * HOP :]).any()
 
 
-def test_decoded_phases_go_on_from_the_audio_around_them(chord):
-    """A hole in sustained tones is filled in phase: without what is around, the tones meet it at other phases."""
+def test_decoded_phases_continue_those_of_the_audio_around_them(chord):
+    """A hole in sustained tones is filled in phase, and without the audio around it is not."""
     known = np.ones((1, FRAMES * HOP, 1), np.float32)
     hole = slice(24 * HOP, 40 * HOP)
     known[:, hole] = 0
@@ -119,10 +119,10 @@ def test_decoded_phases_go_on_from_the_audio_around_them(chord):
     inside, free = synthesise(levels, ONES, 24, around), synthesise(levels, ONES, 24)
     np.testing.assert_array_equal(inside[known[..., 0] > 0], chord[known[..., 0] > 0])
     edge = slice(hole.start, hole.start + HOP)
-    error = lambda made: float(
-        jnp.mean((made - chord)[:, edge] ** 2) / np.mean(chord[:, edge] ** 2)
+    error = lambda decoded: float(
+        jnp.mean((decoded - chord)[:, edge] ** 2) / np.mean(chord[:, edge] ** 2)
     )
-    assert error(inside) < 0.5 and error(free) > 1  # 2 is what phases at random have
+    assert error(inside) < 0.5 and error(free) > 1  # random phases have 2
 
 
 def test_distance_is_zero_for_the_truth_and_has_finite_gradients_on_silence(chord):
@@ -162,7 +162,7 @@ def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
     np.testing.assert_allclose(
         codec.decode(latents, len(audio)), expected, atol=2e-3 * np.abs(expected).max()
     )
-    monkeypatch.setattr(Codec, "decoder_reach", property(lambda self: 2))  # the margin's doing
+    monkeypatch.setattr(Codec, "decoder_reach", property(lambda self: 2))  # too small
     assert (
         np.abs(dataclasses.replace(codec).decode(latents, len(audio)) - expected).max()
         > 0.05 * np.abs(expected).max()
@@ -172,14 +172,14 @@ def test_chunks_of_a_spectral_codec_equal_the_whole(codec, monkeypatch):
 def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
     latents = np.random.default_rng(6).standard_normal((12, codec.k)).astype(np.float32)
     decoder = codec.params["decoder"]
-    shouts = decoder | {"direct": jax.tree.map(lambda leaf: leaf + 5, decoder["direct"])}
+    loud = decoder | {"direct": jax.tree.map(lambda leaf: leaf + 5, decoder["direct"])}
 
-    def loudness(level):  # of a decoder that asks for far more
+    def loudness(level):  # of a decoder whose levels are much higher
         loudest = np.full(spectrum.bands(64), level, np.float32)
-        made = dataclasses.replace(
-            codec, params=codec.params | {"decoder": shouts}, loudest=loudest
+        decoded = dataclasses.replace(
+            codec, params=codec.params | {"decoder": loud}, loudest=loudest
         ).decode(latents)
-        return np.abs(np.asarray(losses.stft(jnp.asarray(made)[None], 64))).max()
+        return np.abs(np.asarray(losses.stft(jnp.asarray(decoded)[None], 64))).max()
 
     limit = spectrum.FLOOR * np.exp(0.5 * spectrum.NATS)
     assert (

@@ -12,7 +12,10 @@ FIELDS = dict(
 
 
 def build(**changes):
-    """(model, params): no bias is zero and no residual branch is weak, or leaks through them would stay unseen."""
+    """(model, params) with nonzero biases and strong residual branches.
+
+    Otherwise tests would not notice what passes through them.
+    """
     model = Autoencoder(**FIELDS | changes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.hop, 2)))["params"]
     rng = np.random.default_rng(0)
