@@ -1,14 +1,19 @@
-"""The omnidirectional 1D U-Net: one network that denoises whitened latents in both directions of time.
+"""The omnidirectional 1D U-Net: one network denoises whitened latents in both directions of time.
 
-    noisy, context, mask -> stem -+--------------------------------------------------------------+-> + -> norm, conv -> prediction
-                                  |                                                              |
-                              downsample -> residual blocks -> transformers     residual blocks -> transformers -> upsample
-                                               | (every output is a skip) ------------^
-                                               +-> next level ... bottleneck ... -----+
+    noisy, context, mask -> stem -+----------------------------> + -> norm, conv -> prediction
+                                  |                              |
+                             downsample                      upsample
+                                  |                              |
+                           residual blocks --- skips ---+   transformers
+                                  |                     |        |
+                             transformers               +-> residual blocks
+                                  |                              |
+                                  +--> next level, bottleneck ---+
 
-After Imagen's efficient U-Net a level downsamples first and upsamples last, and skips are scaled by 2^-1/2 (Saharia et al. 2022,
-B.1); block layout after audio-diffusion-pytorch's UNet1d; mode switch, inputs and conditioning after JEN-1 (arXiv 2308.04729,
-section 3.3).
+The output of every residual block on the way down is a skip. As in Imagen's efficient U-Net, a
+level downsamples first and upsamples last, and skips are scaled by 2^-1/2 (Saharia et al. 2022,
+B.1). The layout of the blocks is that of audio-diffusion-pytorch's UNet1d; mode switch, inputs and
+conditioning are those of JEN-1 (arXiv 2308.04729, section 3.3).
 """
 
 import math
@@ -30,7 +35,8 @@ from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.registry import Registry
 
-# What the backward pass computes again: nothing; all but the products of activations and weights; or the inside of every block.
+# What the backward pass computes again: nothing; all but the products of activations and weights;
+# or the inside of every block.
 _products = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names("convolution"),
@@ -43,15 +49,16 @@ REMAT = Registry(
         "full": nn.remat,
     },
 )
-# What an example without text attends to in the place of text: a learned token, or its own frames (JEN-1, section 3.2).
+# What an example without text attends to: a learned token, or its own frames (JEN-1, section 3.2).
 NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
 
 
 class ResidualBlock(Layer, nn.Module):
-    """Norm, SiLU, convolution; norm scaled and shifted by the embedding, SiLU, convolution; added to the input.
+    """Norm, SiLU, convolution, norm scaled and shifted by the embedding, SiLU, convolution.
 
-    The input is projected where widths differ. The last convolution starts at zero, so that a block starts as its shortcut.
-    Padding is zeroed before each convolution that would carry it to its neighbours.
+    The result is added to the input, which is projected if the widths differ. The last convolution
+    starts at zero, so that a block starts as its shortcut. Padding is set to zero before each
+    convolution.
     """
 
     features: int
@@ -85,13 +92,14 @@ class ResidualBlock(Layer, nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts from noisy latents what the objective asks for; fields: those of `config.unet`, and the number of `out_channels`.
+    """A `models.denoiser.Denoiser`; its fields are those of `config.unet`, and `out_channels`.
 
-    Level i is `channels * multipliers[i]` wide and runs `factors[i - 1]` times slower than level i - 1; level 0 is the stem's.
-    `num_blocks` counts each level's residual blocks, down and up alike, `attentions` the transformer blocks after them, its last
-    entry those of the bottleneck. With `scan` a run of equal blocks is compiled once and looped over, its parameters stacked in a
-    leading dimension: it compiles sooner and runs a little slower. Parameters are float32, arithmetic is `dtype`; norms, softmax
-    and the output layer are float32.
+    Level i is `channels * multipliers[i]` wide and has 1 / `factors[i - 1]` of the rate of level
+    i - 1; level 0 is that of the stem. `num_blocks` is the number of each level's residual blocks,
+    the same on the way down and up, and `attentions` that of the transformer blocks after them; its
+    last entry is for the bottleneck. With `scan` a run of equal blocks is one loop over stacked
+    parameters: it compiles faster and runs a little slower. Parameters are float32, arithmetic is
+    `dtype`; norms, softmax and the output layer are float32.
     """
 
     out_channels: int
@@ -104,14 +112,14 @@ class UNet(nn.Module):
     ff_multiplier: int
     text_features: int
     null_text: str = "token"
-    conditioning: Sequence[str] = ()  # names of the vectors besides text (jen1_jax/conditioning)
+    conditioning: Sequence[str] = ()  # names of conditioners (jen1_jax/conditioning)
     dtype: DTypeLike = "float32"
     remat: str = "none"
     scan: bool = False
 
     @property
     def frames_multiple(self) -> int:
-        """Frames are padded to a multiple of this inside."""
+        """Frames of the highest rate per frame of the lowest."""
         return math.prod(self.factors)
 
     @nn.compact
@@ -127,11 +135,10 @@ class UNet(nn.Module):
         causal: Bool[Array, " batch"],
         conditioning: Mapping[str, Float[Array, "batch _"]] | None = None,
     ) -> Float[Array, "batch frames out_channels"]:
-        """The network's raw output, float32, zero on padding.
+        """See `models.denoiser.Denoiser`.
 
-        `mask` is 1 where `context` is given; `valid` is 1 on real frames; only the first `text_lengths` tokens of `text` are
-        seen, and an example with none sees what `null_text` says. Each `conditioning` vector is projected and added to the time
-        embedding. A frame's output depends on no later frame where `causal`, and never on padding or other examples.
+        An example without text attends to what `null_text` states. Each `conditioning` vector is
+        projected and added to the embedding of the noise level.
         """
         levels = len(self.factors)
         if (
@@ -141,9 +148,10 @@ class UNet(nn.Module):
             == levels
         ):
             raise Refusal(
-                "unet.num_blocks needs one entry a factor, unet.multipliers and unet.attentions one more."
+                "unet.num_blocks needs one entry a factor,"
+                " unet.multipliers and unet.attentions one more."
             )
-        frames = noisy.shape[1]  # padded to the factors here and nowhere else
+        frames = noisy.shape[1]  # padded to a multiple of the factors here and nowhere else
         pad = lambda x: jnp.pad(x, ((0, 0), (0, -frames % self.frames_multiple), (0, 0)))
         noisy, context, mask, valid = map(pad, (noisy, context, mask, valid))
         dtype = jnp.dtype(self.dtype)
@@ -156,14 +164,13 @@ class UNet(nn.Module):
             RMSNorm(dtype=dtype, name="text_norm")(text)
         )
         replace_text = NULL_TEXT[self.null_text]
-        if (
-            replace_text
-        ):  # the same weights read text and frames, so that text must be as wide as each level
-            fit = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(
+        if replace_text:
+            # The same weights read text and frames, so that text must be as wide as each level.
+            project = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(
                 text
             )
             texts = {
-                width: text if width == self.text_features else fit(width)
+                width: text if width == self.text_features else project(width)
                 for width in set(widths[1:])
             }
         else:
@@ -173,13 +180,17 @@ class UNet(nn.Module):
             texts = dict.fromkeys(widths, jnp.where((text_lengths == 0)[:, None, None], null, text))
             text_lengths = jnp.maximum(text_lengths, 1)
 
-        # A low frame is real if any of its frames is: no real frame loses its low frame, and more padding adds none that is real.
+        # A low-rate frame is real if any of its frames is. So every real frame keeps its low-rate
+        # frame, and more padding adds no real one.
         valids = [valid.astype(dtype)]
         for factor in self.factors:
             valids.append(valids[-1].reshape(valid.shape[0], -1, factor, 1).max(axis=2))
 
         def residuals(x, level, name, count, skips=None):
-            """(x, every block's scaled output) of a run of residual blocks; one of the `skips` joins each one's input."""
+            """Returns x after `count` residual blocks, and the scaled output of each.
+
+            Each block's input is joined by one of the `skips`, if these are given.
+            """
 
             def block(module, x, skip):
                 x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
@@ -234,11 +245,13 @@ class UNet(nn.Module):
         return x[:, :frames]
 
     def _run(self, block: Callable, make: Callable, name: str, count: int) -> Callable:
-        """Maps `x` and `count` items, or None, through `block(module, x, item) -> (x, output)` to the last x and all outputs."""
-        block = REMAT[self.remat](
-            block, prevent_cse=not self.scan
-        )  # without a loop the compiler would undo it
-        if self.scan and count:  # of no blocks there are no parameters to stack
+        """A function of `x` and `count` items, or None, to the last x and all outputs.
+
+        It applies `block(module, x, item) -> (x, output)` once for each module of `make`.
+        """
+        # Without a loop the compiler would merge what is computed again with the first result.
+        block = REMAT[self.remat](block, prevent_cse=not self.scan)
+        if self.scan and count:  # without blocks there are no parameters to stack
             scan = nn.scan(
                 block, variable_axes={"params": 0}, split_rngs={"params": True}, length=count
             )

@@ -1,4 +1,4 @@
-"""The U-Net's blocks, parameters and gradients; tests/models/test_denoiser.py tests the rest of it."""
+"""The U-Net's blocks, parameters and gradients; tests/models/test_denoiser.py tests the rest."""
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +143,7 @@ def test_a_level_may_have_no_blocks_of_its_own():
 
 @pytest.mark.slow
 def test_each_remat_policy_keeps_what_it_states():
-    """More is saved between the passes with "products" than with "full", and less than with "none"."""
+    """Between the passes "products" saves more than "full" and less than "none"."""
     inputs = arrays(batch())
 
     def saved(remat):

@@ -1,6 +1,7 @@
-"""Multi-head attention over frames and to text, and the transformer block made of the two.
+"""Multi-head attention over frames and to text, and the transformer block of both.
 
-There are `width // head_dim` heads. Whether an example looks ahead is a flag per example, as in `conv`.
+There are `width // head_dim` heads. Whether an example looks ahead is a flag per example, as in
+`conv`.
 """
 
 import math
@@ -29,10 +30,10 @@ def attention(
     lengths: Int[Array, " batch"] | None = None,
     causal: Causal = False,
 ) -> Float[Array, "batch frames heads channels"]:
-    """Softmax attention to the keys that are `valid`, below `lengths`, and, where `causal`, at or before the query's frame: the
-    queries stand at the last of the keys.
+    """Softmax attention to the keys that are `valid`, below `lengths`, and not later if `causal`.
 
-    Logits are scaled by channels^-1/2; logits and softmax are float32. A query without any key gets a finite, meaningless value.
+    The queries belong to the last frames of the keys. Logits are scaled by channels^-1/2; logits
+    and softmax are float32. A query without any key gets a finite, meaningless value.
     """
     frames, keys = query.shape[1], key.shape[1]
     mask = (
@@ -45,7 +46,8 @@ def attention(
             -1, 1, 1, 1
         )
         mask = past if mask is None else mask & past
-    # What cuDNN's fused kernel takes: half precision, heads of 8 to 128 by eights, and with a mask an even number of frames.
+    # cuDNN's fused kernel needs half precision, a multiple of 8 channels up to 128 a head, and
+    # with a mask an even number of frames.
     head = query.shape[-1]
     fits = (
         head % 8 == frames % 2 == keys % 2 == 0
@@ -61,15 +63,15 @@ def attention(
     )
     if fused or not splash.pays(query, key):
         return attend(query, key, value)
-    # Decided when it is lowered, so that a program may be compiled for a TPU from a machine without one.
+    # Chosen when it is lowered, so that a machine without a TPU can compile a program for one.
     on_tpu = partial(splash.splash_attention, valid=valid, lengths=lengths, causal=causal)
     return jax.lax.platform_dependent(query, key, value, tpu=on_tpu, default=attend)
 
 
 class Attention(Layer, nn.Module):
-    """Self-attention of `x` with rotary positions, or cross-attention to `text`, where it is given, without them.
+    """Self-attention of `x` with rotary positions, or cross-attention to `text` without positions.
 
-    `valid`, `lengths` and `causal` limit what a frame sees, as in `attention`.
+    `valid`, `lengths` and `causal` limit the keys, as in `attention`.
     """
 
     head_dim: int
@@ -92,7 +94,8 @@ class Attention(Layer, nn.Module):
         width = x.shape[-1]
         if width % self.head_dim:
             raise Refusal(
-                f"A width of {width} is not a multiple of the head_dim {self.head_dim}; change one of them."
+                f"A width of {width} is not a multiple of the head_dim {self.head_dim};"
+                " change one of them."
             )
         source = x if text is None else text
         heads = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
@@ -109,7 +112,7 @@ class Attention(Layer, nn.Module):
 
 
 class FeedForward(Layer, nn.Module):
-    """Two projections with a GELU between them, `multiplier` times as wide inside."""
+    """Two linear maps with a GELU between them; the hidden layer is `multiplier` times as wide."""
 
     multiplier: int
     dtype: DTypeLike = jnp.float32
@@ -123,10 +126,11 @@ class FeedForward(Layer, nn.Module):
 
 
 class TransformerBlock(Layer, nn.Module):
-    """Self-attention, cross-attention and a feed-forward, each of the normalised input and added to it; it starts as identity.
+    """Self-attention, cross-attention and a feed-forward network, each added to its input.
 
-    With `replace_text` the cross-attention of an example whose text has the length 0 becomes, with the same weights, attention to
-    the frames that it may see (JEN-1, section 3.2); `text` must be as wide as `x` then.
+    Each reads the normalised input; the block starts as the identity. With `replace_text`, an
+    example whose text has length 0 attends, with the weights of the cross-attention, to the frames
+    that its mode allows (JEN-1, section 3.2); then `text` must be as wide as `x`.
     """
 
     head_dim: int
@@ -154,11 +158,12 @@ class TransformerBlock(Layer, nn.Module):
         )
         y = norm("cross_norm")(x)
         if self.replace_text:
-            # One sequence of keys, text before frames, of which an example sees either: lengths differ, and the batch is one.
-            words = jnp.arange(text.shape[1]) < lengths[:, None]
-            own = (valid[..., 0] > 0) & (lengths == 0)[:, None]
-            keys, seen = (jnp.concatenate(pair, axis=1) for pair in ((text, y), (words, own)))
-            x = x + attend("cross_attention")(y, text=keys, valid=seen, causal=causal)
+            # The keys are the text followed by the frames, and the mask leaves each example one of
+            # the two, so that examples with and without text share a batch.
+            tokens = jnp.arange(text.shape[1]) < lengths[:, None]
+            frames = (valid[..., 0] > 0) & (lengths == 0)[:, None]
+            keys, mask = (jnp.concatenate(pair, axis=1) for pair in ((text, y), (tokens, frames)))
+            x = x + attend("cross_attention")(y, text=keys, valid=mask, causal=causal)
         else:
             x = x + attend("cross_attention")(y, text=text, lengths=lengths)
         return x + FeedForward(self.ff_multiplier, dtype=self.dtype, name="feed_forward")(

@@ -1,8 +1,9 @@
 """1D convolutions with a causal switch, and resampling by reshape.
 
-Every layer here maps `[batch, frames, channels]` to `[batch, frames', features]`. In bidirectional mode its window is centred; in
-causal mode the same weights read the same window delayed until it ends at the current frame. The mode is a flag per example, so
-both modes share one pass and one set of weights (JEN-1, section 3.3).
+Every layer here maps `[batch, frames, channels]` to `[batch, frames', features]`. In bidirectional
+mode its window is centred. In causal mode the same weights read the same window, delayed until it
+ends at the current frame. The mode is a flag per example, so that both modes share one pass and one
+set of weights (JEN-1, section 3.3).
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ Causal = Bool[Array, " batch"] | bool
 def delay(
     x: Float[Array, "batch frames channels"], frames: int, causal: Causal
 ) -> Float[Array, "batch frames channels"]:
-    """`x` delayed by `frames` (zeros enter at the front) where `causal`, unchanged elsewhere."""
+    """`x`, delayed by `frames` where `causal`, with zeros at the front."""
     if frames == 0 or causal is False:
         return x
     delayed = jnp.pad(x, ((0, 0), (frames, 0), (0, 0)))[:, : x.shape[1]]
@@ -32,10 +33,10 @@ def delay(
 
 
 class Conv1d(Layer, nn.Module):
-    """Convolution that keeps the number of frames; `kernel_size` is odd, so that one delay turns it causal.
+    """Convolution that keeps the number of frames; `kernel_size` must be odd.
 
-    Weight normalisation (Salimans & Kingma 2016) is per output channel; its scale starts at the norm of the direction, so the
-    layer starts out equal to the plain one, as in PyTorch.
+    Weight normalisation (Salimans & Kingma 2016) is per output channel. Its scale starts as the
+    norm of the direction, so that the layer starts equal to one without it, as in PyTorch.
     """
 
     features: int
@@ -62,7 +63,8 @@ class Conv1d(Layer, nn.Module):
         if self.weight_norm:
             power = jnp.sum(kernel**2, axis=(0, 1)) + 1e-12
             scale = self.param("scale", lambda _: jnp.sqrt(power))
-            # in this form, so that every gradient's forward pass is the same to the compiler, and is computed once
+            # In this form the compiler finds the forward passes of all gradients equal, and
+            # computes them once.
             kernel = kernel * (scale * jax.lax.rsqrt(power))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.kernel_size == 1:
@@ -78,10 +80,11 @@ class Conv1d(Layer, nn.Module):
 
 
 class Downsample(Layer, nn.Module):
-    """`factor` frames folded into channels, then a convolution at the low rate: a strided convolution without the stride.
+    """Folds `factor` frames into channels and convolves at the low rate: a strided convolution.
 
-    In causal mode low-rate frame j reads input frames up to j * factor and no further, because `Upsample` hands it to outputs
-    from j * factor on. `frames` must be a multiple of `factor`. `kernel_size` counts low-rate frames.
+    In causal mode low-rate frame j reads input frames up to j * factor, because `Upsample` gives it
+    to output frames from j * factor on. `frames` must be a multiple of `factor`. `kernel_size`
+    counts low-rate frames.
     """
 
     features: int
@@ -115,10 +118,10 @@ class Downsample(Layer, nn.Module):
 
 
 class Upsample(Layer, nn.Module):
-    """A convolution at the low rate to `factor * features` channels, unfolded into frames: the polyphase transposed convolution.
+    """Convolves at the low rate to `factor * features` channels and unfolds them into frames.
 
-    Its gradient is a plain convolution's, 10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate
-    frames.
+    This is the polyphase form of a transposed convolution. Its gradient is that of a convolution,
+    10-30 times cheaper than that of `lax.conv_transpose`. `kernel_size` counts low-rate frames.
     """
 
     features: int

@@ -1,7 +1,8 @@
-"""The convolution under `conv`, trained on a CPU by matrix products.
+"""The convolution of `conv`, which training on a CPU computes by matrix products.
 
-XLA's own is right for a GPU, for a TPU, and without gradients. On a CPU its gradient transposes a kernel number by number, which
-costs much where the kernel is larger than the activations, as deep in a U-Net, and inside a loop it is slower yet.
+XLA's convolution is fast on a GPU, on a TPU, and without gradients. On a CPU its gradient
+transposes the kernel number by number. This is slow where the kernel is larger than the
+activations, as deep in a U-Net, and slower inside a loop.
 """
 
 from functools import partial
@@ -20,12 +21,12 @@ def convolve(
     kernel: Float[Array, "taps channels features"],
     dilation: int,
 ) -> Float[Array, "batch shorter features"]:
-    """Frame f of the result is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, where all of these exist."""
+    """Frame f is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, without any padding."""
     return direct(x, kernel, dilation)
 
 
 def direct(x: Array, kernel: Array, dilation: int) -> Array:
-    """`convolve` by XLA, with its own gradients."""
+    """`convolve` by XLA, with XLA's gradients."""
     dimensions = ("NWC", "WIO", "NWC")
     return jax.lax.conv_general_dilated(
         x, kernel, (1,), "VALID", rhs_dilation=(dilation,), dimension_numbers=dimensions
@@ -33,10 +34,11 @@ def direct(x: Array, kernel: Array, dilation: int) -> Array:
 
 
 def winograd(x: Array, kernel: Array, dilation: int) -> Array:
-    """`convolve` of three taps with four products for two frames instead of six: F(2, 3) of Lavin & Gray 2016, arXiv 1509.09308.
+    """`convolve` of three taps with four products for two frames instead of six.
 
-    Of these minimal algorithms it is the one in which a frame's result meets no other frame than those it reads, not even to
-    cancel it, so that causality and padding stay exact.
+    This is F(2, 3) of Lavin & Gray 2016 (arXiv 1509.09308). In it a result contains only the frames
+    that it reads; in the larger algorithms other frames enter and cancel. So causality and padding
+    stay exact.
     """
     batch, frames, channels = x.shape
     frames -= 2 * dilation
@@ -51,11 +53,10 @@ def winograd(x: Array, kernel: Array, dilation: int) -> Array:
 
 
 def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
-    """The gradients as two products of all taps, which take both as they lie."""
+    """The gradients as two products over all taps, without a transposed copy of the kernel."""
     (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
-    places = [
-        (i * dilation, (taps - 1 - i) * dilation) for i in range(taps)
-    ]  # frames before and after, of each tap
+    # Frames before and after the result's, of each tap.
+    places = [(i * dilation, (taps - 1 - i) * dilation) for i in range(taps)]
     place = lambda part, sides: jnp.pad(part, ((0, 0), sides, (0, 0)))
     spread = jnp.dot(
         g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32
@@ -68,8 +69,10 @@ def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, 
 
 
 def _winograd_pays(x: Array, kernel: Array) -> bool:
-    """Whether a third of the products is dearer than reading and writing what is added up for the others: measured on two cores,
-    with 256 to 1024 channels. Sums in half precision would lose digits.
+    """Whether `winograd` saves more time on products than its additional sums take.
+
+    The limits were measured on two cores with 256 to 1024 channels. Float32 only, since the sums
+    would lose digits in half precision.
     """
     (taps, channels, features), rows = kernel.shape, x.shape[0] * x.shape[1]
     return (
@@ -79,7 +82,7 @@ def _winograd_pays(x: Array, kernel: Array) -> bool:
     )
 
 
-# Of its own, as remat would else look inside, and save what both of the branches compute.
+# With gradients of its own: otherwise remat would save the results of both branches.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _in_training(x: Array, kernel: Array, dilation: int) -> Array:
     own, fast = (partial(method, dilation=dilation) for method in (direct, winograd))

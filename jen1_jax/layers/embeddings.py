@@ -1,4 +1,4 @@
-"""Where in the noise (log-SNR), in its piece (seconds) and in its window (rotary positions) a value stands."""
+"""Embeddings of the noise level (log-SNR), the time in a piece (seconds) and the frame (rotary)."""
 
 import math
 
@@ -18,7 +18,8 @@ def fourier_features(
 ) -> Float[Array, "batch features"]:
     """Sines and cosines of values that are clipped to [-limit, limit]; `features` is even.
 
-    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, down to a 27th of it.
+    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, to
+    1/27 of it.
     """
     frequencies = (
         2
@@ -32,10 +33,11 @@ def fourier_features(
 def timing_features(
     start: Float[Array, " batch"], total: Float[Array, " batch"]
 ) -> Float[Array, "batch 128"]:
-    """Where in its piece an example begins and how long that piece is, in seconds from 0, clipped to an hour.
+    """Features of an example's start in its piece and of the piece's length `total`, in seconds.
 
-    Sines and cosines of log(1 + seconds): pieces last from seconds to an hour, and equal ratios are then equally far apart.
-    The two numbers are Stable Audio's (Evans et al. 2024, arXiv 2402.04825), which learns a vector for every second instead.
+    Sines and cosines of log(1 + seconds), clipped to an hour: pieces last from seconds to an hour,
+    and so equal ratios are equally far apart. Stable Audio (Evans et al. 2024, arXiv 2402.04825)
+    has the same two numbers, but learns a vector for each second.
     """
     features = [
         fourier_features(jnp.log1p(seconds), 64, math.log1p(SECONDS_LIMIT))
@@ -45,7 +47,7 @@ def timing_features(
 
 
 class LogSNREmbedding(nn.Module):
-    """An MLP over the Fourier features of `log_snr`, float32 throughout: one vector per example that conditions every block."""
+    """An MLP over the Fourier features of `log_snr`, in float32: one vector per example."""
 
     features: int
 
@@ -60,13 +62,14 @@ class LogSNREmbedding(nn.Module):
 def rotary(
     x: Float[Array, "batch frames heads channels"], base: float = 10_000.0
 ) -> Float[Array, "batch frames heads channels"]:
-    """`x` with channel pairs (c, c + channels / 2) turned by an angle proportional to the frame (RoPE, Su et al. 2021).
+    """`x` with channel pairs (c, c + channels / 2) rotated in proportion to the frame.
 
-    The product of a turned query and a turned key depends on the distance of their frames alone. Angles are float32.
+    This is RoPE (Su et al. 2021): the product of a rotated query and a rotated key depends only on
+    the distance of their frames. Angles are float32. The number of channels must be even.
     """
     _, frames, _, channels = x.shape
     if channels % 2:
-        raise ValueError(f"rotary positions turn pairs of channels, got {channels} channels a head")
+        raise ValueError(f"rotary positions need pairs of channels, got {channels} channels a head")
     frequencies = base ** -np.linspace(0, 1, channels // 2, endpoint=False)
     angles = np.arange(frames)[:, None, None] * frequencies
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

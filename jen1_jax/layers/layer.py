@@ -1,6 +1,6 @@
-"""What every layer along time states about itself: how far it reads, its output rate, its padding.
+"""What every layer along time states about itself: its reach, its rate and its padding.
 
-After sequence-layers (github.com/google/sequence-layers), whose layers do so too.
+The habit is that of sequence-layers (github.com/google/sequence-layers).
 """
 
 from fractions import Fraction
@@ -10,8 +10,8 @@ from typing import NamedTuple
 class Reach(NamedTuple):
     """Input frames that an output frame depends on, before and after its own; `math.inf` for all.
 
-    The frame of its own that output frame j has in the input is floor(j / rate). `after` is the
-    layer's look-ahead, and so its latency in a stream.
+    The own input frame of output frame j is floor(j / rate). `after` is the look-ahead, and so the
+    latency of the layer in a stream.
     """
 
     before: float
@@ -24,12 +24,12 @@ class Reach(NamedTuple):
 
 
 class Layer:
-    """Base of the layers along time; by itself it states that each frame is read alone.
+    """Base of all layers along time; by default an output frame reads its own input frame only.
 
-    `rate` is the number of output frames per input frame. `padding` says what a layer needs so that
-    frames behind the end of an example do not change the real ones: "none" (nothing), "zeros" (they
-    must be zero; beyond both ends of its input the layer adds zeros itself) or "valid" (it takes
-    `valid`, which is 1 on real frames).
+    `rate` is the number of output frames per input frame. `padding` states what the layer needs so
+    that padding does not change the real frames: "none" for nothing, "zeros" if padding must be
+    zero (the layer itself adds zeros at both ends), or "valid" if it takes `valid`, which is 1 on
+    real frames.
     """
 
     rate = Fraction(1)

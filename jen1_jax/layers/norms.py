@@ -1,4 +1,4 @@
-"""Normalisation of each frame by itself: statistics over time would tell the past about the future."""
+"""Normalisation of each frame by itself, since statistics over time would break causality."""
 
 import flax.linen as nn
 import jax
@@ -10,9 +10,10 @@ from jen1_jax.layers.layer import Layer
 
 
 class RMSNorm(Layer, nn.Module):
-    """Divides each frame by the root mean square of its channels and scales each channel (Zhang & Sennrich 2019).
+    """Divides each frame by the root mean square of its channels and scales each channel.
 
-    Statistics and scale are float32, the result is `dtype`. A frame of zeros stays zero.
+    After Zhang & Sennrich 2019. Statistics and scale are float32; the result has `dtype`. A frame
+    of zeros stays zero.
     """
 
     epsilon: float = 1e-6

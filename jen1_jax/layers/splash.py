@@ -1,7 +1,8 @@
-"""Attention between long sequences on a TPU: Pallas's splash kernel, whose logits never leave the chip.
+"""Attention between long sequences on a TPU, by Pallas's splash kernel.
 
-The kernel's mask is one for all examples, but it may be a function of each query's position, and a query sees the keys of its own
-segment only: what an example may see of the future goes into its positions, and its padding into another segment.
+The kernel keeps the logits on the chip. Its mask is the same for all examples, but it may be a
+function of each query's position, and a query reads only keys of its own segment. So the mode of an
+example goes into its positions, and its padding into another segment.
 """
 
 import math
@@ -27,7 +28,7 @@ def pays(
     query: Float[Array, "batch frames heads channels"],
     key: Float[Array, "batch keys heads channels"],
 ) -> bool:
-    """Whether both sequences are long, and all sizes multiples of what the kernel works in."""
+    """Whether both sequences are long, and all sizes multiples of the kernel's blocks."""
     frames, keys, channels = query.shape[1], key.shape[1], query.shape[-1]
     return min(frames, keys) >= 512 and frames % 128 == keys % 128 == channels % 128 == 0
 
@@ -41,14 +42,15 @@ def splash_attention(
     causal: Causal = False,
     interpret: bool = False,
 ) -> Float[Array, "batch frames heads channels"]:
-    """`attention` by the kernel, on a TPU or, with `interpret`, anywhere; frames and keys are multiples of 128.
+    """`attention` by the kernel, on a TPU or, with `interpret`, anywhere.
 
-    On a mesh each device attends for its own examples and heads, since nothing partitions a kernel by itself.
+    Frames and keys must be multiples of 128. On a mesh each device computes its own examples and
+    heads, since JAX does not partition a kernel.
     """
     (batch, frames, heads, _), keys = query.shape, key.shape[1]
-    seen = jnp.ones((batch, keys), bool) if valid is None else valid
+    real = jnp.ones((batch, keys), bool) if valid is None else valid
     if lengths is not None:
-        seen = seen & (jnp.arange(keys) < lengths[:, None])
+        real = real & (jnp.arange(keys) < lengths[:, None])
     last = jnp.where(jnp.asarray(causal).reshape(-1, 1), jnp.arange(keys - frames, keys), keys)
     last = jnp.broadcast_to(last, (batch, frames))
 
@@ -62,16 +64,16 @@ def splash_attention(
         columns = split(heads, tuple(axis for axis in mesh.axis_names if axis == HEADS_AXIS))
         specs = (P(rows, None, columns),) * 3 + (P(rows),) * 2
         attend = jax.shard_map(attend, in_specs=specs, out_specs=specs[0], check_vma=False)
-    return attend(query, key, value, seen, last)
+    return attend(query, key, value, real, last)
 
 
-def _attend(query, key, value, seen, last, interpret):
-    """Attention of each query to the keys that are `seen`, up to its `last`, on one device."""
+def _attend(query, key, value, real, last, interpret):
+    """Attention of each query to the `real` keys up to its `last`, on one device."""
     largest = lambda length: max(block for block in range(128, 1025, 128) if length % block == 0)
     q, kv = largest(query.shape[1]), largest(key.shape[1])
     blocks = BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
 
-    def example(query, key, value, seen, last):
+    def example(query, key, value, real, last):
         mask = MaskInfo(None, None, None, None, q_sequence=last)
         kernel = SplashAttentionKernel(
             fwd_mask_info=mask,
@@ -86,12 +88,12 @@ def _attend(query, key, value, seen, last, interpret):
             residual_checkpoint_name=None,
             interpret=interpret,
         )
-        return kernel(query, key, value, SegmentIds(jnp.ones_like(last), seen.astype(jnp.int32)))
+        return kernel(query, key, value, SegmentIds(jnp.ones_like(last), real.astype(jnp.int32)))
 
     heads_first = lambda x: x.swapaxes(1, 2)
     scaled = query * query.shape[-1] ** -0.5
     return heads_first(
-        jax.vmap(example)(heads_first(scaled), heads_first(key), heads_first(value), seen, last)
+        jax.vmap(example)(heads_first(scaled), heads_first(key), heads_first(value), real, last)
     )
 
 

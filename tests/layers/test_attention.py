@@ -1,4 +1,4 @@
-"""Attention equals its definition, sees the keys it may see and no others."""
+"""Attention equals its definition; tests/layers/test_contract.py tests its reach."""
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +119,8 @@ def test_a_block_does_not_depend_on_text_beyond_its_length():
     assert (block() != block(text=perturbed(text, np.s_[0, 2], by=9.0)))[0].any()
 
 
-def test_self_attention_follows_order_and_cross_attention_does_not():
-    """Frames in another order give another result; text is a set, since its encoder has put the order in."""
+def test_self_attention_depends_on_the_order_of_keys_and_cross_attention_does_not():
+    """Frames in another order give another result. The text's order is in its embeddings."""
     x, text, lengths = (
         normal(3, 1, FRAMES, 8),
         normal(4, 1, TOKENS, 8),
@@ -141,6 +141,6 @@ def test_self_attention_follows_order_and_cross_attention_does_not():
     )
 
 
-def test_a_width_that_heads_do_not_fill_is_refused():
+def test_a_width_that_is_no_multiple_of_the_head_is_refused():
     with pytest.raises(ValueError, match="width of 8 is not a multiple of the head_dim 3"):
         randomised(Attention(head_dim=3), normal(3, 1, FRAMES, 8))

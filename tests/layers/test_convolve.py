@@ -1,4 +1,4 @@
-"""The convolution trained by products is the convolution, and no frame meets one that it does not read."""
+"""The convolution by products equals XLA's, and a result contains only the frames that it reads."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ from jen1_jax.layers.convolve import convolve, direct, winograd
 from jen1_jax.unet import REMAT
 from tests.layers.testing import normal
 
-# (taps, channels, features, frames of a result), which decide the way, and how many convolutions of XLA are left on it
+# Name of the method -> (taps, channels, features, frames of a result), which select it, and the
+# number of XLA's convolutions that it has left.
 SHAPES = {
     "winograd": ((3, 256, 256, 501), 0),
     "products": ((5, 3, 9, 8), 1),
@@ -19,9 +20,9 @@ SHAPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dilation", [1, 3])
-@pytest.mark.parametrize("way", SHAPES)
-def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
-    (taps, channels, features, frames), convolutions = SHAPES[way]
+@pytest.mark.parametrize("method", SHAPES)
+def test_value_and_gradients_in_training_are_those_of_xla(method, dilation):
+    (taps, channels, features, frames), convolutions = SHAPES[method]
     shapes = (
         (2, frames + dilation * (taps - 1), channels),
         (taps, channels, features),
@@ -41,7 +42,7 @@ def test_value_and_gradients_in_training_are_those_of_xla(way, dilation):
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_a_frame_of_winograd_meets_those_it_reads_and_no_other(dilation):
+def test_a_frame_of_winograd_contains_only_the_frames_that_it_reads(dilation):
     x, kernel = normal(0, 1, 11, 4), normal(1, 3, 4, 5)
     before = np.asarray(winograd(jnp.asarray(x), jnp.asarray(kernel), dilation))
     for frame in range(x.shape[1]):
@@ -58,9 +59,9 @@ def test_a_frame_of_winograd_meets_those_it_reads_and_no_other(dilation):
         )
 
 
-@pytest.mark.parametrize("way", SHAPES)
-def test_remat_of_products_keeps_the_result_and_nothing_else(way):
-    (taps, channels, features, frames), _ = SHAPES[way]
+@pytest.mark.parametrize("method", SHAPES)
+def test_remat_of_products_saves_the_result_and_nothing_else(method):
+    (taps, channels, features, frames), _ = SHAPES[method]
     x, kernel = jnp.zeros((2, frames + taps - 1, channels)), jnp.zeros((taps, channels, features))
     policy = REMAT["products"].keywords["policy"]
     block = jax.checkpoint(

@@ -1,4 +1,4 @@
-"""Rotary positions know distances alone; the log-SNR embedding tells noise levels apart."""
+"""Rotary positions depend on distances only; the other embeddings differ where their values do."""
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,24 @@ from jen1_jax.layers.embeddings import (
 from tests.layers.testing import normal, randomised
 
 
-def turn(x):
+def rotated(x):
     return np.asarray(jax.jit(rotary)(x))
 
 
 def test_rotary_equals_numpy():
-    x = normal(
-        0, 2, 1536, 3, 6
-    )  # a training example's frames: far from the first, a small error of the angle is a large turn
+    # As many frames as in training: a small relative error is a large angle in the last ones.
+    x = normal(0, 2, 1536, 3, 6)
     pairs = x[..., :3] + 1j * x[..., 3:]
     angles = np.arange(1536)[:, None] * 10_000.0 ** (-np.arange(3) / 3)
-    turned = pairs * np.exp(1j * angles)[:, None, :]
+    expected = pairs * np.exp(1j * angles)[:, None, :]
     np.testing.assert_allclose(
-        turn(x), np.concatenate([turned.real, turned.imag], -1), rtol=1e-5, atol=1e-6
+        rotated(x), np.concatenate([expected.real, expected.imag], -1), rtol=1e-5, atol=1e-6
     )
 
 
 def test_the_product_of_query_and_key_depends_on_their_distance_alone():
     query, key = (np.tile(normal(seed, 8), (1, 40, 1, 1)) for seed in range(2))
-    products = np.einsum("qc,kc->qk", turn(query)[0, :, 0], turn(key)[0, :, 0])
+    products = np.einsum("qc,kc->qk", rotated(query)[0, :, 0], rotated(key)[0, :, 0])
     for distance in range(-39, 40):
         diagonal = np.diagonal(products, distance)
         np.testing.assert_allclose(
@@ -45,9 +44,9 @@ def test_the_product_of_query_and_key_depends_on_their_distance_alone():
 def test_rotary_keeps_lengths_and_the_first_frame():
     x = normal(0, 2, 9, 2, 8)
     np.testing.assert_allclose(
-        np.linalg.norm(turn(x), axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5
+        np.linalg.norm(rotated(x), axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5
     )
-    np.testing.assert_array_equal(turn(x)[:, 0], x[:, 0])
+    np.testing.assert_array_equal(rotated(x)[:, 0], x[:, 0])
     assert rotary(jnp.zeros((1, 2, 1, 4), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
@@ -56,13 +55,12 @@ def test_rotary_refuses_an_odd_head():
         rotary(jnp.zeros((1, 4, 1, 3)))
 
 
-def test_fourier_features_tell_every_noise_level_from_every_other():
+def test_fourier_features_differ_between_any_two_noise_levels():
     features = np.asarray(fourier_features(jnp.linspace(-20, 20, 401), 64, 20.0))
     distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
     assert distances[~np.eye(401, dtype=bool)].min() > 0.1
-    assert (
-        distances[np.arange(400), np.arange(1, 401)].max() < 2.0
-    )  # and neighbours, 0.1 apart, stay neighbours
+    # Neighbours, 0.1 apart, stay close.
+    assert distances[np.arange(400), np.arange(1, 401)].max() < 2.0
 
 
 def test_log_snr_is_clipped():
@@ -73,19 +71,18 @@ def test_log_snr_is_clipped():
     assert (embedding[2] != embedding[3]).any()
 
 
-def test_timing_tells_every_place_in_a_piece_from_every_other_within_an_hour():
+def test_timing_features_differ_between_any_two_times_within_an_hour():
     seconds = np.concatenate(
         [np.arange(0, 60, 1.0), np.arange(60, 600, 10.0), np.arange(600, 3601, 60.0)],
         dtype=np.float32,
     )
-    tell = lambda start, total: np.asarray(
+    features = lambda start, total: np.asarray(
         jax.jit(timing_features)(*np.broadcast_arrays(np.float32(start), np.float32(total)))
     )
-    for features in (tell(seconds, 100), tell(10, seconds)):
-        distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
+    for found in (features(seconds, 100), features(10, seconds)):
+        distances = np.linalg.norm(found[:, None] - found[None], axis=-1)
         assert distances[~np.eye(len(seconds), dtype=bool)].min() > 0.1
-        assert (
-            distances[0, 1] > 10 * distances[-2, -1] > 0
-        )  # a second at the beginning, a minute at the end
-    np.testing.assert_array_equal(tell([SECONDS_LIMIT], 10), tell([1e6], 10))
-    assert (tell([30.0], 60) != tell([60.0], 30)).any()
+        # A second at the beginning is further than a minute at the end.
+        assert distances[0, 1] > 10 * distances[-2, -1] > 0
+    np.testing.assert_array_equal(features([SECONDS_LIMIT], 10), features([1e6], 10))
+    assert (features([30.0], 60) != features([60.0], 30)).any()

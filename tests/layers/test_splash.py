@@ -1,4 +1,4 @@
-"""The kernel for TPUs, interpreted on the CPU, equals the attention that runs elsewhere, and is what a TPU gets."""
+"""The kernel for TPUs equals the attention elsewhere (it is interpreted on the CPU here)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,8 @@ from tests.devices import run_on
 from tests.layers.testing import normal
 
 pytestmark = pytest.mark.slow  # interpreted
-BATCH, FRAMES, KEYS, HEADS, CHANNELS = (
-    2,
-    1280,
-    1408,
-    1,
-    128,
-)  # several blocks each way; the queries stand at the last keys
+# Several blocks of queries and of keys; the queries belong to the last keys.
+BATCH, FRAMES, KEYS, HEADS, CHANNELS = 2, 1280, 1408, 1, 128
 
 
 def values_and_gradients(attend, query, key, value, weights, valid, lengths, causal):
@@ -95,14 +90,16 @@ from tests.layers.test_splash import interpreted, values_and_gradients
 from tests.layers.testing import normal
 
 axes = {"data": 2, "fsdp": 1, "tensor": 2}
-mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+auto = (jax.sharding.AxisType.Auto,) * 3
+mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=auto)
 for batch, heads in ((4, 2), (3, 1)):
     inputs = [normal(seed, batch, 128, heads, 128) for seed in range(4)]
     masks = np.arange(128) < np.arange(60, 60 + batch)[:, None], None, np.arange(batch) % 2 == 0
     expected = jax.jit(values_and_gradients, static_argnums=0)(attention, *inputs, *masks)
     with jax.set_mesh(mesh):
         if batch % 2 == 0:
-            inputs, masks = jax.device_put((inputs, masks), NamedSharding(mesh, P(("data", "fsdp"))))
+            split = NamedSharding(mesh, P(("data", "fsdp")))
+            inputs, masks = jax.device_put((inputs, masks), split)
         results = jax.jit(values_and_gradients, static_argnums=0)(interpreted, *inputs, *masks)
     for ours, theirs in zip(results, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -111,5 +108,5 @@ for batch, heads in ((4, 2), (3, 1)):
 
 
 def test_a_mesh_splits_examples_and_heads_where_it_divides_them():
-    """And gives what one device gives, which the program checks."""
+    """And the program checks that the result equals that of one device."""
     assert run_on(4, PROGRAM).splitlines() == ["{(2, 128, 1, 128)}", "{(3, 128, 1, 128)}"]

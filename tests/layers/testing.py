@@ -1,11 +1,14 @@
-"""What tests of networks share: random parameters everywhere, since zero-initialised ones hide every fault behind them."""
+"""Random inputs and parameters; parameters that start at zero would hide faults."""
 
 import jax
 import numpy as np
 
 
 def randomised(module, *inputs, seed=0, scale=1.0):
-    """(params, jitted apply(params, *inputs)) of `module` with every parameter normal, kernels scaled by fan-in^-1/2."""
+    """(params, jitted apply(params, *inputs)) of `module`.
+
+    Every parameter is normal, kernels scaled by fan-in^-1/2.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -24,7 +27,10 @@ def normal(seed, *shape):
 
 
 def perturbed(x, index, by=1.0):
-    """A copy of `x` with `by` added at `index`; numpy, because jax would compile an update for every index."""
+    """A copy of `x` with `by` added at `index`.
+
+    In numpy, because jax would compile an update for each index.
+    """
     x = x.copy()
     x[index] += by
     return x

@@ -34,7 +34,7 @@ DENOISERS = {
 
 
 def batch(frames=FRAMES, valid=None, **changed):
-    """Inputs of two examples, one causal and one bidirectional; the first `valid` frames are real."""
+    """Inputs of a causal and a bidirectional example, whose first `valid` frames are real."""
     inputs = dict(
         noisy=normal(0, 2, FRAMES, K)[:, :frames],
         context=normal(1, 2, FRAMES, K)[:, :frames],
