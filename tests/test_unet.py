@@ -14,6 +14,7 @@ from tests.models.testing import FRAMES, SIZES, UNET, K, batch
 SMALL = UNet(**SIZES, multipliers=(1, 2), factors=(2,), num_blocks=(1,), attentions=(0, 1))
 
 
+@pytest.mark.slow
 def test_only_an_example_without_text_depends_on_the_null_token():
     inputs = batch(text_lengths=np.array([0, 4], np.int32)).values()
     params, apply = randomised(SMALL, *inputs)

@@ -81,7 +81,9 @@ def valid_frames(real: int) -> np.ndarray:
     return np.broadcast_to(np.float32(np.arange(FRAMES) < real)[:, None], (2, FRAMES, 1))
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(
+    scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def dtype(request):
     return request.param
 

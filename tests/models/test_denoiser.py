@@ -14,11 +14,11 @@ from jen1_jax.models.denoiser import Denoiser
 from tests.layers.testing import perturbed, randomised
 from tests.models.testing import BIDIRECTIONAL, CAUSAL, DENOISERS, FRAMES, K, batch
 
+# All but the first compile or trace for long.
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name != "unet")) for name in DENOISERS]
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "unet")) for name in DENOISERS],
-)
+
+@pytest.fixture(scope="module", params=NAMES)
 def net(request):
     """The outputs of a network with random parameters for a batch with the given changes."""
     params, apply = randomised(DENOISERS[request.param][0], *batch().values())
@@ -34,7 +34,7 @@ def test_it_has_the_members_of_a_denoiser(name):
     assert module.out_channels == K and FRAMES % module.frames_multiple == 0
 
 
-@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_parameter_names_and_shapes_are_those_of_earlier_checkpoints(name):
     module, digest = DENOISERS[name]
     params = jax.eval_shape(module.init, jax.random.key(0), *batch().values())["params"]
@@ -44,7 +44,7 @@ def test_parameter_names_and_shapes_are_those_of_earlier_checkpoints(name):
     )
 
 
-@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_output_is_float32_for_any_number_of_frames_also_in_bfloat16(name):
     module, frames = DENOISERS[name][0].clone(dtype="bfloat16"), FRAMES - 1
     output, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), *batch(frames).values())
