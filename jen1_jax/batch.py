@@ -54,6 +54,7 @@ class Inputs(TypedDict, total=False):
     text_embedding: Float[Array, "batch tokens features"]  # or from one that is frozen
     text_lengths: Int[Array, " batch"]
     conditions: Conditions
+    other: Int[Array, " batch"]  # the row of another text, for training/text_gain.py
     start: Float[Array, " batch"]  # as in `Clips`, where the data know it
     index: Any  # stays on the host
 

@@ -48,7 +48,7 @@ def draw_diffusion(
             grid = math.prod(config.unet.factors)
             first = _draw_first(named_key(key, "window"), valid_frames, before, window, grid)
             cut = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=window))
-            batch = batch | {"latents": cut(latents, first)}
+            batch = {**batch, "latents": cut(latents, first)}
             valid_frames = jnp.minimum(valid_frames, window)
             endless = jnp.full(size, jnp.inf)
             conditions = conditioner.window(conditioners, conditions, first / rate, endless)
@@ -70,7 +70,8 @@ def draw_diffusion(
     no_text = jax.random.bernoulli(
         named_key(key, "null text"), config.diffusion.null_text_rate, (size,)
     )
-    return batch | {
+    return {
+        **batch,
         "valid_frames": valid_frames,
         "conditions": conditions,
         "task": drawn.task,

@@ -41,6 +41,9 @@ class Data(Protocol):
 
     description: Mapping[str, Any]  # what the data are, for the checkpoint's record
 
+    def captions(self) -> list[str]:
+        """The distinct captions of the training split."""
+
     def batches(self, start_step: int, around: int = 0) -> Iterator[Clips]:
         """Endless training batches from `start_step` on; batch s is the same from any start.
 
@@ -215,13 +218,15 @@ class _Log:
         self._writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
         self._pending: list[dict[str, jax.Array]] = []
         self._indices: list[np.ndarray] = []
-        self._last, self._clock, self._skipped = start, None, 0
+        self._last, self._skipped = start, 0
+        self._clock = 0.0
+        self._timed_from: int | None = None  # the step at which `_clock` was read
         self._figures: dict[str, float] = {}
 
     def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
         self._pending.append(metrics)
         self._indices.append(index)
-        if self._clock is None:  # the first step compiles; it does not count in the speed
+        if self._timed_from is None:  # the first step compiles; it does not count in the speed
             jax.block_until_ready(metrics)
             self._clock, self._timed_from = time.monotonic(), self._last + 1
 
@@ -242,7 +247,7 @@ class _Log:
         }  # NaN: no example of the batch has this loss
         means = {key: float(np.mean(some)) for key, some in found.items() if some}
         now = time.monotonic()
-        speed = (step - self._timed_from) / max(now - self._clock, 1e-9)
+        speed = (step - (self._timed_from or 0)) / max(now - self._clock, 1e-9)
         self._clock, self._timed_from, self._last = now, step, step
         means |= {
             "skipped": sum(value["skipped"] for value in values),

@@ -21,8 +21,7 @@ Batch = Mapping[str, Any]  # see jen1_jax/batch.py
 PerExample = dict[str, Float[Array, " batch"]]  # by the name of a loss
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """What a checkpoint holds. `params`, `ema` and `optimizer` have one entry per trainable."""
 
     step: Any  # batches seen, an int32 scalar: the position in the data
