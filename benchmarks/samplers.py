@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import scales
-from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 
 MIXTURE = (
@@ -63,8 +63,8 @@ def mixture() -> dict[str, list[float]]:
     schedule = make_schedule(ConfigDict(get_config().diffusion.to_dict() | {"schedule": "cosine"}))
     noise = jax.random.normal(jax.random.key(0), (1, 2000, 1))
     keys = jax.random.split(jax.random.key(1), 1)
-    run = lambda sampler, steps: jax.jit(SAMPLERS[sampler], static_argnums=0)(
-        exact(MIXTURE), noise, sample_log_snrs(schedule, steps), keys
+    run = lambda sampler, steps: jax.jit(sample, static_argnums=(0, 1))(
+        SAMPLERS[sampler], exact(MIXTURE), noise, sample_log_snrs(schedule, steps), keys
     )
     reference = run("ddim", 20_000)
     return {

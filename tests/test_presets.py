@@ -8,7 +8,7 @@ import pytest
 from configs import jen1, jen1_fast
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.diffusion.objectives import OBJECTIVES
-from jen1_jax.diffusion.samplers import SAMPLERS
+from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.planning.flops import flops
@@ -100,10 +100,10 @@ def test_no_sampler_lets_the_future_through(deep, sampler):
     denoise, levels, noise = deep
     keys = jax.random.split(jax.random.key(0), 3)
     with jax.disable_jit():  # or every sampler would compile the network into its loop
-        before = np.asarray(SAMPLERS[sampler](denoise, noise, levels, keys))
+        before = np.asarray(sample(SAMPLERS[sampler], denoise, noise, levels, keys))
         for frame in (1, noise.shape[1] // 2 + 1, noise.shape[1] - 1):
             after = np.asarray(
-                SAMPLERS[sampler](denoise, noise.at[:, frame:].add(1.0), levels, keys)
+                sample(SAMPLERS[sampler], denoise, noise.at[:, frame:].add(1.0), levels, keys)
             )
             np.testing.assert_array_equal(after[:2, :frame], before[:2, :frame])
             assert (after[:2, frame] != before[:2, frame]).any(axis=-1).all()

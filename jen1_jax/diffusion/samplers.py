@@ -1,18 +1,24 @@
-"""Samplers: from noise to a clean latent along a falling series of noise levels.
+"""Samplers: from noise to clean latents along a rising series of log-SNRs.
 
-A sampler knows the model only as `denoise(noisy, log_snr [batch]) -> clean`; text, guidance, mask and objective are the caller's
-business. All have the signature `(denoise, noise, log_snrs, keys)`: `noise` is the latent to begin with, standard Gaussian at
-the first of the rising levels `log_snrs`, the last of which is only arrived at; `keys`, one an example, are for those that draw
-noise on the way, so that an example's result does not depend on its mates. Each is one scan over one compiled step. A new sampler
-is one function and a line in `SAMPLERS`.
+A sampler knows the model only as `denoise(noisy, log_snr [batch]) -> clean`. Text, guidance, mask
+and objective belong to the caller.
+
+    state = sampler.start(noise)                        noise is standard Gaussian at log_snrs[0]
+    state = sampler.step(denoise, state, i, log_snrs[i], log_snrs[i + 1], keys)     for each step
+    sampler.latents(state)                              at the last level, to which no step follows
+
+`sample` does this in one scan. Whoever calls `step` directly can show `state.clean` after each
+step, or stop between two. To add a sampler, write a frozen dataclass that inherits from `Sampler`
+and has a method `step`, and put it into `SAMPLERS`.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from jen1_jax.diffusion.objectives import scales
@@ -20,107 +26,161 @@ from jen1_jax.errors import Refusal
 from jen1_jax.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
-Levels = Float[Array, " points"]
+LogSNR = Float[Array, ""]
 Keys = Key[Array, " batch"]
 Denoise = Callable[[Latents, Float[Array, " batch"]], Latents]
 
 
-def ddim(
-    denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys, eta: float = 0.0
-) -> Latents:
+class State(NamedTuple):
+    """What a sampler holds between two steps.
+
+    `clean` is the clean latent that the last step estimated, at the level `log_snr`. Before the
+    first step it is 0, and `log_snr` is -infinity.
+    """
+
+    noisy: Latents
+    clean: Latents
+    log_snr: LogSNR
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The base of all samplers, which differ in `step` alone."""
+
+    def start(self, noise: Latents) -> State:
+        """The state before the first step. `noise` is the noisy latent at the first level."""
+        return State(noise, jnp.zeros_like(noise), jnp.full((), -jnp.inf))
+
+    def step(
+        self,
+        denoise: Denoise,
+        state: State,
+        index: Int[Array, ""] | int,
+        log_snr: LogSNR,
+        next_log_snr: LogSNR,
+        keys: Keys,
+    ) -> State:
+        """One step, from the level `log_snr` to the cleaner level `next_log_snr`.
+
+        `index` counts the steps from 0. A sampler that draws noise draws it from `keys`, one for
+        each example, and `index`: an example's result does not depend on the rest of its batch.
+        """
+        raise NotImplementedError
+
+    def latents(self, state: State) -> Latents:
+        """The noisy latents that the last step arrived at; after the final step they are clean."""
+        return state.noisy
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
     """DDIM (Song et al. 2021, equation 12), first order: one evaluation of `denoise` a step.
 
-    `eta` 0 is deterministic: Euler's method on the probability-flow ODE, in sigma / alpha as in rectified flow's time. 1 draws
-    all noise anew that the step allows: DDPM's ancestral sampling (Ho et al. 2020) with the posterior's variance.
+    `eta` 0 is deterministic: Euler's method on the probability-flow ODE, in sigma / alpha as in
+    rectified flow's time. 1 replaces as much of the noise as the step allows: DDPM's ancestral
+    sampling (Ho et al. 2020) with the posterior's variance.
     """
 
-    def step(noisy, inputs):
-        index, here, there = inputs
-        clean, noise = _split(denoise, noisy, here)
-        alpha, sigma = scales(there)
-        if eta:
-            fresh = -(eta**2) * jnp.expm1(
-                here - there
-            )  # the share of the noise's variance that is drawn anew
+    eta: float = 0.0
+
+    def step(self, denoise, state, index, log_snr, next_log_snr, keys):
+        clean, noise = _split(denoise, state.noisy, log_snr)
+        alpha, sigma = scales(next_log_snr)
+        if self.eta:
+            # the share of the noise's variance that is replaced
+            fresh = -(self.eta**2) * jnp.expm1(log_snr - next_log_snr)
             draw = lambda key: jax.random.normal(
-                jax.random.fold_in(key, index), noisy.shape[1:], noisy.dtype
+                jax.random.fold_in(key, index), noise.shape[1:], noise.dtype
             )
             noise = jnp.sqrt(1 - fresh) * noise + jnp.sqrt(fresh) * jax.vmap(draw)(keys)
-        return alpha * clean + sigma * noise, None
-
-    steps = jnp.arange(len(log_snrs) - 1), log_snrs[:-1], log_snrs[1:]
-    return jax.lax.scan(step, noise, steps)[0]
+        return State(alpha * clean + sigma * noise, clean, log_snr)
 
 
-def heun(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -> Latents:
-    """Heun's method (Karras et al. 2022, algorithm 1), second order: two evaluations of `denoise` a step.
+@dataclass(frozen=True)
+class Heun(Sampler):
+    """Heun's method (Karras et al. 2022, algorithm 1), second order: two evaluations a step.
 
-    The probability-flow ODE is walked in rectified flow's time, which is finite from pure noise to clean: there the velocity is
-    noise - clean, and a step's second evaluation is left unused where it arrives at clean.
+    It solves the probability-flow ODE in rectified flow's time, which is finite from pure noise to
+    clean latents and in which the velocity is noise - clean. The final step, to clean latents,
+    does not use its second evaluation.
     """
 
-    def step(noisy, levels):
-        here, there = levels
-        clean, noise = _split(denoise, noisy, here)
-        alpha, sigma = scales(there)
-        arrived = alpha * clean + sigma * noise
-        clean_there, noise_there = _split(denoise, arrived, there)
+    def step(self, denoise, state, index, log_snr, next_log_snr, keys):
+        clean, noise = _split(denoise, state.noisy, log_snr)
+        alpha, sigma = scales(next_log_snr)
+        first_order = alpha * clean + sigma * noise
+        next_clean, next_noise = _split(denoise, first_order, next_log_snr)
+        velocity = (noise - clean + next_noise - next_clean) / 2
         time = lambda log_snr: jax.nn.sigmoid(-log_snr / 2)  # sigma / (alpha + sigma)
-        mean = (noise - clean + noise_there - clean_there) / 2
-        line = noisy / sum(scales(here)) + (time(there) - time(here)) * mean
-        return jnp.where(jnp.isinf(there), arrived, line * (alpha + sigma)), None
+        scaled = (
+            state.noisy / sum(scales(log_snr)) + (time(next_log_snr) - time(log_snr)) * velocity
+        )
+        noisy = jnp.where(jnp.isinf(next_log_snr), first_order, scaled * (alpha + sigma))
+        return State(noisy, clean, log_snr)
 
-    return jax.lax.scan(step, noise, (log_snrs[:-1], log_snrs[1:]))[0]
 
+@dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), second order: one evaluation a step.
 
-def dpm_solver(denoise: Denoise, noise: Latents, log_snrs: Levels, keys: Keys) -> Latents:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), second order: one evaluation a step, the one before it is used again.
-
-    First order in the first step, in one that begins or ends at an infinite level, and after one that led nowhere.
+    It uses the evaluation of the step before again. The first step is first order, and so is a step
+    that begins or ends at an infinite level or follows a step between two equal levels.
     """
 
-    def step(carry, levels):
-        noisy, clean_before, before = carry
-        here, there = levels
-        clean = denoise(noisy, jnp.full(noisy.shape[:1], here))
-        (_, sigma_here), (alpha, sigma) = scales(here), scales(there)
-        ahead, behind = (there - here) / 2, (here - before) / 2
+    def step(self, denoise, state, index, log_snr, next_log_snr, keys):
+        clean = denoise(state.noisy, jnp.full(state.noisy.shape[:1], log_snr))
+        (_, sigma), (next_alpha, next_sigma) = scales(log_snr), scales(next_log_snr)
+        ahead, behind = (next_log_snr - log_snr) / 2, (log_snr - state.log_snr) / 2
         weight = jnp.where(
             jnp.isfinite(ahead) & jnp.isfinite(behind) & (behind > 0), ahead / (2 * behind), 0.0
         )
-        slope = clean + weight * (clean - clean_before)
-        return (sigma / sigma_here * noisy - alpha * jnp.expm1(-ahead) * slope, clean, here), None
-
-    start = noise, jnp.zeros_like(noise), -jnp.inf * jnp.ones(())
-    return jax.lax.scan(step, start, (log_snrs[:-1], log_snrs[1:]))[0][0]
+        slope = clean + weight * (clean - state.clean)
+        noisy = next_sigma / sigma * state.noisy - next_alpha * jnp.expm1(-ahead) * slope
+        return State(noisy, clean, log_snr)
 
 
-def _split(denoise: Denoise, noisy: Latents, log_snr: Float[Array, ""]) -> tuple[Latents, Latents]:
-    """The clean latent and the noise that `noisy` is made of; no noise where there is none to tell."""
+def _split(denoise: Denoise, noisy: Latents, log_snr: LogSNR) -> tuple[Latents, Latents]:
+    """The clean latent and the noise that `noisy` consists of; where sigma is 0, the noise is 0."""
     alpha, sigma = scales(log_snr)
     clean = denoise(noisy, jnp.full(noisy.shape[:1], log_snr))
     return clean, jnp.where(sigma > 0, noisy - alpha * clean, 0) / jnp.where(sigma > 0, sigma, 1)
 
 
+def sample(
+    sampler: Sampler,
+    denoise: Denoise,
+    noise: Latents,
+    log_snrs: Float[Array, " levels"],
+    keys: Keys,
+) -> Latents:
+    """The latents at the last of `log_snrs`, from `noise` at the first: one scan over the steps."""
+
+    def step(state, inputs):
+        return sampler.step(denoise, state, *inputs, keys), None
+
+    steps = jnp.arange(len(log_snrs) - 1), log_snrs[:-1], log_snrs[1:]
+    return sampler.latents(jax.lax.scan(step, sampler.start(noise), steps)[0])
+
+
 SAMPLERS = Registry(
     "sampler",
     {
-        "ddpm": partial(ddim, eta=1.0),
-        "ddim": ddim,
-        "euler": ddim,  # the same method under its other name: see there
-        "heun": heun,
-        "dpm_solver": dpm_solver,
+        "ddpm": DDIM(eta=1.0),
+        "ddim": DDIM(),
+        "euler": DDIM(),  # the same method under its other name
+        "heun": Heun(),
+        "dpm_solver": DPMSolver(),
     },
 )
 
 
-def make_sampler(config: ConfigDict) -> Callable[[Denoise, Latents, Levels, Keys], Latents]:
-    """The sampler that `config.diffusion` names; its `eta` is for ddim alone."""
+def make_sampler(config: ConfigDict) -> Sampler:
+    """The sampler that `config.diffusion` names. Only ddim has the field `eta`."""
     sampler = SAMPLERS[config.sampler]
     if not 0 <= config.eta <= 1:
         raise Refusal(f"diffusion.eta is a share, from 0 to 1; {config.eta} is not.")
     if config.sampler == "ddim":
-        return partial(ddim, eta=config.eta)
+        return DDIM(config.eta)
     if config.eta:
         raise Refusal(
             f"diffusion.eta is for the sampler ddim; with {config.sampler} leave it at 0."

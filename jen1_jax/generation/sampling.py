@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.samplers import make_sampler
+from jen1_jax.diffusion.samplers import make_sampler, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.models.denoiser import Denoiser
@@ -261,6 +261,6 @@ class Sampler:
             noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)
             alpha, sigma = scales(log_snrs[0])
             noisy = jnp.where(start < 1, alpha * given + sigma * noise, noise)
-            return sampler(denoise, noisy * valid, log_snrs, keys)
+            return sample(sampler, denoise, noisy * valid, log_snrs, keys)
 
         return jax.jit(run, static_argnums=(11, 12))

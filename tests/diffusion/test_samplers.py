@@ -12,7 +12,7 @@ from scipy import stats
 from benchmarks.samplers import MIXTURE, exact
 from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.samplers import SAMPLERS, ddim, make_sampler
+from jen1_jax.diffusion.samplers import DDIM, SAMPLERS, make_sampler, sample
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule, sample_log_snrs
 from jen1_jax.errors import Refusal
 
@@ -25,7 +25,7 @@ def keys(seed=0, count=2):
 
 
 @partial(jax.jit, static_argnames=("data", "trained", "read", "sampler"))
-def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=None, sampler="ddim"):
+def draw(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=None, sampler="ddim"):
     """Samples of a perfect network that was trained with one objective and is read as the same or another."""
     target, read = OBJECTIVES[trained].target, OBJECTIVES[read or trained]
 
@@ -34,7 +34,7 @@ def sample(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=Non
         noise = jnp.where(sigma > 0, noisy - alpha * clean, 0) / jnp.where(sigma > 0, sigma, 1)
         return read.clean(target(clean, noise, log_snr), noisy, log_snr)
 
-    return SAMPLERS[sampler](denoise, noise, log_snrs, keys(seed))
+    return sample(SAMPLERS[sampler], denoise, noise, log_snrs, keys(seed))
 
 
 def distance(samples, data=MIXTURE):
@@ -63,14 +63,14 @@ def noise():
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ddim_recovers_the_distribution(name, objective, noise, schedules):
-    samples = sample(noise, sample_log_snrs(schedules[name], 200), trained=objective)
+    samples = draw(noise, sample_log_snrs(schedules[name], 200), trained=objective)
     assert distance(samples) < 0.01
 
 
 @pytest.mark.parametrize("sampler, steps", [("heun", 40), ("dpm_solver", 40)])
 def test_second_order_samplers_recover_it_in_fewer_steps(sampler, steps, noise, schedules):
     assert (
-        distance(sample(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
+        distance(draw(noise, sample_log_snrs(schedules["cosine"], steps), sampler=sampler)) < 0.01
     )
 
 
@@ -86,7 +86,7 @@ def test_sampling_may_begin_at_pure_noise(objective, sampler, noise):
     log_snrs = sample_log_snrs(make_schedule(ConfigDict(settings)), 100)
     assert (
         log_snrs[0] == -jnp.inf
-        and distance(sample(noise, log_snrs, sampler=sampler, trained=objective)) < 0.03
+        and distance(draw(noise, log_snrs, sampler=sampler, trained=objective)) < 0.03
     )
 
 
@@ -95,7 +95,7 @@ def test_sampling_may_begin_at_pure_noise(objective, sampler, noise):
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_ancestral_sampling_has_the_moments(name, objective, noise, schedules):
     samples = np.ravel(
-        sample(noise, sample_log_snrs(schedules[name], 400), trained=objective, sampler="ddpm")
+        draw(noise, sample_log_snrs(schedules[name], 400), trained=objective, sampler="ddpm")
     )
     assert distance(samples) < 0.02
     weights, means, stds = np.array(MIXTURE).T
@@ -110,10 +110,10 @@ def test_ancestral_sampling_has_the_moments(name, objective, noise, schedules):
 @pytest.mark.parametrize(
     "trained, read", [("v", "epsilon"), ("epsilon", "v"), ("rectified_flow", "v")]
 )
-def test_sampling_with_another_objective_than_trained_does_not_go_unseen(
+def test_sampling_with_another_objective_than_trained_misses_the_distribution(
     trained, read, noise, schedules
 ):
-    samples = sample(noise, sample_log_snrs(schedules["linear"], 200), trained=trained, read=read)
+    samples = draw(noise, sample_log_snrs(schedules["linear"], 200), trained=trained, read=read)
     assert not distance(samples) < 0.2
 
 
@@ -139,7 +139,7 @@ def test_ode_samplers_converge_to_the_flow_at_their_order(
             places = np.cumsum([0, *[1, 2] * (steps // 2)])
             times = np.interp(places / places[-1], [0, 1], ends)
             return np.abs(
-                sample(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler)
+                draw(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler)
                 - flow
             ).max()
 
@@ -148,8 +148,8 @@ def test_ode_samplers_converge_to_the_flow_at_their_order(
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_step_that_leads_nowhere_does_no_harm(sampler, noise):
-    samples = sample(noise, jnp.array([-3.0, -2.0, -2.0, -2.0, -1.0, jnp.inf]), sampler=sampler)
+def test_a_step_between_equal_levels_gives_finite_latents(sampler, noise):
+    samples = draw(noise, jnp.array([-3.0, -2.0, -2.0, -2.0, -1.0, jnp.inf]), sampler=sampler)
     assert np.isfinite(samples).all()
 
 
@@ -159,9 +159,7 @@ def test_a_step_that_leads_nowhere_does_no_harm(sampler, noise):
 def test_a_single_possible_answer_is_reached_in_any_number_of_steps(
     steps, sampler, noise, schedules
 ):
-    samples = sample(
-        noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler
-    )
+    samples = draw(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler)
     np.testing.assert_allclose(samples, 42.0, rtol=1e-5)
 
 
@@ -171,7 +169,7 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
     noisy, clean = 0.7, -1.3
     answer = lambda x, _: jnp.full_like(x, clean)
     log_snrs = jnp.log(jnp.array([after / (1 - after), before / (1 - before)]))
-    samples = np.ravel(ddim(answer, jnp.full((2, 5000, 2), noisy), log_snrs, keys(1), 1.0))
+    samples = np.ravel(sample(DDIM(1.0), answer, jnp.full((2, 5000, 2), noisy), log_snrs, keys(1)))
     # Ho et al. 2020, equation 7
     mean = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before) * noisy) / (1 - after)
     std = ((1 - before) / (1 - after) * beta) ** 0.5
@@ -182,15 +180,17 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
 def test_noise_on_the_way_is_drawn_from_the_keys_and_by_ddpm_alone(noise, schedules):
     log_snrs = sample_log_snrs(schedules["linear"], 20)
     for sampler in SAMPLERS:
-        samples = sample(noise, log_snrs, 0, sampler=sampler)
-        np.testing.assert_array_equal(samples, sample(noise, log_snrs, 0, sampler=sampler))
-        assert np.any(samples != sample(noise, log_snrs, 1, sampler=sampler)) == (sampler == "ddpm")
+        samples = draw(noise, log_snrs, 0, sampler=sampler)
+        np.testing.assert_array_equal(samples, draw(noise, log_snrs, 0, sampler=sampler))
+        assert np.any(samples != draw(noise, log_snrs, 1, sampler=sampler)) == (sampler == "ddpm")
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_an_example_does_not_depend_on_its_batch_mates(sampler, noise, schedules):
     log_snrs = sample_log_snrs(schedules["linear"], 20)
-    run = jax.jit(lambda noise, keys: SAMPLERS[sampler](exact(MIXTURE), noise, log_snrs, keys))
+    run = jax.jit(
+        lambda noise, keys: sample(SAMPLERS[sampler], exact(MIXTURE), noise, log_snrs, keys)
+    )
     first, other = keys()
     with_itself = run(jnp.stack([noise[1], noise[1]]), jnp.stack([first, first]))
     np.testing.assert_array_equal(run(noise[::-1], jnp.stack([first, other]))[0], with_itself[1])
@@ -200,8 +200,23 @@ def test_an_example_does_not_depend_on_its_batch_mates(sampler, noise, schedules
 def test_the_network_is_traced_a_fixed_number_of_times_for_all_steps(sampler, noise, schedules):
     traces = []
     trace = lambda x, log_snr: traces.append(log_snr.shape) or x
-    SAMPLERS[sampler](trace, noise, sample_log_snrs(schedules["linear"], 50), keys())
+    sample(SAMPLERS[sampler], trace, noise, sample_log_snrs(schedules["linear"], 50), keys())
     assert traces == [(2,)] * (2 if sampler == "heun" else 1)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_single_steps_give_what_the_scan_gives_and_show_the_clean_estimate(
+    sampler, noise, schedules
+):
+    log_snrs, denoise = sample_log_snrs(schedules["linear"], 6), exact(MIXTURE)
+    method = SAMPLERS[sampler]
+    state = method.start(noise)
+    for index in range(6):
+        first = denoise(state.noisy, jnp.full(len(noise), log_snrs[index]))
+        state = method.step(denoise, state, index, log_snrs[index], log_snrs[index + 1], keys())
+        np.testing.assert_allclose(state.clean, first, rtol=1e-5)
+    whole = sample(method, denoise, noise, log_snrs, keys())
+    np.testing.assert_allclose(method.latents(state), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_sampler_is_refused_with_the_known_ones():
@@ -211,7 +226,7 @@ def test_unknown_sampler_is_refused_with_the_known_ones():
 
 def test_eta_is_for_ddim_alone():
     settings = get_config().diffusion.to_dict()
-    assert make_sampler(ConfigDict(settings | {"eta": 0.5})).keywords == {"eta": 0.5}
+    assert make_sampler(ConfigDict(settings | {"eta": 0.5})) == DDIM(0.5)
     with pytest.raises(Refusal, match="eta is for the sampler ddim"):
         make_sampler(ConfigDict(settings | {"eta": 0.5, "sampler": "heun"}))
     with pytest.raises(Refusal, match="from 0 to 1"):
