@@ -77,7 +77,7 @@ class X0:
         return prediction
 
 
-class RectifiedFlow:
+class FlowVelocity:
     """The flow's velocity `noise - clean` (Liu et al. 2022), of latents scaled to unit variance as everywhere here.
 
     Rectified flow walks the line `(1 - t) * clean + t * noise`, which is the noisy latent divided by alpha + sigma.
@@ -92,7 +92,7 @@ class RectifiedFlow:
 
 
 OBJECTIVES = Registry(
-    "objective", {"epsilon": Epsilon(), "v": V(), "x0": X0(), "rectified_flow": RectifiedFlow()}
+    "objective", {"epsilon": Epsilon(), "v": V(), "x0": X0(), "rectified_flow": FlowVelocity()}
 )
 
 

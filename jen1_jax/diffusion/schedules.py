@@ -93,7 +93,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class RectifiedFlow:
+class StraightPath:
     """sigma / (alpha + sigma) linear in time: the straight line from data to noise (Liu et al. 2022), its ends set by log-SNR."""
 
     log_snr_min: float = -10.0
@@ -121,7 +121,7 @@ SCHEDULES = Registry(
         "linear": lambda config: _beta(config, 1),
         "scaled_linear": lambda config: _beta(config, 2),
         "cosine": lambda config: Cosine(_noisiest(config)),
-        "rectified_flow": lambda config: RectifiedFlow(_noisiest(config)),
+        "rectified_flow": lambda config: StraightPath(_noisiest(config)),
     },
 )
 

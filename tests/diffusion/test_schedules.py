@@ -10,7 +10,7 @@ from jen1_jax.diffusion.schedules import (
     SCHEDULES,
     Beta,
     Cosine,
-    RectifiedFlow,
+    StraightPath,
     draw_times,
     make_schedule,
     sample_log_snrs,
@@ -96,7 +96,7 @@ def test_rescaled_betas_equal_the_published_algorithm():
 
 
 def test_rectified_flow_goes_along_a_straight_line():
-    log_snr = np.asarray(RectifiedFlow(-np.inf).log_snr(jnp.linspace(0, 1, 11)), np.float64)
+    log_snr = np.asarray(StraightPath(-np.inf).log_snr(jnp.linspace(0, 1, 11)), np.float64)
     share = 1 / (1 + np.exp(log_snr / 2))
     np.testing.assert_allclose(np.diff(share), np.mean(np.diff(share)), rtol=1e-4)
 
