@@ -1,7 +1,8 @@
-"""Classifier-free guidance (Ho & Salimans 2022) and what keeps it from overshooting.
+"""Classifier-free guidance (Ho & Salimans 2022) and corrections against too much of it.
 
-For sampling only; a model trained on guided predictions would learn to undo them. Everything here is done to clean latents: a
-prediction of any objective is linear in its clean latent, so that plain guidance is the same on either.
+For sampling only: a model trained on guided predictions would learn to undo them. Guidance works on
+clean latents. A prediction of any objective is linear in its clean latent, so plain guidance gives
+the same result on either.
 """
 
 import jax.numpy as jnp
@@ -20,12 +21,18 @@ def guide(
     parallel: float = 1.0,
     limit: float = 0.0,
 ) -> Latents:
-    """`unconditional + scale * (conditional - unconditional)`: scale 0 ignores the text, 1 is the model as trained.
+    """`unconditional + scale * (conditional - unconditional)`.
 
-    `limit` shortens the difference to that root mean square, and `parallel` weighs its part along the conditional latent, which
-    is what oversaturates (adaptive projected guidance, Sadat et al. 2024, without momentum); `rescale` goes that share of the way
-    back to the conditional latent's standard deviation (Lin et al. 2023, section 3.4). Their sums run over each example's frames
-    that `counts` (1, others 0). The defaults change nothing.
+    A scale of 0 ignores the text, and 1 is the model as trained. The defaults of the other
+    arguments change nothing:
+
+    - `limit` shortens the difference to this root mean square, and `parallel` is the weight of its
+      part along the conditional latent, which causes oversaturation (adaptive projected guidance,
+      Sadat et al. 2024, without momentum).
+    - `rescale` moves the result by this share towards the conditional latent's standard deviation
+      (Lin et al. 2023, section 3.4).
+
+    Their sums run over the frames of each example where `counts` is 1; elsewhere it is 0.
     """
     total = lambda x: jnp.sum(x * counts, axis=(1, 2), keepdims=True)
     difference = conditional - unconditional

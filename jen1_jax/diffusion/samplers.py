@@ -49,7 +49,7 @@ class Sampler:
 
     def start(self, noise: Latents) -> State:
         """The state before the first step. `noise` is the noisy latent at the first level."""
-        return State(noise, jnp.zeros_like(noise), jnp.full((), -jnp.inf))
+        return State(noise, jnp.zeros_like(noise), jnp.full((), -jnp.inf, noise.dtype))
 
     def step(
         self,

@@ -11,7 +11,7 @@ def predictions():
     return jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 4, 3)), jnp.float32)
 
 
-def test_scale_zero_ignores_the_text_one_trusts_it_and_two_goes_as_far_again(predictions):
+def test_scale_zero_is_unconditional_one_conditional_and_two_twice_the_difference(predictions):
     conditional, unconditional, _ = predictions
     np.testing.assert_allclose(guide(conditional, unconditional, 0.0), unconditional, atol=1e-6)
     np.testing.assert_allclose(guide(conditional, unconditional, 1.0), conditional, atol=1e-6)
@@ -41,9 +41,8 @@ def test_rescaling_brings_the_spread_back(predictions):
     np.testing.assert_allclose(
         spread(guide(conditional, unconditional, 6.0, rescale=1.0)), spread(conditional), rtol=1e-5
     )
-    half = (
-        0.5 * plain * (spread(conditional) / spread(plain))[:, None, None] + 0.5 * plain
-    )  # Lin et al. 2023, equation 16
+    # Lin et al. 2023, equation 16
+    half = 0.5 * plain * (spread(conditional) / spread(plain))[:, None, None] + 0.5 * plain
     np.testing.assert_allclose(guide(conditional, unconditional, 6.0, rescale=0.5), half, rtol=1e-5)
 
 
@@ -51,9 +50,8 @@ def test_projected_guidance_adds_nothing_along_the_conditional_latent(prediction
     conditional, unconditional, _ = (np.asarray(array, np.float64) for array in predictions)
     added = guide(*map(jnp.float32, (conditional, unconditional)), 5.0, parallel=0.0) - conditional
     np.testing.assert_allclose(np.sum(added * conditional, axis=(1, 2)), 0, atol=1e-4)
-    difference = 4 * (
-        conditional - unconditional
-    )  # what is left of it at a right angle: an independent projection by solving
+    # An independent projection, by least squares.
+    difference = 4 * (conditional - unconditional)
     for row in range(2):
         along, *_ = np.linalg.lstsq(
             conditional[row].reshape(-1, 1), difference[row].ravel(), rcond=None

@@ -1,4 +1,4 @@
-"""Samplers proved on data whose exact denoiser is known in closed form, so that every error is the sampler's."""
+"""Samplers on data whose exact denoiser is known, so that every error is the sampler's."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ def keys(seed=0, count=2):
 
 @partial(jax.jit, static_argnames=("data", "trained", "read", "sampler"))
 def draw(noise, log_snrs, seed=0, *, data=MIXTURE, trained="epsilon", read=None, sampler="ddim"):
-    """Samples of a perfect network that was trained with one objective and is read as the same or another."""
+    """Samples of a perfect network, `trained` with one objective and `read` as another one."""
     target, read = OBJECTIVES[trained].target, OBJECTIVES[read or trained]
 
     def denoise(noisy, log_snr):
@@ -52,7 +52,7 @@ def schedules():
 
 @pytest.fixture(scope="module")
 def noise():
-    """Standard Gaussian noise without sampling error: 4000 equally likely quantiles, in no order."""
+    """Standard Gaussian noise without sampling error: 4000 equal quantiles in random order."""
     quantiles = stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
     return jnp.asarray(
         np.random.default_rng(0).permutation(quantiles).reshape(2, 500, 4), jnp.float32
@@ -100,7 +100,7 @@ def test_ancestral_sampling_has_the_moments(name, objective, noise, schedules):
     assert distance(samples) < 0.02
     weights, means, stds = np.array(MIXTURE).T
     mean, square = weights @ means, weights @ (means**2 + stds**2)
-    # four standard errors of a sample of 4000
+    # Four standard errors of a sample of 4000.
     assert (
         abs(samples.mean() - mean) < 4 * np.sqrt((square - mean**2) / 4000)
         and abs((samples**2).mean() / square - 1) < 0.06
@@ -129,19 +129,15 @@ def test_ode_samplers_converge_to_the_flow_at_their_order(
         alpha, sigma = (np.asarray(part) for part in scales(jnp.asarray(ends)))
         std = np.sqrt((alpha * 0.3) ** 2 + sigma**2)
         start = jnp.asarray(noise, jnp.float64)
-        flow = alpha[1] * 1.5 + std[1] / std[0] * (
-            start - alpha[0] * 1.5
-        )  # which keeps every quantile of a Gaussian
+        # The flow keeps every quantile of a Gaussian.
+        flow = alpha[1] * 1.5 + std[1] / std[0] * (start - alpha[0] * 1.5)
 
-        def error(
-            steps,
-        ):  # steps in log-SNR alternate between short and twice as long, so that their ratio counts
+        def error(steps):
+            # Steps in log-SNR are in turn short and twice as long, so that their ratio counts.
             places = np.cumsum([0, *[1, 2] * (steps // 2)])
-            times = np.interp(places / places[-1], [0, 1], ends)
-            return np.abs(
-                draw(start, jnp.asarray(times), data=GAUSSIAN, trained=objective, sampler=sampler)
-                - flow
-            ).max()
+            times = jnp.asarray(np.interp(places / places[-1], [0, 1], ends))
+            end = draw(start, times, data=GAUSSIAN, trained=objective, sampler=sampler)
+            return np.abs(end - flow).max()
 
         errors = np.array([error(steps) for steps in (64, 128, 256)])
     assert (np.log2(errors[:-1] / errors[1:]) > order - 0.15).all(), errors
@@ -156,7 +152,7 @@ def test_a_step_between_equal_levels_gives_finite_latents(sampler, noise):
 @pytest.mark.parametrize(
     "steps, sampler", [(1, "ddim"), (7, "ddpm"), (5, "heun"), (6, "dpm_solver")]
 )
-def test_a_single_possible_answer_is_reached_in_any_number_of_steps(
+def test_a_distribution_of_one_point_is_reached_in_any_number_of_steps(
     steps, sampler, noise, schedules
 ):
     samples = draw(noise, sample_log_snrs(schedules["linear"], steps), data=POINT, sampler=sampler)
@@ -164,7 +160,7 @@ def test_a_single_possible_answer_is_reached_in_any_number_of_steps(
 
 
 def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
-    beta, before = 0.02, 0.6  # one step's variance and the alpha^2 before it
+    beta, before = 0.02, 0.6  # one step's variance, and alpha^2 before it
     after = before * (1 - beta)
     noisy, clean = 0.7, -1.3
     answer = lambda x, _: jnp.full_like(x, clean)
@@ -177,7 +173,7 @@ def test_eta_one_is_the_ancestral_step_with_gaussian_noise():
 
 
 @pytest.mark.slow
-def test_noise_on_the_way_is_drawn_from_the_keys_and_by_ddpm_alone(noise, schedules):
+def test_only_ddpm_draws_noise_in_its_steps_and_from_the_keys(noise, schedules):
     log_snrs = sample_log_snrs(schedules["linear"], 20)
     for sampler in SAMPLERS:
         samples = draw(noise, log_snrs, 0, sampler=sampler)
@@ -186,7 +182,7 @@ def test_noise_on_the_way_is_drawn_from_the_keys_and_by_ddpm_alone(noise, schedu
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_an_example_does_not_depend_on_its_batch_mates(sampler, noise, schedules):
+def test_an_example_does_not_depend_on_the_rest_of_its_batch(sampler, noise, schedules):
     log_snrs = sample_log_snrs(schedules["linear"], 20)
     run = jax.jit(
         lambda noise, keys: sample(SAMPLERS[sampler], exact(MIXTURE), noise, log_snrs, keys)
