@@ -26,7 +26,9 @@ import numpy as np
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.config import load_config
-from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.generation.prompts import Prompts
+from jen1_jax.generation.sampling import LatentSampler
+from jen1_jax.generation.windows import Request
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import init_diffusion, make_unet
 from jen1_jax.planning.flops import flops
@@ -102,8 +104,7 @@ def training(
 def clip(config, unet, codec, text, window: int) -> list[dict]:
     params = jax.jit(partial(init_diffusion, unet=unet, text=text))(jax.random.key(0))["unet"]
     frames = -(-round(SECONDS * codec.sample_rate) // codec.hop)
-    nothing = np.zeros(frames, bool)
-    plan = Plan(np.zeros((frames, codec.k), np.float32), nothing, nothing, start=0.0, total=SECONDS)
+    request = Request.without_given(np.zeros((frames, codec.k), np.float32), SECONDS)
     embedding, lengths = (
         jnp.ones((1, config.text.max_length, config.unet.text_features)),
         np.array([32]),
@@ -116,15 +117,15 @@ def clip(config, unet, codec, text, window: int) -> list[dict]:
     ):
         settings = config.diffusion.copy_and_resolve_references()
         settings.sampler = sampler
-        fill = partial(
-            Sampler(unet, params, settings, window, codec.frame_rate).fill,
+        sample = partial(
+            LatentSampler(unet, params, settings, window, codec.frame_rate).sample,
             steps=steps,
             guidance_scale=settings.guidance_scale,
         )
         times = []
         for seed in range(4):  # the first compiles
             start = time.perf_counter()
-            latents = fill([plan], prompts, seeds=[seed])[0]
+            latents = sample([request], prompts, seeds=[seed])[0]
             sampled = time.perf_counter()
             codec.decode(latents)
             times.append((sampled - start, time.perf_counter() - sampled))

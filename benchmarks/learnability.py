@@ -34,7 +34,9 @@ from jen1_jax.autoencoder.whitening import Moments, Whitening
 from jen1_jax.config import override
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.generation.sampling import Plan, Prompts, Sampler
+from jen1_jax.generation.prompts import Prompts
+from jen1_jax.generation.sampling import LatentSampler
+from jen1_jax.generation.windows import Request
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import make_unet
 from jen1_jax.models.metrics import read_metrics
@@ -221,25 +223,18 @@ class Generator:
         tokens, lengths = self.text.tokenize(captions)
         embed = jax.jit(lambda params, *rows: self.text.module.apply({"params": params}, *rows))
         embedding = embed(self.params["text"], tokens, lengths)
-        nothing = np.zeros(self.window, bool)
-        plan = Plan(
-            np.zeros((self.window, self.unet.out_channels), np.float32),
-            nothing,
-            nothing,
-            start=0.0,
-            total=self.piece,
-        )
-        sampler = Sampler(
+        latents = np.zeros((self.window, self.unet.out_channels), np.float32)
+        sampler = LatentSampler(
             self.unet, self.params["unet"], self.config.diffusion, self.window, self.frame_rate
         )
-        made = sampler.fill(
-            [plan] * len(captions),
+        pieces = sampler.sample(
+            [Request.without_given(latents, self.piece)] * len(captions),
             Prompts(embedding, lengths, jnp.zeros_like(embedding), np.zeros_like(lengths)),
             seeds=[seed * 1000 + number for number in range(len(captions))],
             steps=self.config.diffusion.sample_steps,
             guidance_scale=self.config.diffusion.guidance_scale,
         )
-        return np.stack(made)
+        return np.stack(pieces)
 
 
 def train(

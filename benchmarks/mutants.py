@@ -86,33 +86,34 @@ MUTANTS = {
     ),
     "the unguided half loses the context": Mutant(
         "jen1_jax/generation/sampling.py",
-        "context = [twice(x) for x in (given * shown, shown.astype(jnp.float32))]",
-        "context = [jnp.concatenate([x, 0 * x]) if guided else x for x in (given * shown, shown.astype(jnp.float32))]",
-        f"{SAMPLING}::test_trusted_frames_stay_and_only_they_are_shown_at_the_end",
+        "inputs = [twice(x) for x in (latents * shown, shown.astype(jnp.float32))]",
+        "inputs = [jnp.concatenate([x, 0 * x]) if guided else x "
+        "for x in (latents * shown, shown.astype(jnp.float32))]",
+        f"{SAMPLING}::test_context_frames_stay_and_only_they_are_shown_at_the_end",
     ),
     "guidance is left out": Mutant(
         "jen1_jax/generation/sampling.py",
-        "jnp.where(inside, scale, 1.0)",
+        "jnp.where(inside, step.guidance_scale, 1.0)",
         "jnp.where(inside, 1.0, 1.0)",
         f"{SAMPLING}::test_guidance_is_applied_once_and_only_with_text",
     ),
-    "known frames are made anew": Mutant(
+    "given frames are generated anew": Mutant(
         "jen1_jax/generation/sampling.py",
-        "return jnp.where(shown, given, clean) * valid",
+        "return jnp.where(shown, latents, clean) * valid",
         "return clean * valid",
-        f"{SAMPLING}::test_trusted_frames_stay_and_only_they_are_shown_at_the_end",
+        f"{SAMPLING}::test_context_frames_stay_and_only_they_are_shown_at_the_end",
     ),
     "a margin is never shown": Mutant(
         "jen1_jax/generation/sampling.py",
-        "shown = jnp.where(log_snr[:, None, None] < margin_until, known, trusted > 0)",
-        "shown = trusted > 0",
-        f"{SAMPLING}::test_what_is_made_goes_on_from_the_margin_as_the_process_does",
+        "shown = jnp.where(log_snr[:, None, None] < step.margin_log_snr, given, context)",
+        "shown = context",
+        f"{SAMPLING}::test_generated_frames_continue_the_margin_as_the_process_does",
     ),
     "windows begin anywhere": Mutant(
-        "jen1_jax/generation/sampling.py",
-        "start = (round(place) if hole else math.floor(place)) * self._grid - before",
+        "jen1_jax/generation/windows.py",
+        "start = (round(place) if is_hole else math.floor(place)) * self._grid - offset",
         "start = first - lead",
-        f"{SAMPLING}::test_windows_begin_on_the_grid_and_hold_their_hole",
+        "tests/generation/test_windows.py::test_windows_begin_on_the_grid_and_hold_their_hole",
     ),
     "latents are never masked in training": Mutant(
         "jen1_jax/training/autoencoder_losses.py",

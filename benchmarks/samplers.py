@@ -85,6 +85,8 @@ def mixture() -> dict[str, list[float]]:
 def trained(path: str) -> list[dict]:
     """Distance to DDIM in 1,000 steps, relative to the latents' size, and seconds of one call, for each sampler."""
     from jen1_jax.generation.model import Model
+    from jen1_jax.generation.prompts import embed_prompts
+    from jen1_jax.generation.windows import Request
 
     model = Model.load(path)
     total = soundfile.info(
@@ -94,13 +96,18 @@ def trained(path: str) -> list[dict]:
         :PROMPTS
     ]
 
-    def sample(sampler: str, steps: int):
+    def sampled(method: str, steps: int):
         settings = model.sampler.config.copy_and_resolve_references()
-        settings.sampler = sampler
-        other = replace(model, sampler=replace(model.sampler, config=settings))
-        plan = replace(other._nothing(other.sampler.window * other.codec.hop), total=total)
-        plans = [plan] * len(captions)
-        call = lambda: other._fill(plans, captions, [0] * len(captions), "", steps, None)
+        settings.sampler = method
+        sampler, scale = replace(model.sampler, config=settings), settings.guidance_scale
+        latents = np.zeros((model.sampler.window, model.codec.k), np.float32)
+        call = lambda: sampler.sample(
+            [Request.without_given(latents, total)] * len(captions),
+            embed_prompts(model.text, model.text_params, captions, "", guided=scale != 1),
+            seeds=[0] * len(captions),
+            steps=steps,
+            guidance_scale=scale,
+        )
         latents, times = np.stack(call()), []
         for _ in range(3):
             start = time.perf_counter()
@@ -108,11 +115,11 @@ def trained(path: str) -> list[dict]:
             times.append(time.perf_counter() - start)
         return latents, statistics.median(times)
 
-    reference, seconds = sample("ddim", 1000)
+    reference, seconds = sampled("ddim", 1000)
     print(f"{len(captions)} captions at once; ddim, 1000 steps: {seconds:.2f} s")
     records = []
     for sampler, steps in TRAINED:
-        latents, seconds = sample(sampler, steps)
+        latents, seconds = sampled(sampler, steps)
         distance = float(np.linalg.norm(latents - reference) / np.linalg.norm(reference))
         records.append(
             {"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds}

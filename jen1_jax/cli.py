@@ -141,39 +141,24 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def inpaint(options: argparse.Namespace) -> None:
-    from jen1_jax.generation.audio import read_audio
-
-    out = _out(options)
-    model = _model(options)
-    audio = read_audio(options.audio, model.sample_rate)
-    made = model.inpaint(audio, options.span, options.prompt, options.seed, **_sampling(options))
-    _write(model, out, made, options, spans=options.span)
+    out, model, audio = _given(options)
+    result = model.inpaint(audio, options.span, options.prompt, options.seed, **_sampling(options))
+    _write(model, out, result, options, spans=options.span)
 
 
 def extend(options: argparse.Namespace) -> None:
-    from jen1_jax.generation.audio import read_audio
-
-    out = _out(options)
-    model = _model(options)
-    audio = read_audio(options.audio, model.sample_rate)
-    made = model.extend(audio, options.seconds, options.prompt, options.seed, **_sampling(options))
-    _write(
-        model,
-        out,
-        made,
-        options,
-        spans=[(len(audio) / model.sample_rate, len(made) / model.sample_rate)],
+    out, model, audio = _given(options)
+    result = model.extend(
+        audio, options.seconds, options.prompt, options.seed, **_sampling(options)
     )
+    added = len(audio) / model.sample_rate, len(result) / model.sample_rate
+    _write(model, out, result, options, spans=[added])
 
 
 def vary(options: argparse.Namespace) -> None:
-    from jen1_jax.generation.audio import read_audio
-
-    out = _out(options)
-    model = _model(options)
-    audio = read_audio(options.audio, model.sample_rate)
-    made = model.vary(audio, options.prompt, options.strength, options.seed, **_sampling(options))
-    _write(model, out, made, options)
+    out, model, audio = _given(options)
+    result = model.vary(audio, options.prompt, options.strength, options.seed, **_sampling(options))
+    _write(model, out, result, options)
 
 
 def evaluate_autoencoder(options: argparse.Namespace) -> None:
@@ -297,39 +282,41 @@ def _model(options):
     return Model.load(options.checkpoint, _Progress(), options.overrides)
 
 
+def _given(options):
+    """Where to write, the model, and the audio that it is given."""
+    from jen1_jax.generation.audio import read_audio
+
+    out, model = _out(options), _model(options)
+    return out, model, read_audio(options.audio, model.sample_rate)
+
+
 def _sampling(options) -> dict:
-    return {
-        name: getattr(options, name)
-        for name in ("negative_prompt", "steps", "guidance_scale", "start", "total")
-    }
+    from jen1_jax.generation.options import SamplingOptions
+
+    return {name: getattr(options, name) for name in SamplingOptions.__optional_keys__}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
-    """The WAV, and beside it in JSON how it was made."""
+    """Writes the WAV, and beside it a JSON file with all that it was generated from."""
     from jen1_jax.files import write_text
     from jen1_jax.generation.audio import write_wav
-    from jen1_jax.generation.sampling import SETTINGS
+    from jen1_jax.generation.options import SETTINGS, resolve
 
     write_wav(out, audio, model.sample_rate)
-    defaults = model.config.diffusion
-    asked = ("prompt", "negative_prompt", "seed", "strength", "start", "total")
-    made = {name: getattr(options, name) for name in asked if name in options}
-    made["steps"] = defaults.sample_steps if options.steps is None else options.steps
-    made["guidance_scale"] = (
-        defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
-    )
-    names = [key.removeprefix("diffusion.") for key in SETTINGS]
-    made |= {
-        name: defaults[name] for name in names if name not in ("sample_steps", "guidance_scale")
+    settings = [key.removeprefix("diffusion.") for key in SETTINGS]
+    record = {
+        name: getattr(options, name) for name in ("prompt", "seed", "strength") if name in options
     }
+    record |= {name: model.config.diffusion[name] for name in settings if name != "sample_steps"}
+    record |= resolve(_sampling(options), model.config.diffusion)
     if "audio" in options:
-        made["audio"] = str(Path(options.audio).resolve())
-    made |= {
+        record["audio"] = str(Path(options.audio).resolve())
+    record |= {
         "spans": list(spans),
         "version": __version__,
         "fingerprints": model.run.record["fingerprints"],
     }
-    write_text(out.with_name(out.name + ".json"), json.dumps(made, indent=1))
+    write_text(out.with_name(out.name + ".json"), json.dumps(record, indent=1))
     print(f"{len(audio) / model.sample_rate:.2f} s written to {out}")
 
 
@@ -449,7 +436,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, says in (
         ("generate", generate, "music from text"),
-        ("inpaint", inpaint, "spans of a file made anew"),
+        ("inpaint", inpaint, "new music in spans of a file"),
         ("extend", extend, "a file continued"),
         ("vary", vary, "a variation of a file"),
     ):
@@ -458,7 +445,7 @@ def _parser() -> argparse.ArgumentParser:
             "--checkpoint",
             required=True,
             metavar="RUN",
-            help="sample otherwise than it says with --config.diffusion.sampler=heun etc.",
+            help="a trained run; other settings of sampling: --config.diffusion.sampler=heun etc.",
         )
         sub.set_defaults(overrides={})
         if name != "generate":
@@ -477,16 +464,15 @@ def _parser() -> argparse.ArgumentParser:
                 "--strength",
                 type=float,
                 default=0.6,
-                help="0 to 1: how little is kept (default: %(default)s)",
+                help="0 to 1; the higher, the less is kept (default: %(default)s)",
             )
         else:
             sub.add_argument(
-                "--seconds", required=True, type=float, help="how much music is made, or added"
+                "--seconds", required=True, type=float, help="how much music to generate or to add"
             )
-        sub.add_argument("--prompt", default="", help="empty means unconditional")
+        sub.add_argument("--prompt", default="", help="without one, the music is unconditional")
         sub.add_argument(
             "--negative-prompt",
-            default="",
             help="what to keep away from (default: music without a prompt)",
         )
         sub.add_argument("--seed", type=int, default=0)
@@ -496,17 +482,16 @@ def _parser() -> argparse.ArgumentParser:
             type=float,
             help="how closely to follow the prompt (default: the run's)",
         )
-        what = "what is made" if name == "generate" else "the file"
+        what = "the music" if name == "generate" else "the file"
         sub.add_argument(
             "--start",
             type=float,
-            default=0.0,
-            help=f"seconds into its piece at which {what} begins (unet.timing)",
+            help=f"seconds into its piece at which {what} begins (default: 0; needs unet.timing)",
         )
         sub.add_argument(
             "--total",
             type=float,
-            help="seconds that the whole piece lasts (default: to the end of what is made)",
+            help="seconds that the whole piece lasts (default: until the music ends)",
         )
         sub.add_argument("--out", required=True, help="a .wav file")
 

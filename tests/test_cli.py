@@ -398,7 +398,7 @@ def test_a_configuration_that_contradicts_the_run(capsys, tiny_run, tmp_path):
 @pytest.mark.parametrize("seconds", ["0", "-3", "nan", "1e9"])
 def test_absurd_seconds(capsys, tiny_run, tmp_path, seconds):
     out = tmp_path / "x.wav"
-    assert "cannot be made" in refused(
+    assert "cannot be generated" in refused(
         capsys, "generate", "--checkpoint", tiny_run, f"--seconds={seconds}", "--out", out
     )
 
@@ -426,7 +426,7 @@ def test_audio_that_is_not_audio_and_spans_outside_it(capsys, tiny_run, tmp_path
 def test_outputs_that_cannot_be_written(capsys, tiny_run, tmp_path):
     generate = ("generate", "--checkpoint", tiny_run, "--seconds", 0.1, "--out")
     (tmp_path / "file").write_text("in the way")
-    assert "cannot be made" in refused(capsys, *generate, tmp_path / "file" / "x.wav")
+    assert "cannot be created" in refused(capsys, *generate, tmp_path / "file" / "x.wav")
     assert "should end in .wav" in refused(capsys, *generate, tmp_path / "x.mp3")
     (tmp_path / "folder.wav").mkdir()
     assert "cannot be written" in refused(capsys, *generate, tmp_path / "folder.wav")

@@ -1,4 +1,7 @@
-"""Audio files in and out of generation: whatever soundfile reads becomes 48 kHz stereo; what is written is 32-bit float WAV."""
+"""Audio for generation: files, conversion to stereo at the model's rate, cross-fades, mastering.
+
+Files are read by soundfile and written as 32-bit float WAV.
+"""
 
 import logging
 import os
@@ -18,15 +21,16 @@ log = logging.getLogger(__name__)
 Audio = Float32[np.ndarray, "samples 2"]
 
 BLOCK = 1 << 18  # frames that are read at once
-MAX_SECONDS = 3600  # of audio that is read or made
-LOWEST = 20.0  # Hz, of what is heard
+MAX_SECONDS = 3600  # of audio that is read or generated
+LOWEST = 20.0  # Hz; people hear no lower tones
 MAX_OFFSET = 0.005  # of full scale, of the mean of generated audio
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
-    """The file as float32 [samples, 2] at `sample_rate` Hz; raises `Refusal` where it cannot be read or is not usable.
+    """The file as float32 [samples, 2] at `sample_rate` Hz.
 
-    It is read in blocks, so that it takes the memory of the audio that it holds, whatever its header says.
+    Raises `Refusal` where it cannot be read or used. It is read in blocks: its memory depends on
+    the audio in the file, and not on the length in its header.
     """
     if not os.path.isfile(path):
         raise Refusal(
@@ -35,7 +39,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
     blocks, frames = [], 0
     try:
         with soundfile.SoundFile(path) as file:
-            rate, channels, said = file.samplerate, file.channels, file.frames
+            rate, channels, announced = file.samplerate, file.channels, file.frames
             if channels > 2:
                 raise Refusal(f"{path} has {channels} channels; mix it down to stereo first.")
             _check_rate(rate, str(path))
@@ -48,11 +52,11 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> Audio:
         raise Refusal(
             f"{path} cannot be read as audio ({error}); give a WAV, FLAC, OGG or MP3 file."
         ) from None
-    if frames < said:
+    if frames < announced:
         log.warning(
             "%s says that it holds %.2f s of audio, but it ends after %.2f s.",
             path,
-            said / rate,
+            announced / rate,
             frames / rate,
         )
     audio = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
@@ -67,11 +71,16 @@ def _check_rate(rate: int, name: str) -> None:
 
 
 def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the audio") -> Audio:
-    """`audio` [samples] or [samples, channels] at `rate` as float32 [samples, 2] at `sample_rate`; every conversion is logged."""
+    """`audio` as float32 [samples, 2] at `sample_rate`; every conversion is logged.
+
+    `audio` is [samples] or [samples, 1 or 2 channels] at `rate`; raises `Refusal` where it is not
+    floating-point, finite and of such a shape.
+    """
     audio = np.asarray(audio)
     if not np.issubdtype(audio.dtype, np.floating):
         raise Refusal(
-            f"{name} holds {audio.dtype}; give floating-point samples in [-1, 1] (16-bit integers / 32768)."
+            f"{name} holds {audio.dtype}; "
+            "give floating-point samples in [-1, 1] (16-bit integers / 32768)."
         )
     audio = audio.astype(np.float32, copy=False)
     _check_rate(rate, name)
@@ -95,7 +104,10 @@ def as_stereo(audio: np.ndarray, rate: int, sample_rate: int, name: str = "the a
 
 
 def check_writable(path: str | os.PathLike) -> Path:
-    """`path` as a place for a WAV, its folder made where needed; checked before the work and not after it."""
+    """`path`, to which a WAV can be written; creates its folder.
+
+    To be called before long work; raises `Refusal` where writing would fail.
+    """
     path = local(path)
     if path.suffix.lower() != ".wav":
         raise Refusal(f"{path} should end in .wav: audio is written as 32-bit float WAV.")
@@ -103,7 +115,7 @@ def check_writable(path: str | os.PathLike) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(
-            f"The folder {path.parent} cannot be made ({error.strerror}); choose another --out."
+            f"The folder {path.parent} cannot be created ({error.strerror}); choose another --out."
         ) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise Refusal(f"{path} cannot be written; choose another --out.")
@@ -111,7 +123,7 @@ def check_writable(path: str | os.PathLike) -> Path:
 
 
 def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
-    """Writes a 32-bit float WAV, under its final name only when it is whole."""
+    """Writes a 32-bit float WAV; the file gets its final name when it is complete."""
     try:
         with whole_file(path) as partial:
             soundfile.write(partial, audio, sample_rate, subtype="FLOAT", format="WAV")
@@ -120,28 +132,27 @@ def write_wav(path: Path, audio: Audio, sample_rate: int) -> None:
 
 
 def crossfade(before: Audio, after: Audio) -> Audio:
-    """From `before` to `after` over their common length, amplitudes adding up to one (raised cosine)."""
-    ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(len(before)) + 0.5) / len(before)))[
-        :, None
-    ].astype(np.float32)
+    """Fades from `before` to `after`, of equal length, by raised cosines that add up to 1."""
+    position = (np.arange(len(before)) + 0.5) / len(before)
+    ramp = (0.5 - 0.5 * np.cos(np.pi * position))[:, None].astype(np.float32)
     return before * (1 - ramp) + after * ramp
 
 
 def master(audio: Audio, sample_rate: int) -> Audio:
-    """A generated stretch without an offset and within full scale; what was done is said.
+    """Generated audio without an offset and within full scale; every change is logged.
 
-    Peaks are turned down with what is around them, and no more: elsewhere the level stays that of the audio it goes on from.
+    A peak is turned down together with the audio close to it. Elsewhere the level does not change,
+    so that it goes on fitting the audio before it.
     """
     if not np.isfinite(audio).all():
         raise Refusal(
-            "The generated audio holds NaN or infinite samples; look at the run's losses for where training went wrong, "
-            "or give a lower guidance scale."
+            "The generated audio holds NaN or infinite samples; "
+            "look at the run's losses for where training went wrong, or lower the guidance scale."
         )
     offset = audio.mean(axis=0, dtype=np.float64).astype(np.float32)
-    half_a_period = (
-        np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))
-    )  # of the lowest tone: that is no offset
-    if np.abs(offset).max() > max(MAX_OFFSET, half_a_period):
+    # The mean that half a period of the lowest tone leaves, which is no offset.
+    half_period_mean = np.abs(audio).max() * sample_rate / (np.pi * LOWEST * len(audio))
+    if np.abs(offset).max() > max(MAX_OFFSET, half_period_mean):
         log.warning(
             "The generated audio had an offset of %.3f: removed.", float(np.abs(offset).max())
         )
@@ -151,10 +162,10 @@ def master(audio: Audio, sample_rate: int) -> Audio:
         log.warning(
             "The generated audio peaked at %.2f: turned down to 1 there.", float(peaks.max())
         )
-        width = (
-            round(sample_rate / LOWEST) | 1
-        )  # slower than any tone, so that a loud one keeps its form; odd, so centred
+        # As long as a period of the lowest tone, so that loud tones keep their form; odd, so that
+        # the window is centred.
+        width = round(sample_rate / LOWEST) | 1
         lowest = minimum_filter1d(1 / np.maximum(peaks, 1), width, mode="nearest")
         gain = uniform_filter1d(lowest, width, mode="nearest")
-        audio = np.clip(audio * gain[:, None], -1, 1)  # against rounding
+        audio = np.clip(audio * gain[:, None], -1, 1)  # rounding may exceed 1
     return audio

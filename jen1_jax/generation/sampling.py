@@ -1,6 +1,5 @@
-"""Sampling latents with a trained U-Net: guidance, given frames, and windows for pieces longer than those of training."""
+"""Sampling of latents by a trained U-Net, window by window and step by step."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,199 +8,165 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Float32, Int, Key, PyTree
 from ml_collections import ConfigDict
-from scipy import ndimage
 
+from jen1_jax.diffusion import samplers
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.samplers import make_sampler, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.generation.prompts import Prompts
+from jen1_jax.generation.windows import Piece, Request, Window
 from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.models.denoiser import Denoiser
 
 BATCH = 16  # windows that are sampled at once, at most
-# Up to here a margin's frames are context: the noise, .22 of the signal, is about what silence behind the border does to them.
+# Up to this log-SNR a margin's frames are context. The noise there, .22 of the signal, is as large
+# as the error in a margin's latents.
 MARGIN_LOG_SNR = 3.0
-# Of the configuration, what a trained model can be sampled with in another way than its run says.
-SETTINGS = (
-    "diffusion.sampler",
-    "diffusion.eta",
-    "diffusion.sample_steps",
-    "diffusion.guidance_scale",
-    "diffusion.guidance_interval",
-    "diffusion.guidance_rescale",
-    "diffusion.guidance_parallel",
-    "diffusion.guidance_limit",
-)
+
+
+class Batch(NamedTuple):
+    """Windows that are sampled at once, each with its prompt and its random key."""
+
+    windows: Window
+    prompts: Prompts
+    keys: Key[Array, " batch"]
+
+
+class Step(NamedTuple):
+    """One step of sampling: its number, its two noise levels, and how the network is used."""
+
+    index: Int[np.ndarray, ""]
+    log_snr: Float32[np.ndarray, ""]
+    next_log_snr: Float32[np.ndarray, ""]
+    margin_log_snr: Float32[np.ndarray, ""]  # margins are context below it
+    guidance_scale: Float32[np.ndarray, ""]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is known of a piece before it is made.
+class LatentSampler:
+    """A trained U-Net with its settings of sampling. It samples `window` frames at once.
 
-    `trusted` frames keep their given latents, and the network sees them as context. The other `known` frames, the margin at a
-    border, are treated so only while there is much noise (`MARGIN_LOG_SNR`): what is made must go on from them, but their latents
-    are somewhat wrong, since the encoder saw across the border. With little noise left, the network corrects them.
+    `sample` does everything. `start`, `step` and `latents` are its parts, for one batch of windows:
 
-    The first frame lies `start` seconds into the piece, and the whole piece lasts `total` seconds.
+        log_snrs = sampler.log_snrs(steps)
+        state = sampler.start(batch)
+        for index in range(steps):
+            state = sampler.step(batch, state, index, log_snrs, guidance_scale)
+        latents = sampler.latents(state)
+
+    After each step, `state.clean` is the current estimate of the clean latents.
     """
-
-    given: Float[np.ndarray, "frames k"]
-    trusted: Bool[np.ndarray, " frames"]
-    known: Bool[np.ndarray, " frames"]
-    start: float
-    total: float
-
-
-class Prompts(NamedTuple):
-    """What each piece shall sound like, and unlike: embeddings and numbers of tokens, 0 being nothing."""
-
-    text: Float[Array, "pieces tokens features"]
-    lengths: Int[np.ndarray, " pieces"]
-    negative: Float[Array, "pieces tokens features"]
-    negative_lengths: Int[np.ndarray, " pieces"]
-
-
-class _Piece:
-    """A piece on its way: what of it is done, and which window is next."""
-
-    def __init__(self, plan: Plan, size: int, grid: int, frame_rate: float, whole: bool):
-        missing = max(size - len(plan.given), 0) if whole else 0
-        self.latents = np.pad(
-            plan.given.astype(np.float32), ((0, missing), (0, 0)), mode="wrap"
-        )  # a variation goes on as it is
-        self.trusted, self.known = (
-            np.pad(frames, (0, missing)) for frames in (plan.trusted, plan.known)
-        )
-        self.frames = len(plan.given)
-        self._total = max(plan.total, plan.start + size / frame_rate) if missing else plan.total
-        self.number, self._size, self._grid = (
-            0,
-            size,
-            grid,
-        )  # of windows done; frames of a window, and between two beginnings
-        self._plan, self._frame_rate = plan, frame_rate
-
-    @property
-    def missing(self) -> int:
-        return int((~self.known[: self.frames]).sum())
-
-    def window(self, causal: bool | None) -> tuple[slice, bool]:
-        """The frames to sample next, from the left, and whether in causal mode."""
-        first, size = int(np.argmin(self.known)), self._size
-        run = int(np.argmax(np.append(self.known[first:], True)))
-        # A hole sits in the middle of its window; what is longer, or never ends, goes on from half a window of context.
-        hole = run < size and self.known[first:].any()
-        lead = (size - run) // 2 if hole else size // 2
-        # As in training, windows begin on the U-Net's grid, counted from the piece's beginning.
-        before = round(self._plan.start * self._frame_rate)
-        place = (before + first - lead) / self._grid
-        start = (round(place) if hole else math.floor(place)) * self._grid - before
-        if hole:  # which its window must hold all the same
-            start = np.clip(start, first + run - size, first)
-        start = int(np.clip(start, 0, max(len(self.known) - size, 0)))
-        return slice(start, start + size), bool(
-            self.trusted[start:first].any() if causal is None else causal
-        )
-
-    def inputs(self, window: slice) -> tuple[np.ndarray, ...]:
-        """Latents, trusted, known and valid frames of a window, padded to its size, and its `start` and `total` seconds."""
-        parts = (
-            self.latents[window],
-            self.trusted[window, None],
-            self.known[window, None],
-            np.ones_like(self.known[window, None]),
-        )
-        pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
-        latents, trusted, known, valid = map(pad, parts)
-        timing = np.float32([self._plan.start + window.start / self._frame_rate, self._total])
-        return latents, trusted.astype(np.float32), known, valid.astype(np.float32), timing
-
-    def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
-        before, made = self.latents[window], latents[: len(self.latents[window])]
-        unknown, margin = ~self.known[window], self.known[window] & ~self.trusted[window]
-        corrected = ndimage.binary_propagation(
-            unknown, mask=unknown | margin
-        )  # beside what was made here
-        self.latents[window] = np.where((margin & ~corrected)[:, None], before, made)
-        self.trusted[window] |= (
-            corrected  # the rest of a margin waits for the window of its own hole
-        )
-        self.known[window] = True
-        self.number += 1
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A trained U-Net with its diffusion settings; `window` is the number of frames that it was trained on at once."""
 
     unet: Denoiser
     params: PyTree
     config: ConfigDict  # the section `diffusion`
     window: int
     frame_rate: float  # latent frames per second
-    # A model that has seen no padding samples a piece shorter than a window as a whole window, which is cut then.
-    whole: bool = True
+    # Without padding in training, a piece shorter than a window is sampled as a whole window.
+    whole_windows: bool = True
 
-    def fill(
+    def sample(
         self,
-        plans: Sequence[Plan],
+        requests: Sequence[Request],
         prompts: Prompts,
         *,
         seeds: Sequence[int],
         steps: int,
         guidance_scale: float,
         causal: bool | None = None,
-        start: float = 1.0,
+        strength: float = 1.0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Float[np.ndarray, "frames k"]]:
-        """The pieces' latents, with everything that is not known generated, window by window from the left.
+        """The latents of whole pieces, in which all frames that are not given are generated.
 
-        `causal=None` lets each window choose: bidirectional with nothing to go on from, causal as a continuation. A `start` below
-        1 begins with the given latents under the noise of that time. A piece's result depends on its own plan, prompt and seed;
-        batches are filled up to powers of two, so that few sizes are compiled.
+        With `causal=None` a window is causal where it continues something, and bidirectional where
+        it has nothing to continue. A `strength` below 1 begins with the requests' latents under the
+        noise of that time. A piece's result depends on its own request, prompt and seed only.
+        Batches are filled up to powers of two, so that few sizes are compiled.
+
+        `progress` is called before every step with the number of frames done and their total; an
+        exception that it raises ends the sampling.
         """
+        grid = self.unet.frames_multiple
         pieces = [
-            _Piece(plan, self.window, self.unet.frames_multiple, self.frame_rate, self.whole)
-            for plan in plans
+            Piece(request, self.window, grid, self.frame_rate, self.whole_windows)
+            for request in requests
         ]
-        total = sum(piece.missing for piece in pieces)
-        while rows := [row for row, piece in enumerate(pieces) if piece.missing][:BATCH]:
-            progress(total - sum(piece.missing for piece in pieces), total)
-            windows = {row: pieces[row].window(causal) for row in rows}
+        log_snrs = self.log_snrs(steps, strength)
+        total = sum(piece.missing() for piece in pieces)
+        while rows := [row for row, piece in enumerate(pieces) if piece.missing()][:BATCH]:
+            done = total - sum(piece.missing() for piece in pieces)
+            windows = {row: pieces[row].window() for row in rows}
+            new = sum(pieces[row].missing(windows[row]) for row in rows)
             padded = [rows[n % len(rows)] for n in range(1 << (len(rows) - 1).bit_length())]
-            inputs = jax.tree.map(
-                lambda *parts: np.stack(parts),
-                *[pieces[row].inputs(windows[row][0]) for row in padded],
-            )
-            latents = self._run(
-                self.params,
-                jnp.stack(
-                    [
-                        jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].number)
-                        for row in padded
-                    ]
-                ),
-                *inputs,
-                np.array([windows[row][1] for row in padded]),
+            inputs = [pieces[row].inputs(windows[row], causal) for row in padded]
+            keys = [
+                jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].windows_done)
+                for row in padded
+            ]
+            batch = Batch(
+                jax.device_put(jax.tree.map(lambda *parts: np.stack(parts), *inputs)),
                 Prompts(*(jnp.asarray(array)[np.array(padded)] for array in prompts)),
-                jnp.float32(guidance_scale),
-                jnp.float32(start),
-                steps,
-                guidance_scale != 1,
+                jnp.stack(keys),
             )
-            for row, filled in zip(rows, np.asarray(latents), strict=False):
-                pieces[row].fill(windows[row][0], filled)
-        return [piece.latents[: piece.frames] for piece in pieces]
+            state = self.start(batch, float(log_snrs[0]) if strength < 1 else -np.inf)
+            for index in range(steps):
+                progress(done + new * index // steps, total)
+                before, state = state, self.step(batch, state, index, log_snrs, guidance_scale)
+                jax.block_until_ready(before)  # so that `progress` is at most one step ahead
+            latents = np.asarray(self.latents(state))
+            for row, sampled in zip(rows, latents, strict=False):
+                pieces[row].fill(windows[row], sampled)
+        return [piece.latents for piece in pieces]
+
+    def log_snrs(self, steps: int, strength: float = 1.0) -> Float32[np.ndarray, " {steps}+1"]:
+        """The noise levels before and after each step."""
+        return np.asarray(sample_log_snrs(make_schedule(self.config), steps, strength))
+
+    def start(self, batch: Batch, log_snr: float = -np.inf) -> samplers.State:
+        """The state before the first step: the latents at `log_snr`, or noise alone at -inf."""
+        return self._start(batch, np.float32(log_snr))
+
+    def step(
+        self,
+        batch: Batch,
+        state: samplers.State,
+        index: int,
+        log_snrs: Float32[np.ndarray, " levels"],
+        guidance_scale: float,
+    ) -> samplers.State:
+        """The state after step `index`. Another number of steps or scale compiles nothing.
+
+        Margins are context until `MARGIN_LOG_SNR`, and never in the last of several steps.
+        """
+        margin = min(MARGIN_LOG_SNR, log_snrs[-2]) if len(log_snrs) > 2 else MARGIN_LOG_SNR
+        levels = np.float32([log_snrs[index], log_snrs[index + 1], margin, guidance_scale])
+        step = Step(np.int32(index), *levels)
+        return self._step(self.params, batch, state, step, guided=guidance_scale != 1)
+
+    def latents(self, state: samplers.State) -> Float[Array, "batch frames k"]:
+        """The windows' latents after the last step."""
+        return self._method.latents(state)
 
     @cached_property
-    def _run(self):
-        config, schedule, sampler = (
-            self.config,
-            make_schedule(self.config),
-            make_sampler(self.config),
-        )
+    def _method(self) -> samplers.Sampler:
+        return samplers.make_sampler(self.config)
+
+    @cached_property
+    def _start(self):
+        def start(batch: Batch, log_snr: Float[Array, ""]) -> samplers.State:
+            latents, valid = batch.windows.latents, batch.windows.valid
+            noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(batch.keys)
+            alpha, sigma = scales(log_snr)
+            return self._method.start((alpha * latents + sigma * noise) * valid)
+
+        return jax.jit(start)
+
+    @cached_property
+    def _step(self):
+        config, schedule = self.config, make_schedule(self.config)
         objective = OBJECTIVES[config.objective]
         guidance = {
             "rescale": config.guidance_rescale,
@@ -209,21 +174,11 @@ class Sampler:
             "limit": config.guidance_limit,
         }
 
-        def run(
-            params: PyTree,
-            keys: Key[Array, " batch"],
-            given: Float[Array, "batch frames k"],
-            trusted: Float[Array, "batch frames 1"],
-            known: Bool[Array, "batch frames 1"],
-            valid: Float[Array, "batch frames 1"],
-            timing: Float[Array, "batch 2"],
-            causal: Bool[Array, " batch"],
-            prompts: Prompts,
-            scale: Float[Array, ""],
-            start: Float[Array, ""],
-            steps: int,
-            guided: bool,
-        ) -> Float[Array, "batch frames k"]:
+        def step(
+            params: PyTree, batch: Batch, state: samplers.State, step: Step, guided: bool
+        ) -> samplers.State:
+            latents, context, given, valid, timing, causal = batch.windows
+            prompts = batch.prompts
             twice = lambda x: jnp.concatenate([x, x]) if guided else x
             text, lengths = prompts.text, prompts.lengths
             if guided:
@@ -237,30 +192,20 @@ class Sampler:
             rest = text, lengths, twice(valid), twice(causal), conditioning
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
-            log_snrs = sample_log_snrs(schedule, steps, start)
-            margin_until = (
-                jnp.minimum(MARGIN_LOG_SNR, log_snrs[-2]) if steps > 1 else MARGIN_LOG_SNR
-            )  # the last step corrects
-
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)
-                shown = jnp.where(log_snr[:, None, None] < margin_until, known, trusted > 0)
-                context = [twice(x) for x in (given * shown, shown.astype(jnp.float32))]
-                prediction = self.unet.apply({"params": params}, noisy, *context, level, *rest)
+                shown = jnp.where(log_snr[:, None, None] < step.margin_log_snr, given, context)
+                inputs = [twice(x) for x in (latents * shown, shown.astype(jnp.float32))]
+                prediction = self.unet.apply({"params": params}, noisy, *inputs, level, *rest)
                 clean = objective.clean(prediction, noisy, level)
                 if guided:
                     inside = (log_snr[0] >= first) & (log_snr[0] <= last)
-                    clean = guide(
-                        *jnp.split(clean, 2),
-                        jnp.where(inside, scale, 1.0),
-                        (1 - known) * valid,
-                        **guidance,
-                    )
-                return jnp.where(shown, given, clean) * valid
+                    scale = jnp.where(inside, step.guidance_scale, 1.0)
+                    clean = guide(*jnp.split(clean, 2), scale, ~given * valid, **guidance)
+                return jnp.where(shown, latents, clean) * valid
 
-            noise = jax.vmap(lambda key: jax.random.normal(key, given.shape[1:]))(keys)
-            alpha, sigma = scales(log_snrs[0])
-            noisy = jnp.where(start < 1, alpha * given + sigma * noise, noise)
-            return sample(sampler, denoise, noisy * valid, log_snrs, keys)
+            return self._method.step(
+                denoise, state, step.index, step.log_snr, step.next_log_snr, batch.keys
+            )
 
-        return jax.jit(run, static_argnums=(11, 12))
+        return jax.jit(step, static_argnames="guided")

@@ -1,4 +1,4 @@
-"""What is done to a generated stretch before anyone hears it."""
+"""Mastering of generated audio, and reading of audio files."""
 
 import logging
 import tracemalloc
@@ -24,7 +24,7 @@ def tone(frequency, seconds, amplitude):
 
 
 @pytest.mark.parametrize("seconds", [0.2, 5.0])
-def test_an_offset_is_taken_out_and_said(seconds, caplog):
+def test_an_offset_is_removed_and_logged(seconds, caplog):
     audio = tone(440, seconds, 0.2)
     with caplog.at_level(logging.INFO, "jen1_jax"):
         mastered = master(audio + np.float32([0.03, 0.0]), RATE)
@@ -34,17 +34,17 @@ def test_an_offset_is_taken_out_and_said(seconds, caplog):
 
 @pytest.mark.parametrize("frequency", [22, 45, 110])
 @pytest.mark.parametrize("periods", [0.5, 1.5, 2.25])
-def test_part_of_a_low_tone_is_no_offset(frequency, periods, caplog):
+def test_part_of_a_low_tone_is_not_removed_as_an_offset(frequency, periods, caplog):
     audio = tone(frequency, periods / frequency, 0.8)
     with caplog.at_level(logging.INFO, "jen1_jax"):
         assert master(audio, RATE) is audio
     assert not caplog.text
 
 
-def test_peaks_are_turned_down_and_what_is_far_from_them_is_not(caplog):
+def test_peaks_are_turned_down_and_audio_far_from_them_is_not(caplog):
     audio = tone(440, 1.0, 0.5)
     audio[20_000:20_100, 0] *= 4
-    audio[-40:-30] *= 4  # beside the end
+    audio[-40:-30] *= 4  # near the end
     with caplog.at_level(logging.INFO, "jen1_jax"):
         mastered = master(audio, RATE)
     assert "peaked at 2.00" in caplog.text
@@ -55,20 +55,20 @@ def test_peaks_are_turned_down_and_what_is_far_from_them_is_not(caplog):
     np.testing.assert_allclose(loud, tone(440, 1.0, 1.0), atol=0.01)
 
 
-def test_silence_and_a_single_sample_pass():
+def test_silence_and_a_single_sample_stay_as_they_are():
     for audio in (np.zeros((1000, 2), np.float32), np.float32([[0.5, -0.2]])):
         np.testing.assert_array_equal(master(audio, RATE), audio)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 3000])
-def test_a_peak_in_a_stretch_shorter_than_its_surroundings_is_turned_down(samples):
+def test_a_peak_in_audio_shorter_than_the_gains_window_is_turned_down(samples):
     audio = np.zeros((samples, 2), np.float32)
     audio[-1] = 2.0
     assert np.abs(master(audio, RATE)).max() == pytest.approx(1, abs=1e-3)
 
 
-def forged(path) -> None:
-    """A second of noise in a file whose header says that it holds 2^30 MP3 frames, or 2^35 samples of FLAC."""
+def write_false_length(path) -> None:
+    """One second of noise; the header announces 2^30 MP3 frames or 2^35 samples of FLAC."""
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((RATE, 2)), RATE)
     data = bytearray(path.read_bytes())
     if path.suffix == ".mp3":
@@ -81,28 +81,30 @@ def forged(path) -> None:
 
 
 @pytest.fixture
-def held():
-    """Bytes that were held at most since then."""
+def peak_memory():
+    """The most bytes in use since the test began."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
 
-def test_a_header_that_lies_takes_no_memory_and_is_told(tmp_path, caplog, held):
-    forged(tmp_path / "long.mp3")
+def test_a_false_length_in_the_header_takes_no_memory_and_is_logged(tmp_path, caplog, peak_memory):
+    write_false_length(tmp_path / "long.mp3")
     assert RATE <= len(read_audio(tmp_path / "long.mp3", RATE)) < 1.1 * RATE
-    assert held() < 20e6 and "ends after 1.0" in caplog.text
+    assert peak_memory() < 20e6 and "ends after 1.0" in caplog.text
 
 
-def test_a_header_that_the_decoder_cannot_pass_is_refused_without_taking_memory(tmp_path, held):
-    forged(tmp_path / "long.flac")
+def test_a_false_length_that_the_decoder_rejects_is_refused_and_takes_no_memory(
+    tmp_path, peak_memory
+):
+    write_false_length(tmp_path / "long.flac")
     with pytest.raises(Refusal, match="cannot be read as audio"):
         read_audio(tmp_path / "long.flac", RATE)
-    assert held() < 20e6
+    assert peak_memory() < 20e6
 
 
 @pytest.mark.parametrize("name", ["absent.wav", "x" * 300 + ".wav", "."])
-def test_what_is_no_file_is_refused(tmp_path, name):
+def test_a_path_that_is_not_a_file_is_refused(tmp_path, name):
     with pytest.raises(Refusal, match="no such file"):
         read_audio(tmp_path / name, RATE)
 

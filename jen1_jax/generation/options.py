@@ -1,0 +1,112 @@
+"""The options of `generate`, `vary`, `inpaint` and `extend`: their names, types and checks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, TypedDict
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jen1_jax.errors import Refusal
+
+# The fields of the configuration that may differ from the run's when a trained model is sampled.
+SETTINGS = (
+    "diffusion.sampler",
+    "diffusion.eta",
+    "diffusion.sample_steps",
+    "diffusion.guidance_scale",
+    "diffusion.guidance_interval",
+    "diffusion.guidance_rescale",
+    "diffusion.guidance_parallel",
+    "diffusion.guidance_limit",
+)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Options that all four methods have, as keywords; None is the same as leaving one out.
+
+    - `negative_prompt`: what to keep away from, for all pieces (default: music without a prompt).
+      It needs guidance.
+    - `steps`: of sampling, at least 1 (default: the run's).
+    - `guidance_scale`: how closely to follow the prompt (default: the run's). 1 is the model as it
+      was trained, and 0 ignores the prompt.
+    - `start`, `total`: for a model with `unet.timing`. The music begins `start` seconds into a
+      piece (default: 0) that lasts `total` seconds (default: until the music ends). `generate`
+      takes one of each for every piece, or one for all of them.
+    """
+
+    negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    start: float | Sequence[float] | np.ndarray | None
+    total: float | Sequence[float | None] | np.ndarray | None
+
+
+class AudioOptions(SamplingOptions, total=False):
+    """The options of the methods that are given audio.
+
+    - `sample_rate`: of the given audio, in Hz (default: the model's). Audio at another rate than
+      the model's is resampled.
+    """
+
+    sample_rate: int | None
+
+
+def resolve(
+    options: Mapping[str, Any], defaults: ConfigDict, kind: type = SamplingOptions
+) -> dict[str, Any]:
+    """All options of `kind`, with the defaults of the section `diffusion` for those left out.
+
+    Raises `TypeError` for an unknown option, as Python does for a keyword, and `Refusal` for a
+    value that cannot be used. `check_place` checks `start` and `total`.
+    """
+    for name in options:
+        if name not in kind.__optional_keys__:
+            known = ", ".join(sorted(kind.__optional_keys__))
+            raise TypeError(f"There is no option {name!r} here; the options are {known}.")
+    resolved = dict.fromkeys(kind.__optional_keys__) | {
+        "negative_prompt": "",
+        "steps": defaults.sample_steps,
+        "guidance_scale": defaults.guidance_scale,
+        "start": 0.0,
+    }
+    resolved |= {name: value for name, value in options.items() if value is not None}
+    negative, steps, scale = (
+        resolved[name] for name in ("negative_prompt", "steps", "guidance_scale")
+    )
+    if not isinstance(negative, str):
+        raise Refusal(f"{negative!r} is not a prompt; give one negative prompt for all pieces.")
+    if not (isinstance(steps, Integral) and steps >= 1):
+        raise Refusal(f"{steps!r} steps cannot be taken; give a whole number, at least 1.")
+    if not (isinstance(scale, Real) and math.isfinite(scale)):
+        raise Refusal(
+            f"The guidance scale must be a finite number, and {scale!r} is not; "
+            "1 samples the model as it was trained."
+        )
+    return resolved
+
+
+def check_place(
+    start: float, total: float | None, seconds: float, tolerance: float
+) -> tuple[float, float]:
+    """`start` and `total` of music that lasts `seconds`; raises `Refusal` where they do not fit.
+
+    `total` may end up to `tolerance` seconds before the music does.
+    """
+    if not (isinstance(start, Real) and 0 <= start < math.inf):
+        raise Refusal(f"Nothing starts {start!r} seconds into a piece; give a number, at least 0.")
+    end = start + seconds
+    if total is None:
+        return start, end
+    if not (isinstance(total, Real) and end - tolerance <= total < math.inf):
+        raise Refusal(
+            f"A piece of {total!r} seconds in total ends before the generated music, "
+            f"at {end:.2f} s; give at least that."
+        )
+    return start, total
+
+
+def check_seed(seed: int) -> None:
+    if not (isinstance(seed, Integral) and 0 <= seed < 2**32):
+        raise Refusal(f"{seed!r} is not a seed; give a whole number from 0 to {2**32 - 1}.")

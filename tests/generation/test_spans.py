@@ -1,0 +1,62 @@
+"""Spans in seconds become samples and frames, and spans that cannot be inpainted are refused."""
+
+import numpy as np
+import pytest
+
+from jen1_jax.errors import Refusal
+from jen1_jax.generation.spans import frames_around, longest_run, merged_spans
+
+SAMPLE_RATE, SAMPLES = 1000, 200
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [(0.06, 0.11)],
+        [(0.06, 0.08), (0.08, 0.11)],
+        [(0.07, 0.11), (0.06, 0.09)],
+        [(0.06, 0.11), (0.07, 0.08)],
+        np.array([[0.06, 0.08], [0.08, 0.11]]),
+    ],
+)
+def test_spans_that_touch_or_overlap_are_one(spans):
+    assert merged_spans(spans, SAMPLES, SAMPLE_RATE) == [(60, 110)]
+
+
+def test_spans_that_do_not_touch_are_kept_apart_and_in_order():
+    spans = [(0.101, 0.2), (0.0, 0.1)]
+    assert merged_spans(spans, SAMPLES, SAMPLE_RATE) == [(0, 100), (101, 200)]
+
+
+@pytest.mark.parametrize(
+    "spans, message",
+    [
+        ([(0.1, 0.3)], "not inside the audio of 0.20 s"),
+        ([(-0.1, 0.1)], "not inside"),
+        ([(0.1, 0.1)], "not inside"),
+        ([(0.1, 0.05)], "not inside"),
+        ([(float("nan"), 0.1)], "not inside"),
+        ([(0.1, 0.1001)], "shorter than one sample"),
+        ([], "at least one span"),
+        ([(0.0, 0.2)], "whole audio"),
+        ([(0.0, 0.1), (0.05, 0.2)], "whole audio"),
+        ((0.1, 0.15), "not pairs"),
+        (0.1, "not pairs"),
+        ([("a", "b")], "not pairs"),
+        ([(0.1, 0.12, 0.15)], "not pairs"),
+    ],
+)
+def test_spans_that_make_no_sense_are_refused(spans, message, unchecked):
+    with pytest.raises(Refusal, match=message):
+        merged_spans(spans, SAMPLES, SAMPLE_RATE)
+
+
+def test_a_frame_is_given_where_no_sample_is_generated_and_context_beyond_the_margin():
+    inside = np.zeros(95, bool)
+    inside[[39, 40]] = True  # the last sample of frame 3 and the first of frame 4
+    context, given = frames_around(inside, frames=10, hop=10, margin=2)
+    np.testing.assert_array_equal(np.flatnonzero(~given), [3, 4])
+    np.testing.assert_array_equal(np.flatnonzero(~context), [1, 2, 3, 4, 5, 6])
+    assert longest_run(~context) == 6
+    assert longest_run(np.zeros(3, bool)) == 0
+    assert longest_run(np.array([True, False, True, True])) == 2
