@@ -189,6 +189,17 @@ def test_a_variation_begins_with_the_given_latents_under_noise():
         np.testing.assert_allclose(latents, 5 + sigma / alpha * noise, rtol=1e-4)
 
 
+def test_at_full_strength_nothing_is_left_of_the_given_latents():
+    config = configuration()
+    config.diffusion.update(objective="v", schedule="cosine")
+    sampler = LatentSampler(Keeps(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
+    zeros, others = (
+        sample(sampler, beginning(np.full((WINDOW, K), value, np.float32), 0, 0), steps=1)
+        for value in (0, 5)
+    )
+    np.testing.assert_array_equal(zeros, others)
+
+
 RHO, LENGTH, PIECES, CHANNELS = 0.9, 64, 16, 256
 COVARIANCE = RHO ** np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
 

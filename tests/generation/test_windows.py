@@ -82,7 +82,7 @@ def test_a_window_in_place_of_a_short_piece_has_its_own_length_as_total():
 
 
 def test_a_window_is_causal_where_it_has_context_before_it_unless_told_otherwise():
-    for context, causal in (([False] * 3, False), ([True] * 3, True)):
+    for context, causal in (([False] * 3, False), ([True, True, False], True)):
         piece = piece_of(context + [False] * 5, [True] * 3 + [False] * 5)
         window = piece.window()
         assert piece.inputs(window, None).causal == causal
