@@ -293,7 +293,7 @@ def _given(options):
 def _sampling(options) -> dict:
     from jen1_jax.generation.options import SamplingOptions
 
-    return {name: getattr(options, name) for name in SamplingOptions.__optional_keys__}
+    return {name: getattr(options, name) for name in SamplingOptions.__annotations__}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:

@@ -25,7 +25,7 @@ from jen1_jax.generation.options import (
 )
 from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
-from jen1_jax.generation.spans import frames_around, longest_run, merged_spans
+from jen1_jax.generation.spans import check_longest, frames_around, merged_spans
 from jen1_jax.generation.windows import Request
 from jen1_jax.models.diffusion import check_sampling, load_diffusion
 from jen1_jax.models.run import Run
@@ -190,14 +190,21 @@ class Model:
         silenced = np.where(inside[:, None], np.float32(0), audio)
         latents = self.codec.encode(silenced, partial(self.progress, "encoding"))
         context, given = frames_around(inside, len(latents), self.codec.hop, self.codec.margin)
-        self._check_holes(context)
+        longest = int(self.config.tasks.max_generated * self.sampler.window)
+        check_longest(context, longest, self.codec.margin, self.codec.frame_rate)
         request = Request(latents, context, given, 0.0, len(audio) / self.sample_rate)
         request = self._placed(request, settings["start"], settings["total"])
         [latents] = self._sample([request], [prompt], [seed], settings, causal=False)
         result = audio.copy()
         for left, right in holes:
-            result[left:right] = self._decoded_hole(latents, silenced, inside, left, right)
-            self._fade_into_hole(result, audio, left, right)
+            generated = self._decoded_hole(latents, silenced, inside, left, right)
+            fade = min(int(INPAINT_FADE * self.sample_rate), (right - left) // 2)
+            if left > 0:
+                generated[:fade] = crossfade(audio[left : left + fade], generated[:fade])
+            if right < len(audio):
+                end = slice(len(generated) - fade, None)
+                generated[end] = crossfade(generated[end], audio[right - fade : right])
+            result[left:right] = generated
         return result
 
     def extend(
@@ -307,21 +314,6 @@ class Model:
         progress = partial(self.progress, "decoding")
         return self.codec.decode(latents, progress=progress, around=around)
 
-    def _check_holes(self, context: Bool[np.ndarray, " frames"]) -> None:
-        """Refuses a span without context for longer than in training.
-
-        Two spans count as one where there is no context between them.
-        """
-        longest = longest_run(~context)
-        limit = int(self.config.tasks.max_generated * self.sampler.window)
-        if longest > limit:
-            seconds = lambda frames: f"{frames / self.codec.frame_rate:.2f} s"
-            raise Refusal(
-                f"With the {seconds(self.codec.margin)} beside it that give no context, a span "
-                f"comes to {seconds(longest)}, but this model inpaints {seconds(limit)} at once; "
-                "give shorter spans, one after the other."
-            )
-
     def _decoded_hole(
         self,
         latents: Float[np.ndarray, "frames k"],
@@ -336,13 +328,3 @@ class Model:
         nearby = slice(first * hop, last * hop)
         generated = self._decode(latents[first:last], (silenced[nearby], ~inside[nearby]))
         return master(generated[left - first * hop : right - first * hop], self.sample_rate)
-
-    def _fade_into_hole(self, result: Audio, audio: Audio, left: int, right: int) -> None:
-        """Mixes the original into both ends of the samples from `left` to `right`, in place."""
-        fade = min(int(INPAINT_FADE * self.sample_rate), (right - left) // 2)
-        if left > 0:
-            begin = slice(left, left + fade)
-            result[begin] = crossfade(audio[begin], result[begin])
-        if right < len(audio):
-            end = slice(right - fade, right)
-            result[end] = crossfade(result[end], audio[end])

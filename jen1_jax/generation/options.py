@@ -62,10 +62,10 @@ def resolve(
     value that cannot be used. `check_place` checks `start` and `total`.
     """
     for name in options:
-        if name not in kind.__optional_keys__:
-            known = ", ".join(sorted(kind.__optional_keys__))
+        if name not in kind.__annotations__:
+            known = ", ".join(sorted(kind.__annotations__))
             raise TypeError(f"There is no option {name!r} here; the options are {known}.")
-    resolved = dict.fromkeys(kind.__optional_keys__) | {
+    resolved = dict.fromkeys(kind.__annotations__) | {
         "negative_prompt": "",
         "steps": defaults.sample_steps,
         "guidance_scale": defaults.guidance_scale,

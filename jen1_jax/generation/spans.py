@@ -59,7 +59,19 @@ def frames_around(
     return ~near, ~hole
 
 
-def longest_run(frames: Bool[np.ndarray, " frames"]) -> int:
-    """The length of the longest run of true values."""
-    edges = np.flatnonzero(np.diff(frames, prepend=False, append=False))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
+def check_longest(
+    context: Bool[np.ndarray, " frames"], limit: int, margin: int, frame_rate: float
+) -> None:
+    """Refuses more than `limit` frames in a row without context, which training never had.
+
+    Two spans with no context between them count as one.
+    """
+    edges = np.flatnonzero(np.diff(~context, prepend=False, append=False))
+    longest = int((edges[1::2] - edges[::2]).max(initial=0))
+    if longest > limit:
+        seconds = lambda frames: f"{frames / frame_rate:.2f} s"
+        raise Refusal(
+            f"With the {seconds(margin)} beside it that give no context, a span comes to "
+            f"{seconds(longest)}, but this model inpaints {seconds(limit)} at once; give shorter "
+            "spans, one after the other."
+        )

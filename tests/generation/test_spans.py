@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jen1_jax.errors import Refusal
-from jen1_jax.generation.spans import frames_around, longest_run, merged_spans
+from jen1_jax.generation.spans import check_longest, frames_around, merged_spans
 
 SAMPLE_RATE, SAMPLES = 1000, 200
 
@@ -57,6 +57,11 @@ def test_a_frame_is_given_where_no_sample_is_generated_and_context_beyond_the_ma
     context, given = frames_around(inside, frames=10, hop=10, margin=2)
     np.testing.assert_array_equal(np.flatnonzero(~given), [3, 4])
     np.testing.assert_array_equal(np.flatnonzero(~context), [1, 2, 3, 4, 5, 6])
-    assert longest_run(~context) == 6
-    assert longest_run(np.zeros(3, bool)) == 0
-    assert longest_run(np.array([True, False, True, True])) == 2
+
+
+def test_the_longest_run_without_context_is_limited():
+    context = np.array([False, True, False, False, False, True])
+    check_longest(context, 3, margin=1, frame_rate=10.0)
+    check_longest(np.ones(3, bool), 0, margin=1, frame_rate=10.0)
+    with pytest.raises(Refusal, match=r"comes to 0\.30 s, but this model inpaints 0\.20 s at once"):
+        check_longest(context, 2, margin=1, frame_rate=10.0)
