@@ -100,9 +100,9 @@ def trained(path: str) -> list[dict]:
         settings = model.sampler.config.copy_and_resolve_references()
         settings.sampler = method
         sampler, scale = replace(model.sampler, config=settings), settings.guidance_scale
-        latents = np.zeros((model.sampler.window, model.codec.k), np.float32)
+        empty = np.zeros((model.sampler.window, model.codec.k), np.float32)
         call = lambda: sampler.sample(
-            [Request.without_given(latents, total)] * len(captions),
+            [Request.without_given(empty, total)] * len(captions),
             embed_prompts(model.text, model.text_params, captions, "", guided=scale != 1),
             seeds=[0] * len(captions),
             steps=steps,
