@@ -35,7 +35,8 @@ class Clips(TypedDict, total=False):
 
 
 # The numbers that a conditioner knows of each example, by name (NaN: unknown).
-Values = Mapping[str, Float[Array | np.ndarray, " batch"]]
+Numbers = Float[Array | np.ndarray, " batch"]
+Values = Mapping[str, Numbers]
 Conditions = Mapping[str, Values]  # by the name of the conditioner
 
 

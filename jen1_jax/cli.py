@@ -1,6 +1,7 @@
 """The command `jen1`: parses, calls, prints."""
 
 import argparse
+import ast
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jen1_jax import __version__
 from jen1_jax.errors import Refusal
@@ -293,7 +295,8 @@ def _given(options):
 def _sampling(options) -> dict:
     from jen1_jax.generation.options import SamplingOptions
 
-    return {name: getattr(options, name) for name in SamplingOptions.__annotations__}
+    chosen = {name: getattr(options, name) for name in SamplingOptions.__annotations__}
+    return chosen | {"conditions": dict(options.conditions or ())}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -340,6 +343,16 @@ def _span(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(
             f"a span is START:END in seconds, like 3.0:5.5; got {text!r}"
         ) from None
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"a condition is NAME=VALUE, like tempo=120; got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _count(text: str) -> int:
@@ -486,12 +499,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--start",
             type=float,
-            help=f"seconds into its piece at which {what} begins (default: 0; needs unet.timing)",
+            help=f"seconds into its piece at which {what} begins (default: 0)",
         )
         sub.add_argument(
             "--total",
             type=float,
             help="seconds that the whole piece lasts (default: until the music ends)",
+        )
+        sub.add_argument(
+            "--condition",
+            dest="conditions",
+            action="append",
+            type=_condition,
+            metavar="NAME=VALUE",
+            help="a value for another conditioner of the model, like tempo=120",
         )
         sub.add_argument("--out", required=True, help="a .wav file")
 

@@ -11,17 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
-ANYONE = {"errors", "registry", "keys", "files", "__version__"}
+ANYONE = {"errors", "registry", "keys", "files", "batch", "__version__"}
 
 # What each room may import of jen1_jax, besides itself and what every room may.
 NETWORKS = {"autoencoder", "text", "unet"}
 ARRAYS = {"diffusion", "tasks"}
-CORE = {"layers", "config", "sharding"} | NETWORKS | ARRAYS
+CORE = {"layers", "config", "sharding", "conditioning"} | NETWORKS | ARRAYS
 ROOMS = {
     "errors": set(),
     "registry": set(),
     "keys": set(),
     "files": set(),
+    "batch": set(),
+    "conditioning": {"layers"},
     "config": set(),
     "sharding": set(),
     "layers": set(),

@@ -7,10 +7,10 @@ import pytest
 
 from configs import jen1, jen1_fast
 from jen1_jax.autoencoder.model import Autoencoder
+from jen1_jax.conditioning.timing import Timing
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
-from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.planning.flops import flops
 from jen1_jax.unet import UNet
 from tests.layers.testing import normal, randomised
@@ -34,10 +34,10 @@ def inputs(unet, batch, frames, tokens, make):
     made = {
         name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()
     }
-    width = jax.eval_shape(timing_features, jnp.zeros(1), jnp.zeros(1)).shape[1]
-    return made | {
-        "conditioning": {"timing": make((batch, width), jnp.float32)} if unet.timing else {}
-    }
+    place = {"start": jnp.zeros(1), "total": jnp.zeros(1)}
+    width = jax.eval_shape(Timing().features, place).shape[1]
+    vectors = {name: make((batch, width), jnp.float32) for name in unet.conditioning}
+    return made | {"conditioning": vectors}
 
 
 @pytest.mark.slow

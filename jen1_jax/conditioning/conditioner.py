@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jen1_jax.batch import Clips, Conditions, Values
+from jen1_jax.batch import Clips, Conditions, Numbers, Values
 from jen1_jax.errors import Refusal
 from jen1_jax.keys import named_key
 
@@ -44,9 +44,7 @@ class Conditioner:
         """The values for what a person asks for; raises `Refusal` where it makes no sense."""
         raise NotImplementedError
 
-    def window(
-        self, values: Values, first: Float[Array, " batch"], seconds: Float[Array, " batch"]
-    ) -> Values:
+    def window(self, values: Values, first: Numbers, seconds: Numbers) -> Values:
         """The values of the part that begins `first` seconds into the example.
 
         The example ends `seconds` after that; where it does not end, `seconds` is infinite.
@@ -89,8 +87,8 @@ def read(conditioners: Mapping[str, Conditioner], clips: Clips) -> Conditions:
 def window(
     conditioners: Mapping[str, Conditioner],
     conditions: Conditions,
-    first: Float[Array, " batch"],
-    seconds: Float[Array, " batch"],
+    first: Numbers,
+    seconds: Numbers,
 ) -> Conditions:
     """The values for a part of each example; see `Conditioner.window`."""
     return {

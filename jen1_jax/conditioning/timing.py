@@ -1,7 +1,6 @@
 """Where in its piece an example lies."""
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jen1_jax.batch import Clips, Values
+from jen1_jax.batch import Clips, Numbers, Values
 from jen1_jax.conditioning.conditioner import Conditioner
 from jen1_jax.errors import Refusal
 from jen1_jax.layers.embeddings import fourier_features
@@ -27,17 +26,18 @@ class Timing(Conditioner):
     names = fields = ("start", "total")
 
     def read(self, clips: Clips) -> Values:
-        return {name: np.asarray(clips[name], np.float32) for name in self.names}
+        return {
+            "start": np.asarray(clips["start"], np.float32),
+            "total": np.asarray(clips["total"], np.float32),
+        }
 
     def given(self, value: Any) -> dict[str, float]:
         start, total = value
-        if not (isinstance(start, Real) and isinstance(total, Real) and 0 <= start <= total):
+        if not all(isinstance(each, Real) for each in value) or not 0 <= start <= total:
             raise Refusal(f"A piece of {total!r} seconds has no part that starts at {start!r} s.")
         return {"start": float(start), "total": float(total)}
 
-    def window(
-        self, values: Values, first: Float[Array, " batch"], seconds: Float[Array, " batch"]
-    ) -> Values:
+    def window(self, values: Values, first: Numbers, seconds: Numbers) -> Values:
         start = values["start"] + first
         return {"start": start, "total": jnp.minimum(values["total"], start + seconds)}
 
@@ -47,6 +47,5 @@ class Timing(Conditioner):
         Pieces last from seconds to an hour; on this scale equal ratios are equally far apart.
         """
         limit = math.log1p(SECONDS_LIMIT)
-        numbers: Sequence[Array] = [values[name] for name in self.names]
-        features = [fourier_features(jnp.log1p(seconds), 64, limit) for seconds in numbers]
+        features = [fourier_features(jnp.log1p(values[n]), 64, limit) for n in self.names]
         return jnp.concatenate(features, axis=-1)

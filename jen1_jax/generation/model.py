@@ -21,6 +21,7 @@ from jen1_jax.generation.options import (
     SamplingOptions,
     check_place,
     check_seed,
+    condition_values,
     resolve,
 )
 from jen1_jax.generation.prompts import embed_prompts
@@ -109,11 +110,12 @@ class Model:
     ) -> Audio | list[Audio]:
         """`seconds` of music for `prompt`; with an empty prompt it is unconditional.
 
-        Where prompt, seconds, seed, start or total are sequences or arrays, the result is a list of
-        pieces. A single value then counts for all of them. Each piece is what it would be alone.
+        Where prompt, seconds, seed, start, total or conditions are sequences or arrays, the result
+        is a list of pieces. A single value then counts for all of them. Each piece is what it would
+        be alone.
         """
         settings = resolve(options, self.config.diffusion)
-        values = [prompt, seconds, seed, settings["start"], settings["total"]]
+        values = [prompt, seconds, seed, *_conditions(settings).values()]
         values = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
         several = [isinstance(value, Sequence) and not isinstance(value, str) for value in values]
         counts = {len(value) for value, many in zip(values, several, strict=True) if many}
@@ -123,14 +125,14 @@ class Model:
                 "together; give as many of each."
             )
         count = counts.pop() if counts else 1
-        prompts, lengths, seeds, starts, totals = (
+        prompts, lengths, seeds, *places = (
             list(value) if many else [value] * count
             for value, many in zip(values, several, strict=True)
         )
         samples = [self._samples(length) for length in lengths]
         requests = [
-            self._placed(self._request(number), start, total)
-            for number, start, total in zip(samples, starts, totals, strict=True)
+            self._conditioned(self._request(number), *place)
+            for number, *place in zip(samples, *places, strict=True)
         ]
         latents = self._sample(requests, prompts, seeds, settings)
         pieces = [
@@ -161,7 +163,7 @@ class Model:
         audio = self._stereo(audio, settings)
         latents = self.codec.encode(audio, partial(self.progress, "encoding"))
         request = Request.without_given(latents, len(audio) / self.sample_rate)
-        request = self._placed(request, settings["start"], settings["total"])
+        request = self._conditioned(request, **_conditions(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, strength=strength)
         return master(self._decode(latents)[: len(audio)], self.sample_rate)
 
@@ -193,7 +195,7 @@ class Model:
         longest = int(self.config.tasks.max_generated * self.sampler.window)
         check_longest(context, longest, self.codec.margin, self.codec.frame_rate)
         request = Request(latents, context, given, 0.0, len(audio) / self.sample_rate)
-        request = self._placed(request, settings["start"], settings["total"])
+        request = self._conditioned(request, **_conditions(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, causal=False)
         result = audio.copy()
         for left, right in holes:
@@ -243,7 +245,7 @@ class Model:
             start=(len(audio) - len(tail)) / self.sample_rate,
             total=(len(audio) + added) / self.sample_rate,
         )
-        request = self._placed(request, settings["start"], settings["total"])
+        request = self._conditioned(request, **_conditions(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, causal=True)
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         # The last samples count as unknown. Otherwise the decoder's free phases would continue the
@@ -270,14 +272,18 @@ class Model:
         latents = np.zeros((-(-samples // self.codec.hop), self.codec.k), np.float32)
         return Request.without_given(latents, samples / self.sample_rate)
 
-    def _placed(self, request: Request, start: float, total: float | None) -> Request:
-        """The request for music that begins `start` seconds into a piece of `total` seconds."""
+    def _conditioned(
+        self, request: Request, start: float, total: float | None, conditions: Mapping[str, Any]
+    ) -> Request:
+        """The request with its place in a piece of `total` seconds, and with other conditions."""
+        conditioners = self.sampler.conditioners
+        request = replace(request, conditions=condition_values(conditioners, conditions))
         if total is None and isinstance(start, Real) and start == 0:
             return request
-        if "timing" not in self.sampler.unet.conditioning:
+        if "timing" not in conditioners:
             raise Refusal(
-                "This model was trained without unet.timing and knows no place in a piece; "
-                "leave start and total out."
+                'This model was trained without the conditioner "timing" and knows no place in a '
+                "piece; leave start and total out."
             )
         start, total = check_place(start, total, request.total, 1 / self.codec.frame_rate)
         return replace(request, start=request.start + start, total=total)
@@ -328,3 +334,7 @@ class Model:
         nearby = slice(first * hop, last * hop)
         generated = self._decode(latents[first:last], (silenced[nearby], ~inside[nearby]))
         return master(generated[left - first * hop : right - first * hop], self.sample_rate)
+
+
+def _conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("start", "total", "conditions")}

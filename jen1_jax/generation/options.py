@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from ml_collections import ConfigDict
 
+from jen1_jax.conditioning import Conditioner
 from jen1_jax.errors import Refusal
 
 # The fields of the configuration that may differ from the run's when a trained model is sampled.
@@ -31,9 +32,11 @@ class SamplingOptions(TypedDict, total=False):
     - `steps`: of sampling, at least 1 (default: the run's).
     - `guidance_scale`: how closely to follow the prompt (default: the run's). 1 is the model as it
       was trained, and 0 ignores the prompt.
-    - `start`, `total`: for a model with `unet.timing`. The music begins `start` seconds into a
-      piece (default: 0) that lasts `total` seconds (default: until the music ends). `generate`
-      takes one of each for every piece, or one for all of them.
+    - `start`, `total`: for a model with the conditioner "timing". The music begins `start` seconds
+      into a piece (default: 0) that lasts `total` seconds (default: until the music ends).
+    - `conditions`: values for the model's other conditioners by their names, like {"tempo": 120}.
+
+    `generate` takes one `start`, `total` and `conditions` for every piece, or one for all of them.
     """
 
     negative_prompt: str | None
@@ -41,6 +44,7 @@ class SamplingOptions(TypedDict, total=False):
     guidance_scale: float | None
     start: float | Sequence[float] | np.ndarray | None
     total: float | Sequence[float | None] | np.ndarray | None
+    conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 class AudioOptions(SamplingOptions, total=False):
@@ -59,7 +63,8 @@ def resolve(
     """All options of `kind`, with the defaults of the section `diffusion` for those left out.
 
     Raises `TypeError` for an unknown option, as Python does for a keyword, and `Refusal` for a
-    value that cannot be used. `check_place` checks `start` and `total`.
+    value that cannot be used. `check_place` checks `start` and `total`, and `condition_values`
+    checks `conditions`.
     """
     for name in options:
         if name not in kind.__annotations__:
@@ -70,6 +75,7 @@ def resolve(
         "steps": defaults.sample_steps,
         "guidance_scale": defaults.guidance_scale,
         "start": 0.0,
+        "conditions": {},
     }
     resolved |= {name: value for name, value in options.items() if value is not None}
     negative, steps, scale = (
@@ -105,6 +111,34 @@ def check_place(
             f"at {end:.2f} s; give at least that."
         )
     return start, total
+
+
+def condition_values(
+    conditioners: Mapping[str, Conditioner], given: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """The values of the model's conditioners, without "timing", for what a person gives by name.
+
+    Raises `Refusal` for a name that the model does not have, for a value that makes no sense, and
+    where a value is missing that every example had in training.
+    """
+    others = {name: each for name, each in conditioners.items() if name != "timing"}
+    if unknown := given.keys() - others.keys():
+        raise Refusal(
+            f"This model has no condition {', '.join(map(repr, sorted(unknown)))}; it has "
+            f"{', '.join(others) or 'none'} (unet.conditioning)."
+        )
+    values = {}
+    for name, conditioner in others.items():
+        if name in given:
+            values[name] = conditioner.given(given[name])
+        elif conditioner.null_rate > 0:
+            values[name] = dict.fromkeys(conditioner.names, math.nan)
+        else:
+            raise Refusal(
+                f"This model was trained with the condition {name!r} in every example; give it a "
+                "value."
+            )
+    return values
 
 
 def check_seed(seed: int) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Key, PyTree
 from ml_collections import ConfigDict
 
+from jen1_jax import conditioning
+from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion import samplers
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.windows import Piece, Request, Window
-from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.models.denoiser import Denoiser
 
 BATCH = 16  # windows that are sampled at once, at most
@@ -89,9 +90,15 @@ class LatentSampler:
         `progress` is called before every step with the number of frames done and their total; an
         exception that it raises ends the sampling.
         """
-        grid = self.unet.frames_multiple
         pieces = [
-            Piece(request, self.window, grid, self.frame_rate, self.whole_windows)
+            Piece(
+                request,
+                self.window,
+                self.unet.frames_multiple,
+                self.frame_rate,
+                self.whole_windows,
+                self.conditioners,
+            )
             for request in requests
         ]
         log_snrs = self.log_snrs(steps, strength)
@@ -120,6 +127,10 @@ class LatentSampler:
             for row, sampled in zip(rows, latents, strict=False):
                 pieces[row].fill(windows[row], sampled)
         return [piece.latents for piece in pieces]
+
+    @property
+    def conditioners(self) -> dict[str, conditioner.Conditioner]:
+        return conditioning.chosen(self.unet.conditioning)
 
     def log_snrs(self, steps: int, strength: float = 1.0) -> Float32[np.ndarray, " {steps}+1"]:
         """The noise levels before and after each step."""
@@ -177,19 +188,15 @@ class LatentSampler:
         def step(
             params: PyTree, batch: Batch, state: samplers.State, step: Step, guided: bool
         ) -> samplers.State:
-            latents, context, given, valid, timing, causal = batch.windows
+            latents, context, given, valid, conditions, causal = batch.windows
             prompts = batch.prompts
             twice = lambda x: jnp.concatenate([x, x]) if guided else x
             text, lengths = prompts.text, prompts.lengths
             if guided:
                 text = jnp.concatenate([text, prompts.negative])
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
-            conditioning = (
-                {"timing": twice(timing_features(*timing.T))}
-                if "timing" in self.unet.conditioning
-                else {}
-            )
-            rest = text, lengths, twice(valid), twice(causal), conditioning
+            vectors = jax.tree.map(twice, conditioner.embed(self.conditioners, conditions))
+            rest = text, lengths, twice(valid), twice(causal), vectors
             last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
 
             def denoise(noisy, log_snr):

@@ -27,12 +27,18 @@ A continuation (`extend`). Half of the first window is given:
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy import ndimage
+
+from jen1_jax.batch import Conditions
+from jen1_jax.conditioning import conditioner
+from jen1_jax.conditioning.conditioner import Conditioner
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Request:
     latents count only in a variation.
 
     The first frame lies `start` seconds into the piece, and the whole piece lasts `total` seconds.
+    `conditions` has the values of the other conditioners, by their names; NaN stands for no value.
     """
 
     latents: Float[np.ndarray, "frames k"]
@@ -53,6 +60,7 @@ class Request:
     given: Bool[np.ndarray, " frames"]
     start: float
     total: float
+    conditions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def without_given(cls, latents: Float[np.ndarray, "frames k"], total: float) -> "Request":
@@ -68,7 +76,7 @@ class Window(NamedTuple):
     context: Bool[np.ndarray | Array, "*batch frames 1"]
     given: Bool[np.ndarray | Array, "*batch frames 1"]
     valid: Float[np.ndarray | Array, "*batch frames 1"]  # 0 is padding
-    timing: Float[np.ndarray | Array, "*batch 2"]  # `start` and `total`, in seconds
+    conditions: Conditions  # of one number per value and window
     causal: Bool[np.ndarray | Array, "*batch"]
 
 
@@ -77,18 +85,27 @@ class Piece:
 
     Windows have `size` frames and begin at multiples of `grid`, counted from the beginning of the
     whole piece, as in training. With `whole_windows`, a piece shorter than a window is sampled as a
-    whole window, and the rest of that is cut off.
+    whole window, and the rest of that is cut off. `conditioners` are the network's.
     """
 
     def __init__(
-        self, request: Request, size: int, grid: int, frame_rate: float, whole_windows: bool
+        self,
+        request: Request,
+        size: int,
+        grid: int,
+        frame_rate: float,
+        whole_windows: bool,
+        conditioners: Mapping[str, Conditioner],
     ):
         self._size, self._grid, self._frame_rate = size, grid, frame_rate
-        self._start, self._total = request.start, request.total
+        self._start, total = request.start, request.total
         self._frames = len(request.latents)
         missing = max(size - self._frames, 0) if whole_windows else 0
         if missing:
-            self._total = max(self._total, self._start + size / frame_rate)
+            total = max(total, self._start + size / frame_rate)
+        conditions = dict(request.conditions) | {"timing": {"start": self._start, "total": total}}
+        self._conditioners = conditioners
+        self._conditions = {name: conditions[name] for name in conditioners}
         pad = lambda frames: np.pad(frames, (0, missing))
         self.context, self.given = pad(request.context), pad(request.given)
         # Repeated, since a variation also begins with the latents of the part that is cut off.
@@ -133,9 +150,16 @@ class Piece:
             pad(self.context[window, None]),
             pad(self.given[window, None]),
             pad(np.ones((len(self.given[window]), 1), np.float32)),
-            np.float32([self._start + window.start / self._frame_rate, self._total]),
+            self._conditions_at(window.start / self._frame_rate),
             np.bool_(causal),
         )
+
+    def _conditions_at(self, seconds: float) -> dict[str, dict[str, np.float32]]:
+        """The conditions of a window that begins so many seconds after the first frame."""
+        one = lambda value: np.full(1, value, np.float32)
+        values = jax.tree.map(one, self._conditions)
+        moved = conditioner.window(self._conditioners, values, one(seconds), one(np.inf))
+        return jax.tree.map(lambda value: np.float32(value[0]), moved)
 
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
         """Takes over a sampled window: its generated frames, and the margins beside them.

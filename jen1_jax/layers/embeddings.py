@@ -1,6 +1,4 @@
-"""Embeddings of the noise level (log-SNR), the time in a piece (seconds) and the frame (rotary)."""
-
-import math
+"""Embeddings of the noise level (log-SNR) and of the frame (rotary)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,7 +8,6 @@ from jaxtyping import Array, Float
 from jen1_jax.layers.dense import Dense
 
 LOG_SNR_LIMIT = 20.0
-SECONDS_LIMIT = 3600.0
 
 
 def fourier_features(
@@ -21,29 +18,10 @@ def fourier_features(
     Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, to
     1/27 of it.
     """
-    frequencies = (
-        2
-        * np.pi
-        * np.geomspace(1 / (10 * limit), 1 / (0.075 * limit), features // 2, dtype=np.float32)
-    )
-    angles = jnp.clip(x, -limit, limit)[:, None].astype(jnp.float32) * frequencies
+    wavelengths = 10 * limit, 0.075 * limit
+    frequencies = np.geomspace(*np.reciprocal(wavelengths), features // 2, dtype=np.float32)
+    angles = jnp.clip(x, -limit, limit)[:, None].astype(jnp.float32) * (2 * np.pi * frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def timing_features(
-    start: Float[Array, " batch"], total: Float[Array, " batch"]
-) -> Float[Array, "batch 128"]:
-    """Features of an example's start in its piece and of the piece's length `total`, in seconds.
-
-    Sines and cosines of log(1 + seconds), clipped to an hour: pieces last from seconds to an hour,
-    and so equal ratios are equally far apart. Stable Audio (Evans et al. 2024, arXiv 2402.04825)
-    has the same two numbers, but learns a vector for each second.
-    """
-    features = [
-        fourier_features(jnp.log1p(seconds), 64, math.log1p(SECONDS_LIMIT))
-        for seconds in (start, total)
-    ]
-    return jnp.concatenate(features, axis=-1)
 
 
 class LogSNREmbedding(nn.Module):

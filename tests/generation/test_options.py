@@ -2,16 +2,19 @@
 
 import argparse
 
+import numpy as np
 import pytest
 
 from configs.jen1 import get_config
 from jen1_jax import cli
+from jen1_jax.conditioning import Conditioner
 from jen1_jax.errors import Refusal
 from jen1_jax.generation.options import (
     AudioOptions,
     SamplingOptions,
     check_place,
     check_seed,
+    condition_values,
     resolve,
 )
 
@@ -25,6 +28,7 @@ def test_options_left_out_or_none_have_the_runs_values():
         "guidance_scale": DEFAULTS.guidance_scale,
         "start": 0.0,
         "total": None,
+        "conditions": {},
     }
     assert resolve({}, DEFAULTS) == expected
     assert resolve(dict.fromkeys(expected), DEFAULTS) == expected
@@ -93,3 +97,21 @@ def test_the_command_line_has_every_option(command):
     ]
     names = {action.dest for action in commands.choices[command]._actions}
     assert names >= SamplingOptions.__annotations__.keys()
+
+
+class Tempo(Conditioner):
+    names = fields = ("tempo",)
+
+    def given(self, value):
+        return {"tempo": float(value)}
+
+
+def test_conditions_are_given_left_out_where_training_did_so_and_refused_otherwise():
+    always, sometimes = Tempo(), Tempo()
+    sometimes.null_rate = 0.1
+    assert condition_values({"tempo": always}, {"tempo": 90}) == {"tempo": {"tempo": 90.0}}
+    assert np.isnan(condition_values({"tempo": sometimes}, {})["tempo"]["tempo"])
+    with pytest.raises(Refusal, match="condition 'tempo' in every example"):
+        condition_values({"tempo": always}, {})
+    with pytest.raises(Refusal, match="no condition 'key'; it has tempo"):
+        condition_values({"tempo": sometimes}, {"key": "C"})

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from configs.jen1 import get_config
+from jen1_jax.conditioning.timing import Timing
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.sampling import Batch, LatentSampler
 from jen1_jax.generation.windows import Piece, Request
-from jen1_jax.layers.embeddings import timing_features
 from jen1_jax.unet import UNet
 
 WINDOW, K = 8, 2
@@ -315,7 +315,8 @@ def test_every_window_has_its_start_and_its_pieces_length_as_timing():
     # At whole seconds, which are four frames; only the last window is moved.
     starts = jnp.float32([0, 1, 2, 32, 33, 34, 34.25])
     totals = jnp.float32([4, 4, 4, 100, 100, 100, 100])
-    for frames, expected in zip(found, projected(timing_features(starts, totals)), strict=True):
+    places = {"start": starts, "total": totals}
+    for frames, expected in zip(found, projected(Timing().features(places)), strict=True):
         np.testing.assert_allclose(
             frames, np.tile(expected, (len(frames), 1)), rtol=1e-4, atol=1e-4
         )
@@ -325,7 +326,7 @@ def test_steps_show_the_clean_estimate_and_any_number_of_them_uses_one_compilati
     config = configuration()
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = LatentSampler(Oracle(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
-    piece = Piece(nothing(WINDOW), WINDOW, 4, FRAME_RATE, True)
+    piece = Piece(nothing(WINDOW), WINDOW, 4, FRAME_RATE, True, {})
     windows = jax.tree.map(lambda part: part[None], piece.inputs(piece.window(), None))
     text, lengths = jnp.full((1, 1, 3), TEXT), np.array([1])
     batch = Batch(windows, Prompts(text, lengths, text, lengths), jax.random.key(0)[None])

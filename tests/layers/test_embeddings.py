@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from jen1_jax.layers.embeddings import (
-    SECONDS_LIMIT,
     LogSNREmbedding,
     fourier_features,
     rotary,
-    timing_features,
 )
 from tests.layers.testing import normal, randomised
 
@@ -69,20 +67,3 @@ def test_log_snr_is_clipped():
     np.testing.assert_array_equal(embedding[0], embedding[1])
     np.testing.assert_array_equal(embedding[3], embedding[4])
     assert (embedding[2] != embedding[3]).any()
-
-
-def test_timing_features_differ_between_any_two_times_within_an_hour():
-    seconds = np.concatenate(
-        [np.arange(0, 60, 1.0), np.arange(60, 600, 10.0), np.arange(600, 3601, 60.0)],
-        dtype=np.float32,
-    )
-    features = lambda start, total: np.asarray(
-        jax.jit(timing_features)(*np.broadcast_arrays(np.float32(start), np.float32(total)))
-    )
-    for found in (features(seconds, 100), features(10, seconds)):
-        distances = np.linalg.norm(found[:, None] - found[None], axis=-1)
-        assert distances[~np.eye(len(seconds), dtype=bool)].min() > 0.1
-        # A second at the beginning is further than a minute at the end.
-        assert distances[0, 1] > 10 * distances[-2, -1] > 0
-    np.testing.assert_array_equal(features([SECONDS_LIMIT], 10), features([1e6], 10))
-    assert (features([30.0], 60) != features([60.0], 30)).any()
