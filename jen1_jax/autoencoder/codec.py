@@ -37,7 +37,7 @@ class Codec:
     `loudest` holds the level of each band that decoding does not exceed. Levels are exponents, so
     that a small error of a high level is a much louder sound. `margin` is the number of latent
     frames at a border that silence on its other side changes by more than `DISTURBED`, too much for
-    a generator's context (default: all frames that it changes at all). Both are measured on the
+    a generator's context (default, -1: all frames that it changes at all). Both are measured on the
     training data at the end of the autoencoder's training.
     """
 
@@ -46,10 +46,10 @@ class Codec:
     whitening: Whitening
     sample_rate: int
     loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST
-    margin: int | None = None
+    margin: int = -1
 
     def __post_init__(self):
-        if self.margin is None:
+        if self.margin == -1:
             object.__setattr__(self, "margin", self.encoder_reach)
 
     @property
@@ -233,5 +233,5 @@ def fingerprint(params: PyTree, whitening: Whitening, *, sample_rate: int, hop: 
     encoder = flatten_dict(params["encoder"], sep="/")
     for name, array in [*sorted(encoder.items()), *whitening.arrays().items()]:
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array, "<f4"))
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
     return digest.hexdigest()

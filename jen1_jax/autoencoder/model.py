@@ -229,7 +229,7 @@ class Autoencoder(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples that one latent frame depends on: its own hop and what is read around it."""
-        return self.hop + sum(self._reach)
+        return self.hop + int(sum(self._reach))
 
     @property
     def encoder_reach(self) -> int:

@@ -5,7 +5,7 @@ way back fast Griffin-Lim (Perraudin et al. 2013), here for stereo, finds phases
 turn onto the spectra that have these levels and onto the spectra of audio.
 """
 
-from functools import cache
+from functools import cache, reduce
 from typing import NamedTuple
 
 import jax
@@ -141,7 +141,7 @@ def _overlap(
     def add(x):  # the four quarters of a frame go to four places
         quarters = x.reshape(*x.shape[:-1], 4, window // 4)
         pad = lambda i: [(0, 0)] * (x.ndim - 2) + [(i, REACH - i), (0, 0)]
-        total = sum(jnp.pad(quarters[..., i, :], pad(i)) for i in range(4))
+        total = reduce(jnp.add, [jnp.pad(quarters[..., i, :], pad(i)) for i in range(4)])
         return total.reshape(*x.shape[:-2], -1)[..., window * 3 // 8 :][..., : frames * window // 4]
 
     return (add(parts) / jnp.maximum(add(weights)[:, None], 1e-3)).swapaxes(1, 2)

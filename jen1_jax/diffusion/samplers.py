@@ -156,7 +156,8 @@ def sample(
     """The latents at the last of `log_snrs`, from `noise` at the first: one scan over the steps."""
 
     def step(state, inputs):
-        return sampler.step(denoise, state, *inputs, keys), None
+        index, log_snr, next_log_snr = inputs
+        return sampler.step(denoise, state, index, log_snr, next_log_snr, keys), None
 
     steps = jnp.arange(len(log_snrs) - 1), log_snrs[:-1], log_snrs[1:]
     return sampler.latents(jax.lax.scan(step, sampler.start(noise), steps)[0])

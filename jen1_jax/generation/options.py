@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -83,7 +83,7 @@ def resolve(
     )
     if not isinstance(negative, str):
         raise Refusal(f"{negative!r} is not a prompt; give one negative prompt for all pieces.")
-    if not (isinstance(steps, Integral) and steps >= 1):
+    if not (isinstance(steps, int | np.integer) and steps >= 1):
         raise Refusal(f"{steps!r} steps cannot be taken; give a whole number, at least 1.")
     if not (isinstance(scale, Real) and math.isfinite(scale)):
         raise Refusal(
@@ -141,6 +141,6 @@ def condition_values(
     return values
 
 
-def check_seed(seed: int) -> None:
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**32):
+def check_seed(seed: Any) -> None:
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
         raise Refusal(f"{seed!r} is not a seed; give a whole number from 0 to {2**32 - 1}.")

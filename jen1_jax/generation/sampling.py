@@ -38,11 +38,11 @@ class Batch(NamedTuple):
 class Step(NamedTuple):
     """One step of sampling: its number, its two noise levels, and how the network is used."""
 
-    index: Int[np.ndarray, ""]
-    log_snr: Float32[np.ndarray, ""]
-    next_log_snr: Float32[np.ndarray, ""]
-    margin_log_snr: Float32[np.ndarray, ""]  # margins are context below it
-    guidance_scale: Float32[np.ndarray, ""]
+    number: Int[Array, ""]
+    log_snr: Float32[Array, ""]
+    next_log_snr: Float32[Array, ""]
+    margin_log_snr: Float32[Array, ""]  # margins are context below it
+    guidance_scale: Float32[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,13 @@ class LatentSampler:
         Margins are context until `MARGIN_LOG_SNR`, and never in the last of several steps.
         """
         margin = min(MARGIN_LOG_SNR, log_snrs[-2]) if len(log_snrs) > 2 else MARGIN_LOG_SNR
-        levels = np.float32([log_snrs[index], log_snrs[index + 1], margin, guidance_scale])
-        step = Step(np.int32(index), *levels)
+        step = Step(
+            jnp.int32(index),
+            log_snr=jnp.float32(log_snrs[index]),
+            next_log_snr=jnp.float32(log_snrs[index + 1]),
+            margin_log_snr=jnp.float32(margin),
+            guidance_scale=jnp.float32(guidance_scale),
+        )
         return self._step(self.params, batch, state, step, guided=guidance_scale != 1)
 
     def latents(self, state: samplers.State) -> Float[Array, "batch frames k"]:
@@ -208,11 +213,13 @@ class LatentSampler:
                 if guided:
                     inside = (log_snr[0] >= first) & (log_snr[0] <= last)
                     scale = jnp.where(inside, step.guidance_scale, 1.0)
-                    clean = guide(*jnp.split(clean, 2), scale, ~given * valid, **guidance)
+                    conditional, unconditional = jnp.split(clean, 2)
+                    counts = jnp.logical_not(given) * valid
+                    clean = guide(conditional, unconditional, scale, counts, **guidance)
                 return jnp.where(shown, latents, clean) * valid
 
             return self._method.step(
-                denoise, state, step.index, step.log_snr, step.next_log_snr, batch.keys
+                denoise, state, step.number, step.log_snr, step.next_log_snr, batch.keys
             )
 
         return jax.jit(step, static_argnames="guided")

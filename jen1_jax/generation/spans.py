@@ -56,7 +56,7 @@ def frames_around(
     padded = np.pad(inside, (0, frames * hop - len(inside)))
     hole = padded.reshape(frames, hop).any(axis=1)
     near = np.convolve(hole, np.ones(2 * margin + 1))[margin : margin + frames] > 0
-    return ~near, ~hole
+    return ~near, np.logical_not(hole)
 
 
 def check_longest(

@@ -29,14 +29,13 @@ A continuation (`extend`). Half of the first window is given:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy import ndimage
 
-from jen1_jax.batch import Conditions
 from jen1_jax.conditioning import conditioner
 from jen1_jax.conditioning.conditioner import Conditioner
 
@@ -76,7 +75,7 @@ class Window(NamedTuple):
     context: Bool[np.ndarray | Array, "*batch frames 1"]
     given: Bool[np.ndarray | Array, "*batch frames 1"]
     valid: Float[np.ndarray | Array, "*batch frames 1"]  # 0 is padding
-    conditions: Conditions  # of one number per value and window
+    conditions: Any  # as `Conditions`, of one number per value and window
     causal: Bool[np.ndarray | Array, "*batch"]
 
 
@@ -151,15 +150,15 @@ class Piece:
             pad(self.given[window, None]),
             pad(np.ones((len(self.given[window]), 1), np.float32)),
             self._conditions_at(window.start / self._frame_rate),
-            np.bool_(causal),
+            np.asarray(causal),
         )
 
-    def _conditions_at(self, seconds: float) -> dict[str, dict[str, np.float32]]:
+    def _conditions_at(self, seconds: float) -> Any:
         """The conditions of a window that begins so many seconds after the first frame."""
         one = lambda value: np.full(1, value, np.float32)
         values = jax.tree.map(one, self._conditions)
         moved = conditioner.window(self._conditioners, values, one(seconds), one(np.inf))
-        return jax.tree.map(lambda value: np.float32(value[0]), moved)
+        return jax.tree.map(lambda value: np.asarray(value[0], np.float32), moved)
 
     def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
         """Takes over a sampled window: its generated frames, and the margins beside them.

@@ -70,7 +70,7 @@ class Conv1d(Layer, nn.Module):
         if self.kernel_size == 1:
             y = product(x, kernel[0])
         else:
-            side = self.reach(causal=False).before
+            side = self.dilation * (self.kernel_size - 1) // 2
             # Padded first: otherwise the delay would push the last frames out.
             x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
             y = convolve(delay(x, side, causal), kernel, self.dilation)

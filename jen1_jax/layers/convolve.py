@@ -5,7 +5,7 @@ transposes the kernel number by number. This is slow where the kernel is larger 
 activations, as deep in a U-Net, and slower inside a loop.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, 
         g.reshape(-1, features), kernel.reshape(-1, features).T, preferred_element_type=jnp.float32
     )
     spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
-    dx = sum(map(place, spread, places))
+    dx = reduce(jnp.add, map(place, spread, places))
     placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
     dkernel = x.reshape(-1, channels).T @ placed.reshape(-1, taps * features)
     return dx.astype(x.dtype), dkernel.reshape(channels, taps, features).swapaxes(0, 1)

@@ -18,8 +18,8 @@ def fourier_features(
     Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, to
     1/27 of it.
     """
-    wavelengths = 10 * limit, 0.075 * limit
-    frequencies = np.geomspace(*np.reciprocal(wavelengths), features // 2, dtype=np.float32)
+    longest, shortest = 10 * limit, 0.075 * limit  # wavelengths
+    frequencies = np.geomspace(1 / longest, 1 / shortest, features // 2, dtype=np.float32)
     angles = jnp.clip(x, -limit, limit)[:, None].astype(jnp.float32) * (2 * np.pi * frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -32,8 +32,11 @@ class Layer:
     real frames.
     """
 
-    rate = Fraction(1)
     padding = "none"
+
+    @property
+    def rate(self) -> Fraction:
+        return Fraction(1)
 
     def reach(self, causal: bool) -> Reach:
         """The reach in one of the two modes; in causal mode `after` is 0."""

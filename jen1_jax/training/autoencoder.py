@@ -50,7 +50,7 @@ def train_autoencoder(
         )
     kept = load_codec(source) if source else None
     model = make_autoencoder(config)
-    if kept and not _same_layout(model, kept.model):
+    if source and kept and not _same_layout(model, kept.model):
         raise Refusal(
             f"The autoencoder of {source.path} has another layout than this configuration; use the "
             "one it was trained with."

@@ -41,8 +41,11 @@ def check_diffusion(config: ConfigDict) -> None:
         name: {key: jnp.ones(4) for key in each.names}
         for name, each in conditioning.chosen(config.unet.conditioning).items()
     }
-    batch = {"latents": jnp.ones((4, 8, 1)), "valid_frames": jnp.full(4, 8)}
-    batch |= {"conditions": conditions}
+    batch = {
+        "latents": jnp.ones((4, 8, 1)),
+        "valid_frames": jnp.full(4, 8),
+        "conditions": conditions,
+    }
     jax.eval_shape(trace, jax.random.key(0), jnp.int32(0), batch)
 
 

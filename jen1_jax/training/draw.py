@@ -18,7 +18,8 @@ from jen1_jax.training.step import Batch
 
 def draw_autoencoder(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
     """Adds `mask_key` [batch], one an example, so that every micro-batch has a key of its own."""
-    return batch | {"mask_key": jax.random.split(named_key(key, "mask"), batch["audio"].shape[0])}
+    keys = jax.random.split(named_key(key, "mask"), len(batch["audio"]))
+    return {**batch, "mask_key": keys}
 
 
 def draw_diffusion(

@@ -30,7 +30,7 @@ UNCHANGED = (
 
 def diffusion_inputs(clips: Clips, config: ConfigDict, text: TextEncoder) -> Inputs:
     """The clips with their captions as tokens, or as embeddings where the encoder is frozen."""
-    inputs: dict[str, Any] = {name: clips[name] for name in UNCHANGED if name in clips}
+    inputs: Any = {name: array for name, array in clips.items() if name in UNCHANGED}
     captions = [str(caption) for caption in clips["caption"]]
     if text.trainable:
         inputs["tokens"], inputs["text_lengths"] = text.tokenize(captions)

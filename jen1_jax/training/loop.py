@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.batch import Clips, Inputs
+from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import MetricsWriter
@@ -85,7 +85,7 @@ def fit(
     directory: Path,
     trainables: Mapping[str, Trainable],
     draw: Callable,
-    batches: Callable[[int], Iterator[Inputs]],
+    batches: Callable[[int], Iterator[Mapping[str, Any]]],
     config: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,

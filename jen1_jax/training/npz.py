@@ -48,22 +48,22 @@ class NpzData:
             raise Refusal(
                 f"{path} cannot be read as an .npz file without pickled objects ({error})."
             ) from None
-        self._kind = next((kind for kind in _KINDS if kind in arrays), None)
-        missing = {"caption", "test", _KINDS.get(self._kind, "latents")} - arrays.keys()
+        kind = next((kind for kind in _KINDS if kind in arrays), "latents")
+        missing = {kind, "caption", "test", _KINDS[kind]} - arrays.keys()
         if missing:
             raise Refusal(
                 f"{path} lacks the arrays {', '.join(sorted(missing))}; "
                 "jen1_jax/training/npz.py lists what the file must hold."
             )
-        length = arrays[self._kind].shape[1]
-        if crop is not None and (self._kind != "audio" or length < crop):
+        length = arrays[kind].shape[1]
+        if crop is not None and (kind != "audio" or length < crop):
             raise Refusal(
-                f"Cannot crop {crop} samples out of the {self._kind} of length {length} in {path}; "
+                f"Cannot crop {crop} samples out of the {kind} of length {length} in {path}; "
                 "prepare longer audio."
             )
         self.description: Mapping[str, Any] = {
             "dir": str(path.absolute()),
-            "kind": {"audio": "waveform"}.get(self._kind, self._kind),
+            "kind": "waveform" if kind == "audio" else kind,
             "length": length,
             "fields": sorted(arrays),
             "limit": limit,
@@ -77,7 +77,7 @@ class NpzData:
         self._splits = {"train": _rows(arrays, train), "test": _rows(arrays, test)}
         if len(train) == 0:
             raise Refusal(f"{path} holds no training example: `test` is true everywhere.")
-        self._batch_size, self._seed, self._crop = batch_size, seed, crop
+        self._batch_size, self._seed, self._crop = batch_size, seed, crop or 0  # 0: whole examples
 
     def captions(self) -> list[str]:
         """The distinct captions of the training split."""
@@ -91,9 +91,9 @@ class NpzData:
             slots = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
             order = {
                 epoch: np.random.default_rng((self._seed, epoch)).permutation(count)
-                for epoch in set(slots // count)
+                for epoch in set((slots // count).tolist())
             }
-            index = np.array([order[slot // count][slot % count] for slot in slots])
+            index = np.array([order[slot // count][slot % count] for slot in slots.tolist()])
             batch = _rows(arrays, index) | {"index": index}
             yield self._cropped(batch, slots) if self._crop else batch
             step += 1
@@ -108,7 +108,7 @@ class NpzData:
         room = np.maximum(batch["valid_samples"] - self._crop, 0)
         starts = [
             np.random.default_rng((self._seed, 1, slot)).integers(most + 1)
-            for slot, most in zip(slots, room, strict=True)
+            for slot, most in zip(slots.tolist(), room, strict=True)
         ]
         audio = np.stack(
             [
