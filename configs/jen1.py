@@ -1,12 +1,16 @@
-"""JEN-1 as published (arXiv 2308.04729): 48 kHz stereo, 320-fold autoencoder, 746 M U-Net, FLAN-T5-large.
+"""JEN-1 as published: 48 kHz stereo, 150 Hz latents, a U-Net of 746 M parameters, FLAN-T5-large.
 
-Every other configuration starts from this one and changes fields; this file lists them all.
+Paper: arXiv 2308.04729. This file lists all fields; every other preset starts from it and changes
+some of them. "(inferred)" marks a value that the paper does not state as a number. There is no such
+mark on features that are switched off, nor on settings of the machine (precision, remat, scan,
+prefetch, logs, checkpoints, mesh). docs/model.md explains the choices that the paper leaves open.
 
-Cost: the paper trained 200,000 steps of 512 on 8 A100. Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
-Result to expect: the paper reports FAD 2.0, KL 1.29, CLAP .33 on MusicCaps. Not measured with this code. In a
-small, short training its latents gave no music though the loss fell; those of `jen1_levels` gave some (docs/decisions.md).
-Values marked (inferred) are not in the paper as numbers. Features that are off have no mark, and neither do settings of the
-machine: precision, remat, scan, prefetch, logs, checkpoints, mesh. docs/model.md explains choices where the paper is silent.
+Trains: the autoencoder of samples, then the diffusion model on its latents.
+Cost: the paper trained 200,000 steps of 512 examples on 8 A100.
+Command: `jen1 train diffusion --config jen1 --workdir runs/jen1`.
+Result to expect: the paper reports FAD 2.0, KL 1.29 and CLAP .33 on MusicCaps. Not measured with
+this code. In a small, short training its latents gave no music, although the loss fell; those of
+`jen1_levels` gave some (docs/decisions.md).
 """
 
 from ml_collections import ConfigDict
@@ -14,126 +18,135 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0
-    config.audio = dict(sample_rate=48_000)
+    config.seed = 0  # of parameters, batches and noise
+    config.audio = dict(sample_rate=48_000)  # Hz
     config.autoencoder = dict(
-        strides=(
-            1,
-            2,
-            4,
-            5,
-            8,
-        ),  # (inferred) strides[0] is the stem's; the product is the hop: 320 samples, 150 Hz
+        # (inferred) Downsampling of each level. strides[0] is the stem's. The product is the hop:
+        # 320 samples, so 150 latent frames a second.
+        strides=(1, 2, 4, 5, 8),
         channels=(32, 64, 128, 256, 512),  # (inferred) width after each stride
-        dilations=(1, 3, 9),  # (inferred) one residual unit each, at every level
-        compress=1,  # (inferred) a residual unit is so many times narrower inside
+        dilations=(1, 3, 9),  # (inferred) at every level, one residual unit for each of these
+        compress=1,  # (inferred) the inside of a residual unit is narrower by this factor
         kernel_size=7,  # (inferred) of the stem and the head
-        latent_channels=128,
+        latent_channels=128,  # before whitening
         activation="snake",  # (inferred) or "elu"
-        weight_norm=True,  # (inferred)
-        mask_rate=0.05,  # of latent frames, set to zero before the decoder in training
-        mask_unit="frame",  # (inferred) or "element"
-        causal=False,
-        # Above 0, the encoder reads STFT levels of windows so many samples long instead of samples, and the decoder writes them:
-        # latents without phase. strides[0] is then a quarter of it.
+        weight_norm=True,  # (inferred) normalise the weights of the convolutions
+        mask_rate=0.05,  # share of the latents set to zero before the decoder in training
+        mask_unit="frame",  # (inferred) what is set to zero: whole frames, or each "element"
+        causal=False,  # no output depends on later audio
+        # 0: the autoencoder reads and writes samples. Above 0: it reads and writes STFT levels of
+        # windows of this many samples, so that the latents hold no phase. strides[0] is then a
+        # quarter of it.
         window=0,
-        phase_iterations=0,  # with a window: steps of the search for the phases of what is decoded
-        dtype="float32",  # of the arithmetic, the discriminators' too; or "bfloat16". Parameters and losses are float32
+        phase_iterations=0,  # with a window: steps of the search for phases in decoding
+        # Of the arithmetic, also in the discriminators; or "bfloat16". Parameters and losses are
+        # float32.
+        dtype="float32",
     )
     config.whitening = dict(
-        keep=0.9, floor=1e-5
-    )  # floor: (inferred) smallest variance of a direction, relative to the largest
+        keep=0.9,  # share of the whitened channels that is kept, the strongest first
+        floor=1e-5,  # (inferred) smallest variance of a direction, relative to the largest
+    )
     config.text = dict(
-        encoder="google/flan-t5-large",  # (inferred: large) folder or hub name, used frozen; "" trains a small one with the model
+        # (inferred: large) The frozen encoder's folder or hub name. "": a small encoder is trained
+        # with the U-Net.
+        encoder="google/flan-t5-large",
         max_length=128,  # (inferred) tokens
-        dtype="bfloat16",  # of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows
-        # the small one's layout; with `encoder` set, its own config.json rules
-        vocab_size=512,
-        d_model=128,
-        d_kv=32,
-        d_ff=256,
-        num_layers=2,
-        num_heads=4,
+        # Of the arithmetic, and of a frozen encoder's weights; or "float32". float16 overflows.
+        dtype="bfloat16",
+        # The layout of the small encoder. A frozen encoder has its own config.json instead.
+        vocab_size=512,  # pieces
+        d_model=128,  # width
+        d_kv=32,  # width of an attention head
+        d_ff=256,  # width of the feed-forward layer
+        num_layers=2,  # transformer blocks
+        num_heads=4,  # attention heads
     )
     config.unet = dict(
-        channels=256,  # (inferred), as the next six; together they come to 744 M parameters, the paper counts 746 M
-        multipliers=(
-            4,
-            4,
-            4,
-            5,
-            5,
-        ),  # the first is the full rate's: channels * multipliers[0] >= 2 * latent channels kept
-        factors=(1, 2, 2, 4),
-        num_blocks=(2, 2, 2, 2),
-        attentions=(
-            0,
-            3,
-            3,
-            5,
-            4,
-        ),  # transformer blocks after each level; the last is the bottleneck's
-        head_dim=128,
-        ff_multiplier=2,
-        text_features=1024,
-        null_text="self_attention",  # what stands for no text: an example's own frames; or a learned "token"
-        conditioning=(),  # ("timing",): the network is told where in its piece an example lies
-        dtype="bfloat16",
-        remat="full",  # or "products", "none"
+        # The fields from channels to ff_multiplier are (inferred). With them the U-Net has 744 M
+        # parameters; the paper counts 746 M.
+        channels=256,  # unit of the widths
+        # Width of each level, in units of channels. Level 0 runs at the full rate and needs
+        # channels * multipliers[0] >= 2 * the latent channels that are kept.
+        multipliers=(4, 4, 4, 5, 5),
+        factors=(1, 2, 2, 4),  # how many times slower each level runs than the one before
+        num_blocks=(2, 2, 2, 2),  # residual blocks of each level
+        attentions=(0, 3, 3, 5, 4),  # transformer blocks of each level; the last: the bottleneck's
+        head_dim=128,  # width of an attention head
+        ff_multiplier=2,  # width of a feed-forward layer, relative to its level
+        text_features=1024,  # width of the text embedding
+        null_text="self_attention",  # replaces the text where there is none; or a learnt "token"
+        # Vectors besides the text. ("timing",): where in its piece an example lies.
+        conditioning=(),
+        dtype="bfloat16",  # of the arithmetic; or "float32"
+        remat="full",  # what the backward pass computes again; or "products", "none"
         scan=True,  # compile a run of equal blocks once and loop over it
     )
     config.diffusion = dict(
-        schedule="linear",  # or "scaled_linear", "cosine", "rectified_flow"
-        num_steps=1000,
-        beta_start=0.0015,
-        beta_end=0.0195,
-        zero_terminal_snr=False,  # the noisy end is noise and nothing else; not with epsilon
-        objective="epsilon",  # or "v", "x0", "rectified_flow"
-        times="uniform",  # or "logit_normal", of training
+        schedule="linear",  # of the noise; or "scaled_linear", "cosine", "rectified_flow"
+        num_steps=1000,  # of the linear schedules
+        beta_start=0.0015,  # first noise variance of the linear schedules
+        beta_end=0.0195,  # last noise variance of the linear schedules
+        zero_terminal_snr=False,  # time 1 is pure noise; not with the objective epsilon
+        objective="epsilon",  # what the U-Net predicts; or "v", "x0", "rectified_flow"
+        times="uniform",  # distribution of the times in training; or "logit_normal"
         times_mean=0.0,  # of the normal distribution behind logit_normal; above 0: more noise
-        times_std=1.0,
+        times_std=1.0,  # of the same distribution
         min_snr_gamma=0.0,  # 5: the min-SNR weighting of the loss; 0: none
         null_text_rate=0.2,  # share of examples trained without their text, for guidance
         sampler="ddim",  # or "ddpm", "euler", "heun", "dpm_solver"
-        eta=0.0,  # of ddim: the share of the noise that is drawn anew in a step
-        sample_steps=200,
-        guidance_scale=2.0,
+        eta=0.0,  # of ddim: share of the noise that is drawn again in a step
+        sample_steps=200,  # of the sampler
+        guidance_scale=2.0,  # 1: no guidance
         guidance_interval=(0.0, 1.0),  # times at which there is guidance
-        guidance_rescale=0.0,  # share of the way back to the unguided latent's standard deviation
-        guidance_parallel=1.0,  # weight of guidance along the latent itself; 0: adaptive projected guidance
-        guidance_limit=0.0,  # most that guidance adds, root mean square in whitened units; 0: no limit
+        # How far the standard deviation is brought back to that without guidance; 1: all the way.
+        guidance_rescale=0.0,
+        # Weight of the part of guidance that is parallel to the latents; 0: adaptive projected
+        # guidance.
+        guidance_parallel=1.0,
+        # Largest root mean square of what guidance adds, in whitened units; 0: no limit.
+        guidance_limit=0.0,
     )
     config.tasks = dict(
-        # A task's share of each batch: more of it makes its gradient less noisy, and does not make it count more.
+        # Share of each batch. A larger share makes the gradient of a task less noisy; it does not
+        # make the task count more.
         ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
-        # How much a task's mean loss counts in the sum. The paper adds them up.
+        # Factor of a task's mean loss in the total loss. The paper adds them up.
         weights=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
-        min_generated=0.2,  # inpainting and continuation generate this much of the length at least, and
-        max_generated=0.8,
-        max_spans=3,  # (inferred)
-        loss_on="all",  # (inferred) or "generated"
+        min_generated=0.2,  # smallest share of the length that these two tasks generate
+        max_generated=0.8,  # largest share
+        max_spans=3,  # (inferred) of inpainting
+        loss_on="all",  # (inferred) frames that the loss counts; or "generated"
     )
     config.data = dict(
-        dir="",  # prepared shards; "" means RUN/data for the autoencoder and RUN/latents for diffusion
-        seconds=10.24,  # (inferred) of a window: what generation samples at once; of longer latents training takes random windows
-        # (inferred) Share of the diffusion examples that are cut to a random length, so that padding is nothing new where a piece
-        # shorter than a window is asked for. At 0 such a piece is sampled as a whole window and cut.
+        # Prepared shards. "": RUN/data for the autoencoder and RUN/latents for diffusion.
+        dir="",
+        # (inferred) Length of a window, which generation samples at once. From longer latents,
+        # training takes random windows.
+        seconds=10.24,
+        # (inferred) Share of the diffusion examples that is cut to a random length, so that the
+        # model knows padding when a shorter piece is requested. 0: such a piece is sampled as a
+        # whole window and cut.
         short_rate=0.1,
-        limit=0,  # train diffusion on this many clips only; 0: all. What cannot learn 8 clips by heart has a fault
-        prefetch=2,  # batches
+        # The diffusion model learns only this many clips; 0: all. A model that cannot memorise 8
+        # clips has a fault.
+        limit=0,
+        prefetch=2,  # batches read ahead
     )
-    config.train_autoencoder = dict(  # (inferred), all of it: the paper has the kinds of losses and an EMA, no numbers
+    # All of train_autoencoder is (inferred): the paper names the kinds of losses and an EMA, and
+    # gives no numbers.
+    config.train_autoencoder = dict(
         steps=400_000,
         batch_size=64,
         seconds=0.68,  # length of the random crop
-        learning_rate=1e-4,
-        warmup_steps=1000,
-        betas=(0.8, 0.99),
-        weight_decay=1e-2,
-        clip=1.0,
-        ema_decay=0.999,
-        microbatches=1,
-        losses=dict(
+        learning_rate=1e-4,  # the largest; it falls linearly to 0 at the last step
+        warmup_steps=1000,  # over which the learning rate rises
+        betas=(0.8, 0.99),  # of AdamW
+        weight_decay=1e-2,  # of AdamW
+        clip=1.0,  # largest norm of the gradient
+        ema_decay=0.999,  # of the average of the parameters
+        microbatches=1,  # parts of a batch that are processed one after the other
+        losses=dict(  # weights; 0 leaves a loss out
             waveform=1.0,
             stft=1.0,
             mel=1.0,
@@ -141,37 +154,38 @@ def get_config() -> ConfigDict:
             kl=0.0,
             adversarial=0.1,
             feature_matching=5.0,
-        ),  # 0 leaves a term out
-        stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel
-        adversary=dict(  # as the loss weights, from public codecs
-            loss="hinge",  # or "least_squares"
-            windows=(2048, 1024, 512),
-            channels=32,
-            start=20_000,  # step at which the discriminator begins to learn and to be heard; its losses reach their
-            ramp=10_000,  # weights over so many steps
         ),
-        log_every=100,
-        checkpoint_every=5000,
-        keep_checkpoints=2,
+        stft_windows=(2048, 1024, 512, 256, 128),  # of the losses stft and mel, in samples
+        adversary=dict(  # values of public codecs, like the weights of the losses
+            loss="hinge",  # or "least_squares"
+            windows=(2048, 1024, 512),  # samples; one discriminator for each
+            channels=32,  # width of a discriminator
+            start=20_000,  # step at which the discriminators and their losses begin
+            ramp=10_000,  # steps until their losses have their full weights
+        ),
+        log_every=100,  # steps
+        checkpoint_every=5000,  # steps
+        keep_checkpoints=2,  # the newest ones
     )
     config.train_diffusion = dict(
         steps=200_000,
         batch_size=512,
-        learning_rate=3e-5,
-        warmup_steps=0,
-        betas=(0.9, 0.95),
-        weight_decay=0.1,
-        clip=1.0,
-        ema_decay=0.9999,  # (inferred)
-        microbatches=1,
-        log_every=100,
-        checkpoint_every=2000,
-        keep_checkpoints=2,
+        learning_rate=3e-5,  # the largest; it falls linearly to 0 at the last step
+        warmup_steps=0,  # over which the learning rate rises
+        betas=(0.9, 0.95),  # of AdamW
+        weight_decay=0.1,  # of AdamW
+        clip=1.0,  # largest norm of the gradient
+        ema_decay=0.9999,  # (inferred) of the average of the parameters
+        microbatches=1,  # parts of a batch that are processed one after the other
+        log_every=100,  # steps
+        checkpoint_every=2000,  # steps
+        keep_checkpoints=2,  # the newest ones
     )
     config.mesh = dict(
-        axes=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left
-        # the first pattern found in a parameter's path decides its sharding, dimension by dimension from the last backwards;
-        # an axis that does not divide the dimension is left out
+        axes=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1: all that are left
+        # (pattern, axes): the first pattern that is found in a parameter's path decides how the
+        # parameter is split. The axes are for its dimensions, the last dimension first. An axis
+        # that does not divide its dimension is left out.
         rules=((r"kernel|embedding", ("tensor", "fsdp")),),
     )
     return config.lock()

@@ -1,11 +1,16 @@
-"""JEN-1 at a low latent rate: 64 channels at 23.4 Hz instead of 128 at 150 Hz, so that a step sees six times as much music.
+"""JEN-1 with a low latent rate: 64 channels at 23.4 Hz instead of 128 at 150 Hz.
 
-The autoencoder reads and writes STFT levels, so that its latents hold no phase and can be learnt (docs/decisions.md has how much
-that decides at small scale); decoding looks for the phases. It is trained on levels alone, without an adversary, from the
-principal directions of the music on. The U-Net keeps the paper's width and resamples less, as the latents are already coarse; it
-knows where in its piece a window lies, as Stable Audio does (Evans et al. 2024).
-Cost: not measured. Command: `jen1 train autoencoder --config jen1_fast --workdir runs/fast`.
-Result to expect: not measured at this size; `quickstart` is its miniature.
+A training step sees six times as much music. The autoencoder reads and writes STFT levels, so its
+latents hold no phase and a small generator can learn them (docs/decisions.md); decoding searches
+for phases. It is trained on the levels alone, without an adversary, and starts from the principal
+directions of the music. The U-Net has the paper's width. It resamples less, because the latents are
+already coarse, and it is given the place of a window in its piece, as in Stable Audio (Evans et al.
+2024).
+
+Trains: the autoencoder, then the diffusion model on its latents.
+Cost: not measured.
+Command: `jen1 train autoencoder --config jen1_fast --workdir runs/fast`.
+Result to expect: not measured at this size; `quickstart` is a small version of it.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,13 @@
-"""JEN-1 with what small trainings needed to make music: latents without phase, and the objective x0 (docs/decisions.md).
+"""JEN-1 with what small trainings needed to generate music: latents without phase, objective x0.
 
-The latents have the paper's 150 Hz x 128 channels, of STFT levels instead of samples. The U-Net's layout and the tasks are those
-of `jen1`. Choose it over `jen1` where the budget is small: both layouts were tried narrow, and this one gave the right timbre
-while `jen1`'s gave no music.
-Cost: not measured. Command: `jen1 train autoencoder --config jen1_levels --workdir runs/jen1_levels`.
+The latents have the paper's rate and width, 150 Hz x 128 channels, but the autoencoder reads STFT
+levels instead of samples. The U-Net's layout and the tasks are those of `jen1`. Choose it over
+`jen1` where the budget is small: narrow versions of both layouts were trained, and this one gave
+the right timbre, while `jen1`'s gave no music (docs/decisions.md).
+
+Trains: the autoencoder, then the diffusion model on its latents.
+Cost: not measured.
+Command: `jen1 train autoencoder --config jen1_levels --workdir runs/jen1_levels`.
 Result to expect: not measured at this size.
 """
 
@@ -24,7 +28,7 @@ def get_config() -> ConfigDict:
             phase_iterations=32,
         )
         config.unet.null_text = "token"
-        config.diffusion.update(  # provisional: of one seed at small scale
+        config.diffusion.update(  # provisional: measured with one seed, at small scale
             objective="x0",
             schedule="cosine",
             null_text_rate=0.1,

@@ -1,10 +1,11 @@
-"""JEN-1 in miniature: the whole chain, small enough for two CPU cores.
+"""A small JEN-1: the whole chain on two CPU cores.
 
-Trains: a masked autoencoder of STFT levels (hop 2560: 64 channels at 18.75 Hz), whose latents hold no phase, and a small
-omnidirectional U-Net with a text encoder of its own, on all of the music.
-Cost: about 2 minutes for the autoencoder and 5 for the U-Net on two CPU cores.
+Trains: a masked autoencoder of STFT levels (hop 2560: 64 channels at 18.75 Hz), whose latents hold
+no phase, and a small omnidirectional U-Net with its own text encoder, on all of the music.
+Cost: about 2 minutes for the autoencoder and 5 for the U-Net, on two CPU cores.
 Command: `bash launch/quickstart.sh`.
-Result to expect: captions that it has never seen give music of the right timbre (docs/decisions.md has the ranks).
+Result to expect: captions that were not in the training data give music with the right timbre
+(docs/decisions.md has the ranks).
 """
 
 from ml_collections import ConfigDict
@@ -21,13 +22,15 @@ def get_config() -> ConfigDict:
             dilations=(1,),
             kernel_size=3,
             latent_channels=64,
-            window=2048,  # latents without phase: with it, nothing but clips learnt by heart came out (docs/decisions.md)
+            # Latents without phase. With phase, a small U-Net only memorised its clips
+            # (docs/decisions.md).
+            window=2048,
             phase_iterations=16,
-            activation="elu",  # a third cheaper than snake on a CPU
+            activation="elu",  # a third less time than snake on a CPU
         )
         config.whitening.keep = 1.0
         config.train_autoencoder.update(
-            steps=100,  # it begins near its best: at the principal directions of the levels
+            steps=100,  # few, because it starts from the principal directions of the levels
             batch_size=8,
             seconds=1.07,
             learning_rate=5e-4,
@@ -53,15 +56,15 @@ def get_config() -> ConfigDict:
             multipliers=(4, 4, 6),
             factors=(2, 4),
             num_blocks=(1, 1),
-            attentions=(1, 1, 2),  # text at every level: keys are learnt sooner (docs/decisions.md)
+            attentions=(1, 1, 2),  # text at every level (docs/decisions.md)
             head_dim=64,
             text_features=96,
             dtype="float32",
             remat="none",
             scan=False,
         )
-        config.diffusion.sample_steps = 20  # as good as 50 of ddim
-        config.tasks.ratios.text_to_music = 2.0  # half of the examples: it is the hardest to learn
+        config.diffusion.sample_steps = 20  # as good as 50 steps of ddim
+        config.tasks.ratios.text_to_music = 2.0  # half of each batch: the hardest task
         config.data.update(seconds=5.12, short_rate=0.0)
         config.train_diffusion.update(
             steps=1400,
