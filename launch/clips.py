@@ -1,9 +1,10 @@
-"""Writes what the quickstart asks its model for: held-out clips as WAV, with their captions and beginnings.
+"""Writes the inputs of the quickstart's generations: held-out clips, their beginnings and captions.
 
-python launch/clips.py DATA OUT COUNT
+    python launch/clips.py DATA OUT COUNT
 
-For clip N the files N.generate, N.inpaint and N.extend hold the options of the `jen1` command for music like it: how long
-it is, and where the hole is. Music of few files has no held-out ones: then clips of the training split.
+Clip N gives N.wav, N-beginning.wav (its first half) and N.txt (its caption). The files N.generate,
+N.inpaint and N.extend hold the options of these `jen1` commands for a result of the clip's length.
+If the data have no held-out clips, because there are only few files, it takes training clips.
 """
 
 import sys

@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# From nothing to generated music in one folder: data, autoencoder, latents, diffusion, and five WAV files with a page to look at.
-# Run again, it goes on from what is there.
-#   bash launch/quickstart.sh                    the built-in data set, in runs/quickstart
-#   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in runs/music-NAME-OF-DIR (or --run RUN)
-#   bash launch/quickstart.sh --minutes 60       trains the diffusion model for longer; an earlier run goes on (its learning rate
-#                                                rises again from the 0 that it ended at, so a new run is a little better)
+# Trains a small model and generates music with it. The data, the autoencoder, the latents, the
+# diffusion model, five WAV files and a page with pictures are written into one run folder. If the
+# script is started again, it continues from what is there.
+#
+#   bash launch/quickstart.sh                    the built-in music, in runs/quickstart
+#   bash launch/quickstart.sh --music DIR        your own folder, CSV or JSONL of music, in
+#                                                runs/music-NAME-OF-DIR (or --run RUN)
+#   bash launch/quickstart.sh --minutes 60       trains the diffusion model for longer
+#
+# --minutes also continues a finished run, whose learning rate then rises again from 0. A new run
+# gives a slightly better model.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -20,13 +25,13 @@ while [ $# -gt 0 ]; do
 done
 case $minutes in "" | *[!0-9]*) minutes=0 ;; esac
 if [ "$minutes" -lt 15 ]; then
-  echo "--minutes is a whole number from 15 on." >&2
+  echo "--minutes must be a whole number of at least 15." >&2
   exit 2
 fi
 case $music in /* | "") ;; *) music=$here/$music ;; esac
 case $run in /* | "") ;; *) run=$here/$run ;; esac
 if [ -n "$music" ] && [ ! -e "$music" ]; then
-  echo "There is no $music; give a folder, CSV or JSONL of music." >&2
+  echo "$music does not exist; give a folder, CSV or JSONL of music." >&2
   exit 1
 fi
 name=$(basename "$music")
@@ -36,15 +41,17 @@ source launch/setup.sh
 setup train
 started=$SECONDS
 mkdir -p "$run"
-export JAX_COMPILATION_CACHE_DIR=$(mktemp -d) # what one command compiles, the next ones load
+# Each command uses the programs that the commands before it have compiled.
+export JAX_COMPILATION_CACHE_DIR=$(mktemp -d)
 trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
 source_of_run=$(cat "$run/source" 2>/dev/null || echo "$music")
 if [ "$source_of_run" != "$music" ]; then
   if [ -n "$music" ]; then
-    echo "$run was made from ${source_of_run:-the built-in music}; name another run for $music with --run." >&2
+    advice="name another run for $music with --run"
   else
-    echo "$run was made from $source_of_run; give it again with --music, or name another run with --run." >&2
+    advice="give it again with --music, or name another run with --run"
   fi
+  echo "$run was started with ${source_of_run:-the built-in music}; $advice." >&2
   exit 1
 fi
 echo "$music" >"$run/source"
@@ -57,26 +64,31 @@ if [ ! -e "$run/data" ]; then
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
-if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ] && [ ! -e "$run/autoencoder/demos/report.json" ]; then
-  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$run/autoencoder/demos"
+held_out=$(ls "$run"/data/*-test.* 2>/dev/null || true)
+demos=$run/autoencoder/demos
+if [ -n "$held_out" ] && [ ! -e "$demos/report.json" ]; then
+  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$demos"
 fi
-[ -e "$run/latents" ] || jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
-jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$((1400 + (10#$minutes - 15) * 270))
+if [ ! -e "$run/latents" ]; then
+  jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
+fi
+steps=$((1400 + (10#$minutes - 15) * 270))
+jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$steps
 
-# Held-out clips, and music by their captions, which the model has never seen.
-if [ -n "$(ls "$run"/data/*-test.* 2>/dev/null)" ]; then
+# Generate from captions of held-out clips, which were not in the training data.
+if [ -n "$held_out" ]; then
   rm -rf "$run/captions"
   jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$run/captions" || {
-    status=$? # 3: refused, as with too few captions; the rest can be made all the same
+    status=$? # 3: refused, for example because there are too few captions; continue without them
     [ $status -eq 3 ] || exit $status
-    echo "So the captions are not judged."
+    echo "The captions are not evaluated."
   }
 fi
 python launch/clips.py "$run/data" "$run/clips" 4
 count=$(ls "$run"/clips/*.txt | wc -l)
 caption() { cat "$run/clips/$1.txt"; }
 options() { cat "$run/clips/$1"; }
-make() { # NAME COMMAND...: makes NAME.wav
+make() { # NAME COMMAND...: writes NAME.wav
   jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
 }
 pages=()
@@ -86,11 +98,15 @@ for number in 1 2 3; do
   pages+=("$run/clips/$clip.wav" "$run/text-$number.wav")
 done
 last=$((count < 4 ? count : 4))
-make inpainted inpaint --seed 4 --audio "$run/clips/1.wav" --prompt "$(caption 1)" $(options 1.inpaint)
-make extended extend --seed 5 --audio "$run/clips/$last-beginning.wav" --prompt "$(caption $last)" $(options $last.extend)
-jen1 page --checkpoint "$run" --out "$run/page.png" "${pages[@]}" "$run"/inpainted.wav "$run"/extended.wav
+make inpainted inpaint --seed 4 --audio "$run/clips/1.wav" --prompt "$(caption 1)" \
+  $(options 1.inpaint)
+make extended extend --seed 5 --audio "$run/clips/$last-beginning.wav" \
+  --prompt "$(caption $last)" $(options $last.extend)
+pages+=("$run/inpainted.wav" "$run/extended.wav")
+jen1 page --checkpoint "$run" --out "$run/page.png" "${pages[@]}"
 
 echo
-echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Listen to:"
+echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Music:"
 ls -1 "$run"/*.wav
-echo "and look at $run/page.png$([ -e "$run/captions/page.png" ] && echo " and $run/captions/page.png")"
+echo "Pictures:"
+ls -1 "$run/page.png" "$run/captions/page.png" 2>/dev/null || true

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Installs the project into .venv and runs its tests, two at a time (6 GB each; `-n 0` for one, as a debugger wants).
-# --fast: without the slow ones. Other arguments go to pytest.
+# Installs the project into .venv and runs its tests in two processes of up to 6 GB each.
+#   bash launch/test.sh --fast    without the slow tests
+#   bash launch/test.sh -n 0      in one process, for a debugger
+# Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh
