@@ -1,13 +1,18 @@
-"""How fast the autoencoder is beside what others would use, in one run on one machine: reconstruction and training step.
+"""Compares the speed of the autoencoder with two autoencoders in PyTorch, all with random weights.
 
-- the EnCodec layout beside transformers' `EncodecModel` (PyTorch, 48 kHz stereo, same widths, random weights), as it comes and
-  without its LSTM, which ours does not have;
-- a large one at 23.4 Hz beside diffusers' `AutoencoderOobleck` (PyTorch), widened or narrowed to as many parameters.
+    pip install diffusers
+    python -m benchmarks.autoencoder [--repeats N] [--skip-oobleck]
 
-Each pair sees the same audio; a training step is the L1 loss, its gradient and AdamW. Ours and theirs take turns, and the figures
-are medians. On a shared machine only the ratios mean something.
+It measures reconstruction and a training step (L1 loss, gradient, AdamW) of these pairs:
 
-    pip install diffusers && python -m benchmarks.autoencoder [--repeats N] [--skip-oobleck]
+- the EnCodec layout and transformers' `EncodecModel` (48 kHz stereo, the same widths), with its
+  LSTM and without it, since ours has none;
+- an autoencoder at 23.4 Hz and diffusers' `AutoencoderOobleck`, in the width that comes nearest to
+  as many parameters.
+
+Both of a pair process the same audio in turn, and the figures are medians. On a shared machine only
+the ratios mean something. It needs PyTorch and transformers, and diffusers for the second pair. It
+takes some minutes on two CPU cores.
 """
 
 import argparse
@@ -27,15 +32,16 @@ from configs import encodec_layout, jen1
 from jen1_jax.autoencoder.model import Autoencoder
 
 RATE = 48_000
-RECONSTRUCT, TRAIN = (
-    (1, 4.096),
-    (4, 1.024),
-)  # batch and seconds; both whole hops of 320 and 2048 samples
+RECONSTRUCT, TRAIN = (1, 4.096), (4, 1.024)  # examples, seconds
+WHOLE = 10_240  # samples: a multiple of the hops of all layouts here
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def ours(config):
-    """(number of parameters, reconstruct, train), the last two functions of audio [batch, samples, 2] that wait for their end."""
+    """(number of parameters, reconstruct, train) of an autoencoder of this project.
+
+    The last two are functions of audio [batch, samples, 2] that return when the result is there.
+    """
     model = Autoencoder(**config.autoencoder)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.hop, 2)))["params"]
     optimizer = optax.adamw(1e-4)
@@ -60,7 +66,7 @@ def ours(config):
 
 
 def theirs(model: torch.nn.Module, forward):
-    """The same of a PyTorch model whose `forward(audio [batch, 2, samples])` gives the reconstruction."""
+    """The same of a PyTorch model; `forward` reconstructs audio [batch, 2, samples]."""
     model = model.to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     tensor = lambda audio: torch.from_numpy(np.ascontiguousarray(audio.swapaxes(1, 2))).to(DEVICE)
@@ -74,8 +80,8 @@ def theirs(model: torch.nn.Module, forward):
     def train(audio):
         audio = tensor(audio)
         optimizer.zero_grad()
-        made = forward(audio)
-        (made - audio[..., : made.shape[-1]]).abs().mean().backward()
+        output = forward(audio)
+        (output - audio[..., : output.shape[-1]]).abs().mean().backward()
         optimizer.step()
         wait()
 
@@ -111,22 +117,19 @@ def oobleck(parameters: int):
         decoder_input_channels=width // 2,
         sampling_rate=RATE,
     )
-    with torch.device("meta"):
-        size = {
-            width: sum(p.numel() for p in build(width).parameters()) for width in range(32, 161, 8)
-        }
-    model = build(min(size, key=lambda width: abs(size[width] - parameters)))
+    size = lambda model: sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):  # counts parameters without memory for them
+        sizes = {width: size(build(width)) for width in range(32, 161, 8)}
+    model = build(min(sizes, key=lambda width: abs(sizes[width] - parameters)))
     return theirs(model, lambda audio: model.decode(model.encode(audio).latent_dist.mode()).sample)
 
 
 def compare(name: str, us, them, repeats: int) -> dict:
-    """Times both in turn and prints one line for each kind of work."""
+    """Times both in turn and prints a line for reconstruction and one for the training step."""
     record = {"pair": name, "parameters": [us[0], them[0]]}
-    for work, kind, (batch, seconds) in (
-        ("reconstruction", 1, RECONSTRUCT),
-        ("training step", 2, TRAIN),
-    ):
-        samples = round(seconds * RATE) // 10_240 * 10_240  # whole hops of every layout here
+    kinds = [("reconstruction", 1, RECONSTRUCT), ("training step", 2, TRAIN)]
+    for work, kind, (batch, seconds) in kinds:
+        samples = round(seconds * RATE) // WHOLE * WHOLE
         audio = np.random.default_rng(0).uniform(-0.5, 0.5, (batch, samples, 2)).astype(np.float32)
         times = ([], [])
         for repeat in range(repeats + 2):
@@ -135,33 +138,33 @@ def compare(name: str, us, them, repeats: int) -> dict:
                 function(audio)
                 if repeat > 1:  # the first two compile and warm up
                     sink.append(time.perf_counter() - start)
-        mine, other = map(statistics.median, times)
-        rate = batch * samples / RATE
+        ours_s, theirs_s = map(statistics.median, times)
+        length, ratio = batch * samples / RATE, theirs_s / ours_s
         print(
-            f"{name:34} {work:15} ours {mine:7.3f} s ({rate / mine:6.2f}x real time), theirs {other:7.3f} s "
-            f"({rate / other:6.2f}x): {other / mine:5.2f} times as fast",
+            f"{name:34} {work:15} "
+            f"ours {ours_s:7.3f} s ({length / ours_s:6.2f}x real time), "
+            f"theirs {theirs_s:7.3f} s ({length / theirs_s:6.2f}x): {ratio:5.2f} times as fast",
             flush=True,
         )
-        record[work] = {"ours_s": mine, "theirs_s": other, "ratio": other / mine}
+        record[work] = {"ours_s": ours_s, "theirs_s": theirs_s, "ratio": ratio}
     return record
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--skip-oobleck", action="store_true", help="without the large pair, and without diffusers"
+        "--repeats", type=int, default=5, help="measurements of each; default: %(default)s"
+    )
+    parser.add_argument(
+        "--skip-oobleck", action="store_true", help="leave out the pair that needs diffusers"
     )
     options = parser.parse_args()
     torch.manual_seed(0)
-    device = (
-        torch.cuda.get_device_name()
-        if DEVICE == "cuda"
-        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    )
-    print(
-        f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32"
-    )
+    cpu = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else cpu
+    threads = torch.get_num_threads()
+    print(f"{device}; jax {jax.__version__}, torch {torch.__version__} with {threads} threads")
+    print("float32")
     plain = ours(encodec_layout.get_config())
     records = [
         compare("EnCodec layout / EncodecModel", plain, encodec(lstm=True), options.repeats),
@@ -174,11 +177,10 @@ if __name__ == "__main__":
                 strides=(8, 4, 4, 4, 4), channels=(128, 256, 512, 768, 1024), latent_channels=64
             )
         large = ours(low_rate)
-        records.append(
-            compare("23.4 Hz / AutoencoderOobleck", large, oobleck(large[0]), options.repeats)
-        )
+        peer = oobleck(large[0])
+        records.append(compare("23.4 Hz / AutoencoderOobleck", large, peer, options.repeats))
     ratios = {
-        f"{work}_ratio": records[0][name]["ratio"]
-        for work, name in (("reconstruct", "reconstruction"), ("train", "training step"))
+        "reconstruct_ratio": records[0]["reconstruction"]["ratio"],
+        "train_ratio": records[0]["training step"]["ratio"],
     }
     print(json.dumps(ratios | {"device": device, "pairs": records}))

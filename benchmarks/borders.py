@@ -1,10 +1,14 @@
-"""Is the border between given audio and made audio heard? Held-out clips of a run with a hole inpainted, and with a new ending.
+"""Measures whether the border between given and generated audio can be heard.
 
-    bash launch/quickstart.sh && python -m benchmarks.borders [RUN] [--clips 16]
+    bash launch/quickstart.sh
+    python -m benchmarks.borders [RUN] [--clips 16]
 
-Level and spectral flux at a border are ranked among all places of the same clip, as `benchmarks/reach.py` ranks its seams, and so
-is the largest second difference of the samples within 5 ms, which a click would raise. By chance 5 % of the borders are high
-(95th percentile). The original, ranked at the same places, is the control: music may change there. What is given must come back.
+It inpaints a part of each held-out clip, and continues its first half. At each border it ranks the
+step of the level, the spectral flux, and the largest second difference of the samples within 5 ms,
+which a click raises, among all places of the same clip. A border is high where its rank is above
+the 95th percentile; by chance 5 % are. The original clip at the same places is the control, since
+music changes there too. It also checks that the given audio is unchanged. It needs a trained RUN
+with its data, and takes some minutes on two CPU cores.
 """
 
 import argparse
@@ -15,59 +19,71 @@ from pathlib import Path
 import numpy as np
 
 import jen1_jax
-from benchmarks.reach import judge
+from benchmarks.reach import rank_seams
 from data_pipeline.shard_data import ShardData
 from jen1_jax.evaluation.autoencoder import clips_of
 from jen1_jax.generation.model import EXTEND_FADE
 
 
 def clicks(audio: np.ndarray, rate: int, borders: tuple[float, ...]) -> list[float]:
-    """The rank (0 to 1) of the sharpest bend of the waveform at each border (seconds) among those of all places."""
+    """The rank (0 to 1) of each border (seconds) among all places, by second difference.
+
+    Of a place counts the largest second difference of the samples within 5 ms.
+    """
     bend, reach = np.abs(np.diff(audio, n=2, axis=0)).max(1), round(0.005 * rate)
     sharpest = lambda at: bend[at - reach : at + reach].max()
     everywhere = np.array([sharpest(at) for at in range(reach, len(bend) - reach, reach)])
     return [float((everywhere < sharpest(round(border * rate))).mean()) for border in borders]
 
 
+def check_given(number: int, generated: np.ndarray, original: np.ndarray, given: slice) -> None:
+    if not np.array_equal(generated[given], original[given]):
+        raise SystemExit(f"The given audio of clip {number} has changed.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument(
+        "run",
+        nargs="?",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="a trained run; default: %(default)s",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=16, help="number of held-out clips; default: %(default)s"
+    )
     options = parser.parse_args()
     model = jen1_jax.load(options.run)
     rate, records = model.sample_rate, []
-    for number, clip in enumerate(
-        islice(
-            clips_of(ShardData(str(options.run / "data"), 8, seed=0).sweep("test")), options.clips
-        )
-    ):
-        audio, seconds = clip.audio, len(clip.audio) / model.sample_rate
+    held_out = ShardData(str(options.run / "data"), 8, seed=0).sweep("test")
+    for number, clip in enumerate(islice(clips_of(held_out), options.clips)):
+        audio, seconds = clip.audio, len(clip.audio) / rate
         hole, half = (0.4 * seconds, 0.6 * seconds), len(audio) // 2
         inpainted = model.inpaint(audio, [hole], clip.caption, seed=number)
         extended = model.extend(audio[:half], seconds - half / rate, clip.caption, seed=number)
         first, last = (round(edge * rate) for edge in hole)
         kept = half - round(EXTEND_FADE * rate)
-        for ours, span in (
-            (inpainted, slice(first)),
-            (inpainted, slice(last, None)),
-            (extended, slice(kept)),
-        ):
-            if not np.array_equal(ours[span], audio[span]):
-                raise SystemExit(f"Clip {number} is changed where it was given.")
-        for kind, made, borders in (
+        check_given(number, inpainted, audio, slice(first))
+        check_given(number, inpainted, audio, slice(last, None))
+        check_given(number, extended, audio, slice(kept))
+        fade = (kept / rate, half / rate)
+        for kind, sound, borders in (
             ("inpainted", inpainted, hole),
-            ("continued", extended, (kept / rate, half / rate)),
+            ("inpainted: original", audio, hole),
+            ("continued", extended, fade),
+            ("continued: original", audio, fade),
         ):
-            for name, sound in ((kind, made), (f"{kind}: original", audio)):
-                figures = judge(sound, rate, borders) | {"click": clicks(sound, rate, borders)}
-                records.append({"clip": number, "kind": name} | figures)
+            figures = rank_seams(sound, rate, borders) | {"click": clicks(sound, rate, borders)}
+            records.append({"clip": number, "kind": kind} | figures)
     print("By chance 5 % of the borders are high (95th percentile).")
     for kind in dict.fromkeys(record["kind"] for record in records):
-        says = []
+        parts = []
         for name in ("flux", "level", "click"):
             ranks = np.concatenate([record[name] for record in records if record["kind"] == kind])
-            says.append(f"{name} {np.mean(ranks > 0.95):4.0%} (median rank {np.median(ranks):.2f})")
-        print(f"{kind:20} {len(ranks)} borders, high by " + ", ".join(says))
+            high, median = np.mean(ranks > 0.95), np.median(ranks)
+            parts.append(f"{name} {high:4.0%} (median rank {median:.2f})")
+        print(f"{kind:20} {len(ranks)} borders, high by " + ", ".join(parts))
     print(json.dumps(records))
 
 
