@@ -1,14 +1,19 @@
-"""What an accelerator makes of a preset: training's model FLOPs utilisation and memory, and the seconds that a clip takes.
-
-A training step is that of `jen1 train diffusion`, optimiser and EMA included, on latents and text embeddings of random numbers,
-for growing batches until memory ends. Utilisation is the operations of three forward passes (jen1_jax.planning.flops; what remat
-computes again does not count) over the time and the device's dense bfloat16 peak by its data sheet. A clip is 10 seconds by
-the preset's own sampler and by 25 steps of DPM-Solver++, guided, then decoded; text is embedded before. Weights are random: speed
-does not depend on them. On a CPU, where there is no peak to compare with, `--preset quickstart` shows that the script runs.
+"""Measures training and generation of a preset on a GPU: utilisation, memory, seconds for a clip.
 
     python -m benchmarks.gpu [--preset jen1] [--batches 8,16,32,64]
 
-The last line is a record of everything in JSON; on an accelerator it is kept in benchmarks/results/ under the device's name.
+A training step is that of `jen1 train diffusion` with optimiser and EMA, on random latents and text
+embeddings. The batch grows until the memory is full. Utilisation (MFU) is the number of operations
+of three forward passes (`jen1_jax.planning.flops`, without what remat computes again), divided by
+the time and by the dense bfloat16 peak in the device's data sheet.
+
+A clip has 10 seconds. It is sampled with guidance by the preset's sampler and by 25 steps of
+DPM-Solver++, and then decoded. The text is embedded beforehand. Weights are random, since speed
+does not depend on them.
+
+It needs a GPU and takes less than nine minutes; with `--preset quickstart` it also runs on a CPU,
+without utilisation. On an accelerator the JSON line is also written to benchmarks/results/, into a
+file with the device's name.
 """
 
 import argparse
@@ -37,20 +42,21 @@ from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.step import init_state, make_step
 
-# Dense bfloat16 operations a second, by NVIDIA's data sheets (SXM; half of what those of H100 and H200 give with sparsity).
+# Dense bfloat16 operations a second by NVIDIA's data sheets, for SXM. The sheets of H100 and H200
+# give the double number, with sparsity.
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100-SXM4": 312e12}
-SECONDS, STEPS = 10.0, 5
+SECONDS = 10.0  # of a clip
+STEPS = 5  # of training for each batch size
 
 
 def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
     rng, seconds = np.random.default_rng(0), np.full(size, config.data.seconds, np.float32)
+    random = lambda *shape: rng.standard_normal((size, *shape)).astype(np.float16)
     return {
-        "latents": rng.standard_normal((size, frames, k)).astype(np.float16),
+        "latents": random(frames, k),
         "valid_frames": np.full(size, frames, np.int32),
         "conditions": {"timing": {"start": 0 * seconds, "total": seconds}},
-        "text_embedding": rng.standard_normal(
-            (size, config.text.max_length, config.unet.text_features)
-        ).astype(np.float16),
+        "text_embedding": random(config.text.max_length, config.unet.text_features),
         "text_lengths": np.full(size, 32, np.int32),
     }
 
@@ -58,22 +64,22 @@ def batch_of(size: int, frames: int, config, k: int) -> dict[str, np.ndarray]:
 def training(
     config, unet, codec, text, frames: int, sizes: list[int], peak: float | None
 ) -> list[dict]:
-    trainables = {
-        "diffusion": make_trainable(config, unet, codec, text, adamw(config.train_diffusion)[0])
-    }
-    drawn = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=frames)
-    step = jax.jit(
-        make_step(trainables, drawn, ema_decay=config.train_diffusion.ema_decay), donate_argnums=0
-    )
+    """Times training steps at each batch size, and stops at the first that does not fit."""
+    optimizer, _ = adamw(config.train_diffusion)
+    trainables = {"diffusion": make_trainable(config, unet, codec, text, optimizer)}
+    draw = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=frames)
+    ema_decay = config.train_diffusion.ema_decay
+    step = jax.jit(make_step(trainables, draw, ema_decay=ema_decay), donate_argnums=0)
+    init = partial(init_state, trainables)
     records = []
     for size in sizes:
         batch = batch_of(size, frames, config, codec.k)
-        abstract = jax.eval_shape(partial(init_state, trainables), jax.random.key(0))
-        examples = jax.eval_shape(drawn, jax.random.key(0), jnp.int32(0), batch)
-        work = 3 * flops(trainables["diffusion"].losses, abstract.params, examples, None)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        examples = jax.eval_shape(draw, jax.random.key(0), jnp.int32(0), batch)
+        operations = 3 * flops(trainables["diffusion"].losses, shapes.params, examples, None)
         times = []
         try:
-            state = jax.jit(partial(init_state, trainables))(jax.random.key(0))
+            state = jax.jit(init)(jax.random.key(0))
             for _ in range(STEPS + 2):  # the first two compile and warm up
                 start = time.perf_counter()
                 state, metrics = step(state, batch)
@@ -91,8 +97,8 @@ def training(
                 "batch": size,
                 "seconds": seconds,
                 "compile_seconds": times[0] - seconds,
-                "tflops": work / seconds / 1e12,
-                "mfu": peak and work / seconds / peak,
+                "tflops": operations / seconds / 1e12,
+                "mfu": peak and operations / seconds / peak,
                 "peak_gib": memory and memory / 2**30,
             }
         )
@@ -102,6 +108,7 @@ def training(
 
 
 def clip(config, unet, codec, text, window: int) -> list[dict]:
+    """Times sampling and decoding of a clip with each of two samplers."""
     params = jax.jit(partial(init_diffusion, unet=unet, text=text))(jax.random.key(0))["unet"]
     frames = -(-round(SECONDS * codec.sample_rate) // codec.hop)
     request = Request.without_given(np.zeros((frames, codec.k), np.float32), SECONDS)
@@ -143,42 +150,34 @@ def clip(config, unet, codec, text, window: int) -> list[dict]:
 
 
 def described(record: dict) -> str:
-    return ", ".join(
-        f"{key} {f'{value:.4g}' if isinstance(value, float) else value}"
-        for key, value in record.items()
-    )
+    value = lambda x: f"{x:.4g}" if isinstance(x, float) else x
+    return ", ".join(f"{key} {value(each)}" for key, each in record.items())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="jen1")
-    parser.add_argument("--batches", default="8,16,32,64")
+    parser.add_argument(
+        "--preset", default="jen1", help="a preset or a configuration file; default: %(default)s"
+    )
+    parser.add_argument(
+        "--batches", default="8,16,32,64", help="batch sizes, rising; default: %(default)s"
+    )
     options = parser.parse_args()
     config = load_config(options.preset)
     device = jax.devices()[0]
     peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
-    denominator = (
-        f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "not known for this device"
-    )
-    print(
-        f"{device.device_kind}; jax {jax.__version__}; {options.preset}; denominator of utilisation: {denominator}"
-    )
+    peak_text = f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "unknown for this device"
+    print(f"{device.device_kind}; jax {jax.__version__}; {options.preset}; peak: {peak_text}")
 
     autoencoder = make_autoencoder(config)
     audio = jnp.zeros((1, autoencoder.hop * 8, 2))
-    moments = Moments.of(
-        np.random.default_rng(0).standard_normal((4096, config.autoencoder.latent_channels))
-    )
+    params = jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"]
+    vectors = (4096, config.autoencoder.latent_channels)
+    moments = Moments.of(np.random.default_rng(0).standard_normal(vectors))
     whitening = fit_whitening(moments, config.whitening.keep, config.whitening.floor)
-    codec = Codec(
-        autoencoder,
-        jax.jit(autoencoder.init)(jax.random.key(0), audio)["params"],
-        whitening,
-        config.audio.sample_rate,
-    )
-    text = SimpleNamespace(
-        trainable=False, features=config.unet.text_features
-    )  # embeddings come with the batch
+    codec = Codec(autoencoder, params, whitening, config.audio.sample_rate)
+    # The batches contain text embeddings, so no encoder is needed.
+    text = SimpleNamespace(trainable=False, features=config.unet.text_features)
     unet = make_unet(config, codec.k, text)
     window = round(config.data.seconds * codec.frame_rate)
     window -= window % unet.frames_multiple
@@ -189,16 +188,12 @@ if __name__ == "__main__":
         "preset": options.preset,
         "peak": peak,
     }
-    record["training"] = training(
-        config, unet, codec, text, window, [int(size) for size in options.batches.split(",")], peak
-    )
+    sizes = [int(size) for size in options.batches.split(",")]
+    record["training"] = training(config, unet, codec, text, window, sizes, peak)
     record["clip"] = clip(config, unet, codec, text, window)
     print(json.dumps(record))
     if device.platform != "cpu":
-        path = (
-            Path(__file__).parent
-            / "results"
-            / f"gpu-{Path(options.preset).stem}-{device.device_kind.replace(' ', '-')}.json"
-        )
+        name = f"gpu-{Path(options.preset).stem}-{device.device_kind.replace(' ', '-')}.json"
+        path = Path(__file__).parent / "results" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")

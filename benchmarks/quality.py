@@ -1,9 +1,11 @@
-"""What an autoencoder's reconstruction of unseen music is worth as training goes on: the curves over its kept checkpoints.
+"""Measures how an autoencoder's reconstruction of held-out music improves during its training.
 
-Evaluates every checkpoint (EMA weights) in RUN on the held-out files of DATA, whole clips, by the figures that public codecs are
-reported with, and the stereo image. Prints a table of medians and draws it. `benchmarks/soak_autoencoder.py` makes such a run.
+    python -m benchmarks.quality RUN DATA [--clips 48] [--picture FILE.png]
 
-    python -m benchmarks.quality RUN DATA [--clips 48] [--picture docs/images/quality.png]
+It evaluates every checkpoint (EMA parameters) in RUN on held-out clips of DATA, by the figures that
+are usual for codecs and by the stereo image, and prints a table of medians. It needs a run with
+several checkpoints, such as that of `benchmarks/soak_autoencoder.py`, and takes minutes for each
+checkpoint at most.
 """
 
 import argparse
@@ -31,13 +33,14 @@ LABELS = {
 
 
 def held_out(data: str, clips: int) -> list[np.ndarray]:
-    """Clips drawn evenly from the held-out files."""
+    """Clips at even distances in the held-out split."""
     found = [
         audio[:valid]
         for batch in ShardData(data, 8, seed=0).sweep("test")
         for audio, valid in zip(batch["audio"], batch["valid_samples"], strict=True)
     ]
-    return [found[round(place)] for place in np.linspace(0, len(found) - 1, min(clips, len(found)))]
+    places = np.linspace(0, len(found) - 1, min(clips, len(found)))
+    return [found[round(place)] for place in places]
 
 
 def measure(codec: Codec, clips: list[np.ndarray]) -> dict[str, float]:
@@ -56,13 +59,9 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(LABELS), figsize=(12, 3))
+    steps = [record["step"] for record in records]
     for axis, (name, label) in zip(axes, LABELS.items(), strict=True):
-        axis.plot(
-            [record["step"] for record in records],
-            [record[name] for record in records],
-            marker="o",
-            color="#2f5d8a",
-        )
+        axis.plot(steps, [record[name] for record in records], marker="o", color="#2f5d8a")
         axis.set(xlabel="step", title=label)
         axis.grid(alpha=0.3)
     figure.tight_layout()
@@ -71,30 +70,33 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run")
-    parser.add_argument("data")
-    parser.add_argument("--clips", type=int, default=48)
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("run", help="a run with checkpoints of an autoencoder")
+    parser.add_argument("data", help="a folder with prepared shards")
+    parser.add_argument(
+        "--clips", type=int, default=48, help="largest number of clips; default: %(default)s"
+    )
+    parser.add_argument("--picture", type=Path, help="a PNG file for the curves")
     options = parser.parse_args()
     run = Run.open(options.run)
     codec = load_codec(run)
     if codec.k < codec.model.latent_channels:
         raise SystemExit(
-            "Curves over checkpoints need a whitening that keeps all directions: --config.whitening.keep=1.0."
+            f"{options.run} keeps {codec.k} of {codec.model.latent_channels} latent channels, but "
+            "this comparison needs all: train with --config.whitening.keep=1.0."
         )
     clips = held_out(options.data, options.clips)
     checkpoints = Checkpoints(run.checkpoints("autoencoder"))
     shapes = jax.eval_shape(partial(init_autoencoder, model=codec.model), jax.random.key(0))
     records = []
-    print(
-        f"{len(clips)} held-out clips, {codec.frame_rate:g} Hz x {codec.model.latent_channels} channels"
-    )
+    latents = f"{codec.frame_rate:g} Hz x {codec.model.latent_channels} channels"
+    print(f"{len(clips)} held-out clips, {latents}")
     print(f"{'step':>8}" + "".join(f"{name:>19}" for name in FIGURES))
     for step in sorted(checkpoints.steps):
         params, _ = checkpoints.restore_ema("autoencoder", shapes, step)
-        # The last whitening: whole, it is an invertible map, which takes nothing from what an earlier decoder hears.
+        # The whitening is that of the last step. It keeps all channels, so it can be inverted, and
+        # the decoder of an earlier step gets the latents of its own encoder.
         records.append({"step": step} | measure(replace(codec, params=params), clips))
         print(f"{step:8}" + "".join(f"{records[-1][name]:19.3f}" for name in FIGURES), flush=True)
-    print(json.dumps({"clips": len(clips), "curve": records}))
     if options.picture:
         draw(records, options.picture)
+    print(json.dumps({"clips": len(clips), "curve": records}))

@@ -1,10 +1,14 @@
-"""How many network evaluations a sampler needs: on data whose exact denoiser is known, and with a trained run.
+"""Measures how many evaluations of the network a sampler needs.
 
-Without a run: every sampler's distance from the exact probability flow of a Gaussian mixture (root mean square over samples; the
-flow itself is integrated by DDIM in 20,000 steps), for 4 to 256 evaluations. With a run: windows of learnt captions by its own
-network, compared with DDIM in 1,000 steps from the same noise, and the wall time of a whole sampling call, compiled and repeated.
+    python -m benchmarks.samplers [RUN] [--picture FILE.png]
 
-    python -m benchmarks.samplers [RUN] [--picture docs/images/samplers.png]
+First on a Gaussian mixture, whose exact denoiser is known: the distance of each sampler from the
+exact probability flow (root mean square over the samples), with 4 to 256 evaluations. DDIM in
+20,000 steps gives the exact flow. This needs nothing else and takes about a minute on a CPU.
+
+Then, with a RUN, on its network: the distance from DDIM in 1,000 steps that starts from the same
+noise, and the time of a whole sampling call that is already compiled. It needs a trained run with
+clips and captions in RUN/learnt, and takes some minutes.
 """
 
 import argparse
@@ -27,26 +31,20 @@ from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 
-MIXTURE = (
-    (0.3, -4.0, 0.5),
-    (0.7, 3.0, 1.0),
-)  # weight, mean, standard deviation; far outside [-1, 1], as latents are
+# Weight, mean and standard deviation of each part. Like latents, the values exceed [-1, 1].
+MIXTURE = ((0.3, -4.0, 0.5), (0.7, 3.0, 1.0))
 EVALUATIONS = (4, 8, 16, 32, 64, 128, 256)
-TRAINED = (
-    ("dpm_solver", 10),
-    ("dpm_solver", 25),
-    ("dpm_solver", 50),
-    ("heun", 25),
-    ("ddim", 25),
-    ("ddim", 50),
-    ("ddim", 200),
-)
+STEPS = {"dpm_solver": (10, 25, 50), "heun": (25,), "ddim": (25, 50, 200)}
+TRAINED = [(sampler, steps) for sampler, numbers in STEPS.items() for steps in numbers]
 PROMPTS = 4
 COLOURS = {"ddim": "#2f5d8a", "heun": "#b5573a", "dpm_solver": "#3f7d4e"}
 
 
 def exact(data):
-    """`denoise` whose answers are the posterior means of elements drawn independently from a mixture of Gaussians."""
+    """A `denoise` that returns the posterior mean of elements drawn from a Gaussian mixture.
+
+    `data` has the weight, mean and standard deviation of each part.
+    """
     weights, means, stds = jnp.array(data).T
 
     def denoise(noisy, log_snr):
@@ -59,7 +57,7 @@ def exact(data):
 
 
 def mixture() -> dict[str, list[float]]:
-    """Root mean square distance from the exact flow at each number of evaluations."""
+    """Each sampler's root mean square distance from the exact flow, for `EVALUATIONS`."""
     schedule = make_schedule(ConfigDict(get_config().diffusion.to_dict() | {"schedule": "cosine"}))
     noise = jax.random.normal(jax.random.key(0), (1, 2000, 1))
     keys = jax.random.split(jax.random.key(1), 1)
@@ -67,34 +65,27 @@ def mixture() -> dict[str, list[float]]:
         SAMPLERS[sampler], exact(MIXTURE), noise, sample_log_snrs(schedule, steps), keys
     )
     reference = run("ddim", 20_000)
-    return {
-        sampler: [
-            float(
-                jnp.sqrt(
-                    jnp.mean(
-                        (run(sampler, count // (2 if sampler == "heun" else 1)) - reference) ** 2
-                    )
-                )
-            )
-            for count in EVALUATIONS
-        ]
-        for sampler in COLOURS
-    }
+
+    def distance(sampler: str, evaluations: int) -> float:
+        steps = evaluations // 2 if sampler == "heun" else evaluations
+        return float(jnp.sqrt(jnp.mean((run(sampler, steps) - reference) ** 2)))
+
+    return {sampler: [distance(sampler, count) for count in EVALUATIONS] for sampler in COLOURS}
 
 
 def trained(path: str) -> list[dict]:
-    """Distance to DDIM in 1,000 steps, relative to the latents' size, and seconds of one call, for each sampler."""
+    """For each of `TRAINED`, the seconds of one call and the distance from DDIM in 1,000 steps.
+
+    The distance is relative to the size of the latents.
+    """
     from jen1_jax.generation.model import Model
     from jen1_jax.generation.prompts import embed_prompts
     from jen1_jax.generation.windows import Request
 
     model = Model.load(path)
-    total = soundfile.info(
-        Path(path, "learnt/1.wav")
-    ).duration  # of the pieces that these windows begin
-    captions = [file.read_text().strip() for file in sorted(Path(path, "learnt").glob("*.txt"))][
-        :PROMPTS
-    ]
+    total = soundfile.info(Path(path, "learnt/1.wav")).duration  # of a whole piece
+    files = sorted(Path(path, "learnt").glob("*.txt"))[:PROMPTS]
+    captions = [file.read_text().strip() for file in files]
 
     def sampled(method: str, steps: int):
         settings = model.sampler.config.copy_and_resolve_references()
@@ -121,12 +112,10 @@ def trained(path: str) -> list[dict]:
     for sampler, steps in TRAINED:
         latents, seconds = sampled(sampler, steps)
         distance = float(np.linalg.norm(latents - reference) / np.linalg.norm(reference))
-        records.append(
-            {"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds}
-        )
-        print(
-            f"{sampler:>11} {steps:4} steps: distance {distance:.4f}, {seconds:6.2f} s", flush=True
-        )
+        record = {"sampler": sampler, "steps": steps, "distance": distance, "seconds": seconds}
+        records.append(record)
+        text = f"distance {distance:.4f}, {seconds:6.2f} s"
+        print(f"{sampler:>11} {steps:4} steps: {text}", flush=True)
     return records
 
 
@@ -149,14 +138,11 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", nargs="?")
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("run", nargs="?", help="a trained run with clips in RUN/learnt")
+    parser.add_argument("--picture", type=Path, help="a PNG file for the curves of the mixture")
     options = parser.parse_args()
-    device = (
-        jax.devices()[0].device_kind
-        if jax.default_backend() != "cpu"
-        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    )
+    cpu = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    device = cpu if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     print(f"{device}; jax {jax.__version__}")
     curves = mixture()
     print(f"{'evaluations':>12}" + "".join(f"{count:>10}" for count in EVALUATIONS))

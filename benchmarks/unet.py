@@ -1,12 +1,17 @@
-"""How fast the U-Net is beside a-unet's `XUNet` (PyTorch), that of audio-diffusion-pytorch: forward pass and training step.
+"""Compares the speed of the U-Net with a-unet's `XUNet` in PyTorch, both with random weights.
 
-Both are as wide at every level, resample alike, attend alike (self-attention, text, feed-forward after the same levels, as many
-heads) and have as many parameters, which XUNet reaches with one residual block more a level, as its skips carry no convolutions.
-A training step is the squared error, its gradient clipped by its norm, as in training, and AdamW. Ours takes modes, masks and
-padding along. The two take turns, and the figures are medians. On a shared machine only the ratios mean something. At last the
-gradient of the layout of `jen1`, narrow, is compiled with its runs of equal blocks in loops and without.
+    pip install a-unet
+    python -m benchmarks.unet [--repeats N]
 
-    pip install a-unet && python -m benchmarks.unet [--repeats N]
+It measures the forward pass and a training step (squared error, gradient, clipping by the norm,
+AdamW). `XUNet` is the network of audio-diffusion-pytorch. Both have the same widths, the same
+resampling and the same attention (self-attention, text, feed-forward) after the same levels. They
+have about as many parameters: XUNet has one more residual block a level, since its skips contain no
+convolutions. Ours also processes modes, masks and padding. The two run in turn, and the figures are
+medians. On a shared machine only the ratios mean something.
+
+Then it measures how long the gradient of `jen1`'s layout, an eighth as wide, compiles with
+`unet.scan` and without. It needs PyTorch and a-unet, and takes a few minutes on two CPU cores.
 """
 
 import argparse
@@ -36,8 +41,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def ours():
-    """(number of parameters, operations of a forward pass, forward, train), the last two functions of (latents, target, text)
-    that wait for their end.
+    """(number of parameters, operations of a forward pass, forward, train) of this project's U-Net.
+
+    The last two are functions of (latents, target, text) that return when the result is there.
     """
     unet = UNet(
         out_channels=CHANNELS,
@@ -58,11 +64,18 @@ def ours():
             {"params": params}, latents, context, 1 - ones, log_snr, text, lengths, ones, causal
         )
 
-    shape = lambda *sizes: jnp.zeros((1, *sizes))
-    params = jax.jit(unet.init)(
-        jax.random.key(0), shape(8, CHANNELS), shape(8, CHANNELS), shape(8, 1), jnp.zeros(1), shape(1, TEXT), jnp.ones(1, int),
-        shape(8, 1), jnp.ones(1, bool),
-    )["params"]  # fmt: skip
+    zeros = lambda *sizes: jnp.zeros((1, *sizes))
+    example = dict(
+        noisy=zeros(8, CHANNELS),
+        context=zeros(8, CHANNELS),
+        mask=zeros(8, 1),
+        log_snr=zeros(),
+        text=zeros(1, TEXT),
+        text_lengths=jnp.ones(1, int),
+        valid=zeros(8, 1),
+        causal=jnp.ones(1, bool),
+    )
+    params = jax.jit(unet.init)(jax.random.key(0), **example)["params"]
     optimizer, _ = adamw(TRAINING)
     run = jax.jit(predict)
 
@@ -79,21 +92,14 @@ def ours():
         jax.block_until_ready(state)
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    work = flops(
-        predict,
-        params,
-        *(jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for shape in (LATENTS, PROMPT)),
-    )
-    return (
-        count,
-        work,
-        lambda latents, _, text: jax.block_until_ready(run(params, latents, text)),
-        train,
-    )
+    shape = lambda *sizes: jax.ShapeDtypeStruct((BATCH, *sizes), jnp.float32)
+    operations = flops(predict, params, shape(*LATENTS), shape(*PROMPT))
+    forward = lambda latents, _, text: jax.block_until_ready(run(params, latents, text))
+    return count, operations, forward, train
 
 
 def theirs():
-    """(number of parameters, forward, train) as above."""
+    """(number of parameters, forward, train) of `XUNet`, as in `ours`."""
     from a_unet.apex import (
         AttentionItem,
         CrossAttentionItem,
@@ -106,19 +112,24 @@ def theirs():
     )
 
     levels = [XBlock(channels=WIDTHS[0], factor=1, items=[], attention_heads=1)]
+    residual = [ResnetItem, ModulationItem]
+    transformer = [AttentionItem, CrossAttentionItem, FeedForwardItem]
     for width, factor, attentions in zip(WIDTHS[1:], FACTORS, ATTENTIONS, strict=True):
-        items = [ResnetItem, ModulationItem] * 3 + [
-            AttentionItem,
-            CrossAttentionItem,
-            FeedForwardItem,
-        ] * attentions
-        levels.append(
-            XBlock(channels=width, factor=factor, items=items, attention_heads=width // HEAD)
-        )
+        items = residual * 3 + transformer * attentions
+        heads = width // HEAD
+        levels.append(XBlock(channels=width, factor=factor, items=items, attention_heads=heads))
     model = XUNet(
-        dim=1, in_channels=2 * CHANNELS + 1, out_channels=CHANNELS, blocks=levels, skip_t=SkipCat, resnet_groups=8,
-        modulation_features=MODULATION, attention_features=HEAD, attention_multiplier=2, embedding_features=TEXT,
-    ).to(DEVICE)  # fmt: skip
+        dim=1,
+        in_channels=2 * CHANNELS + 1,
+        out_channels=CHANNELS,
+        blocks=levels,
+        skip_t=SkipCat,
+        resnet_groups=8,
+        modulation_features=MODULATION,
+        attention_features=HEAD,
+        attention_multiplier=2,
+        embedding_features=TEXT,
+    ).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), TRAINING.learning_rate)
     features = torch.zeros(BATCH, MODULATION, device=DEVICE)
     tensor = lambda x: torch.from_numpy(x).to(DEVICE)
@@ -145,23 +156,23 @@ def theirs():
 
 
 def compile_seconds(scan: bool) -> float:
-    """Of the gradient of the paper preset's layout, an eighth as wide."""
-    layout = jen1.get_config().unet.to_dict() | {
-        "channels": 32,
-        "head_dim": 16,
-        "text_features": 128,
-        "scan": scan,
-    }
-    unet = UNet(out_channels=16, **layout)
+    """How long the gradient of `jen1`'s layout, an eighth as wide, compiles."""
+    narrow = {"channels": 32, "head_dim": 16, "text_features": 128, "scan": scan}
+    unet = UNet(out_channels=16, **jen1.get_config().unet.to_dict() | narrow)
     shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((BATCH, *sizes), dtype)
-    inputs = [
-        shape(1536, 16), shape(1536, 16), shape(1536, 1), shape(), shape(TOKENS, 128), shape(dtype=jnp.int32),
-        shape(1536, 1), shape(dtype=bool),
-    ]  # fmt: skip
-    params = jax.eval_shape(unet.init, jax.random.key(0), *inputs)
-    lowered = jax.jit(jax.grad(lambda params, *inputs: unet.apply(params, *inputs).sum())).lower(
-        params, *inputs
+    inputs = dict(
+        noisy=shape(1536, 16),
+        context=shape(1536, 16),
+        mask=shape(1536, 1),
+        log_snr=shape(),
+        text=shape(TOKENS, 128),
+        text_lengths=shape(dtype=jnp.int32),
+        valid=shape(1536, 1),
+        causal=shape(dtype=bool),
     )
+    params = jax.eval_shape(unet.init, jax.random.key(0), **inputs)
+    total = lambda params, inputs: unet.apply(params, **inputs).sum()
+    lowered = jax.jit(jax.grad(total)).lower(params, inputs)
     start = time.perf_counter()
     lowered.compile()
     return time.perf_counter() - start
@@ -169,28 +180,26 @@ def compile_seconds(scan: bool) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="measurements of each; default: %(default)s"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
-    device = (
-        torch.cuda.get_device_name()
-        if DEVICE == "cuda"
-        else f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    )
-    print(
-        f"{device}; jax {jax.__version__}, torch {torch.__version__} with {torch.get_num_threads()} threads; float32"
-    )
+    cpu = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else cpu
+    threads = torch.get_num_threads()
+    print(f"{device}; jax {jax.__version__}, torch {torch.__version__} with {threads} threads")
     (count, operations, *us), (count_theirs, *them) = ours(), theirs()
     print(
-        f"{BATCH} x {FRAMES} frames; parameters: ours {count / 1e6:.1f} M, theirs {count_theirs / 1e6:.1f} M; "
-        f"ours: {operations / 1e9:.1f} GFLOP forward, counted three times for a training step"
+        f"float32, {BATCH} x {FRAMES} frames; parameters: ours {count / 1e6:.1f} M, "
+        f"theirs {count_theirs / 1e6:.1f} M; ours: {operations / 1e9:.1f} GFLOP in a forward pass, "
+        "counted three times for a training step"
     )
     rng = np.random.default_rng(0)
-    batch = [
-        rng.normal(size=(BATCH, *shape)).astype(np.float32) for shape in (LATENTS, LATENTS, PROMPT)
-    ]
+    random = lambda shape: rng.normal(size=(BATCH, *shape)).astype(np.float32)
+    batch = [random(LATENTS), random(LATENTS), random(PROMPT)]
     record = {"device": device, "parameters": [count, count_theirs]}
-    for times_work, work, *pair in ((1, "forward", us[0], them[0]), (3, "train", us[1], them[1])):
+    for passes, work, *pair in ((1, "forward", us[0], them[0]), (3, "train", us[1], them[1])):
         times = ([], [])
         for repeat in range(options.repeats + 2):
             for sink, function in zip(times, pair, strict=True):
@@ -198,17 +207,20 @@ if __name__ == "__main__":
                 function(*batch)
                 if repeat > 1:  # the first two compile and warm up
                     sink.append(time.perf_counter() - start)
-        mine, other = map(statistics.median, times)
-        speed = times_work * operations / mine / 1e9
+        ours_s, theirs_s = map(statistics.median, times)
+        speed, ratio = passes * operations / ours_s / 1e9, theirs_s / ours_s
         print(
-            f"{work:8} ours {mine:.3f} s ({speed:.0f} GFLOP/s), theirs {other:.3f} s: {other / mine:.2f} times as fast",
+            f"{work:8} ours {ours_s:.3f} s ({speed:.0f} GFLOP/s), theirs {theirs_s:.3f} s: "
+            f"{ratio:.2f} times as fast",
             flush=True,
         )
-        record |= {f"{work}_ours_s": mine, f"{work}_theirs_s": other, f"{work}_ratio": other / mine}
+        record |= {
+            f"{work}_ours_s": ours_s,
+            f"{work}_theirs_s": theirs_s,
+            f"{work}_ratio": ratio,
+        }
     for scan in (True, False):
-        record[f"compile_scan_{scan}_s"] = compile_seconds(scan)
-        print(
-            f"compiling jen1's layout {'with' if scan else 'without'} scan: {record[f'compile_scan_{scan}_s']:.0f} s",
-            flush=True,
-        )
+        seconds = record[f"compile_scan_{scan}_s"] = compile_seconds(scan)
+        name = "with" if scan else "without"
+        print(f"compiling jen1's layout {name} scan: {seconds:.0f} s", flush=True)
     print(json.dumps(record))
