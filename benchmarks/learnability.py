@@ -1,14 +1,19 @@
-"""What a small generator learns from an autoencoder's latents: captions that it has never seen, judged after decoding to audio.
+"""Measures how well a small generator learns an autoencoder's latents: does it follow new captions?
 
-One fixed generator (a small U-Net with its own text encoder, a fixed number of steps) learns the built-in music in the latents of
-a trained RUN, or in log-mel features ("mel"), the reference. Then it makes beginnings of held-out clips by their captions. Each
-is compared with all those clips: which one is it nearest to, by timbre, rhythm and key?
+    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--clips 48] [--out DIR]
+        [--keep 1.0 | --standardise] [--set diffusion.objective=v ...]
 
-    python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--clips 48] [--out DIR] [--keep 1.0 | --standardise]
-        [--set diffusion.objective=v ...]
+One fixed generator, a small U-Net with its own text encoder, learns the built-in music in the
+latents of a trained RUN, or in log-mel features ("mel") for comparison. Then it generates the
+beginnings of held-out clips from their captions. Each result is decoded to audio and compared with
+all these clips by timbre, rhythm and key.
 
-Ranks run from 1 (the right clip is the nearest) to the number of clips; chance is the middle. p is the share of random pairings
-of made and real clips with as small a mean rank. Ceilings: the later half of the real clip, and the autoencoder's round trip.
+The rank of the right clip is 1 if it is the nearest one; by chance, the median rank is the middle.
+p is the share of random pairings of generated and real clips with an equal or smaller mean rank.
+The best that can be expected are the later half of the real clip and the autoencoder's round trip.
+
+It needs a run with a trained autoencoder. It writes figures, audio and pictures into --out. 1,200
+steps take 5 to 10 minutes on two CPU cores; the first measurement also prepares the music.
 """
 
 import argparse
@@ -52,51 +57,46 @@ from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 
 RATE = 48_000
-CLIPS = 2400  # to learn from; held-out ones are of another seed, and their captions of their own
-SECONDS, HELD_OUT_SEED = 5.12, 1
-MUSIC = (
-    Path("runs/learnability") / f"music-{CLIPS}"
-)  # prepared by the first measurement, read by all
-ITERATIONS = 16  # of the search for phases of log-mel features
+CLIPS = 2400  # clips of the prepared music
+SECONDS = 5.12  # length of a clip
+HELD_OUT_SEED = 1  # of the held-out clips and their captions
+FOLDER = Path("runs/learnability")
+MUSIC = FOLDER / f"music-{CLIPS}"  # the first measurement prepares it
+ITERATIONS = 16  # of the search for phases, for log-mel features
 
 
 class LogMel:
-    """Log-mel features of the mid channel at 18.75 Hz, standardised; decoded by the same search for phases as levels."""
+    """Standardised log-mel features of the mid channel at 18.75 Hz, in place of a codec.
+
+    They are decoded by the same search for phases as STFT levels.
+    """
 
     k, hop, frame_rate = 64, 2560, 18.75
     window, fold = 2048, 5  # STFT frames in one frame of features
 
     def __init__(self, audio: np.ndarray):
-        """`audio` [n, samples, 2] gives the mean and the deviation of each band."""
+        """`audio` [n, samples, 2] gives the mean, deviation and largest value of each band."""
         import librosa
 
         mel = librosa.filters.mel(sr=RATE, n_fft=self.window, n_mels=self.k, fmax=20_000, norm=None)
         bins = np.arange(mel.shape[1])
-        self._into = (mel / mel.sum(1, keepdims=True)).T
-        self._back = np.stack(
-            [np.interp(bins, mel @ bins / mel.sum(1), one) for one in np.eye(self.k)]
-        )  # between the centres
+        centres = mel @ bins / mel.sum(1)
+        self._to_bands = (mel / mel.sum(1, keepdims=True)).T
+        self._to_bins = np.stack([np.interp(bins, centres, band) for band in np.eye(self.k)])
         features = self._features(audio)
-        self.mean, self.deviation, self.loudest = (
-            features.mean((0, 1)),
-            features.std((0, 1)),
-            features.max((0, 1)),
-        )
+        self.mean, self.deviation = features.mean((0, 1)), features.std((0, 1))
+        self.loudest = features.max((0, 1))
 
     def _features(self, audio):
         import librosa
 
-        mono = audio.mean(-1, dtype=np.float32)
-        pad = (
-            self.window // 2 - self.window // 8
-        )  # as `spectrum` has it: in the middle of each quarter
+        mono, quarter = audio.mean(-1, dtype=np.float32), self.window // 4
+        # As in `spectrum`, a window is centred on the middle of each quarter.
+        pad = self.window // 2 - quarter // 2
         mono = np.pad(mono, ((0, 0), (pad, pad)))
-        size = (
-            np.abs(librosa.stft(mono, n_fft=self.window, hop_length=self.window // 4, center=False))
-            * 2
-            / self.window
-        )
-        power = (size**2).swapaxes(1, 2) @ self._into
+        stft = librosa.stft(mono, n_fft=self.window, hop_length=quarter, center=False)
+        magnitude = np.abs(stft) * 2 / self.window
+        power = (magnitude**2).swapaxes(1, 2) @ self._to_bands
         return np.log(power.reshape(len(power), -1, self.fold, self.k).mean(2) + 1e-8)
 
     def encode(self, audio):
@@ -104,48 +104,46 @@ class LogMel:
 
     def decode(self, features, samples=None):
         logs = np.minimum(features * self.deviation + self.mean, self.loudest)
-        level = np.maximum(logs @ self._back - np.log(1e-8), 0) / (2 * spectrum.NATS)
+        level = np.maximum(logs @ self._to_bins - np.log(1e-8), 0) / (2 * spectrum.NATS)
         level = np.repeat(level, self.fold, 1).astype(np.float32)
         mid = np.where(level > 0, level + np.log(2) / 2 / spectrum.NATS, 0)
-        bins = np.concatenate([level, level, mid, 0 * level], -1)
-        own = spectrum.filters(self.window)
-        levels = np.concatenate(
-            [part @ own.T / own.sum(1) for part in np.split(bins, spectrum.VIEWS, -1)], -1
-        )
-        made = jax.jit(partial(spectrum.synthesise, window=self.window, iterations=ITERATIONS))
-        return np.asarray(made(levels, np.ones((*levels.shape[:2], 1), np.float32)))[:, :samples]
+        views = np.stack([level, level, mid, 0 * level])  # left, right, mid, side
+        filters = spectrum.filters(self.window)
+        levels = np.concatenate([view @ filters.T / filters.sum(1) for view in views], -1)
+        synthesise = partial(spectrum.synthesise, window=self.window, iterations=ITERATIONS)
+        valid = np.ones((*levels.shape[:2], 1), np.float32)
+        return np.asarray(jax.jit(synthesise)(levels, valid))[:, :samples]
 
 
 def standardised(codec: Codec, audio: np.ndarray) -> Codec:
-    """`codec` with all its latents scaled channel by channel instead of whitened, to unit variance on `audio`."""
+    """`codec` with each channel scaled to unit variance on `audio`, and not whitened."""
     channels = codec.model.latent_channels
-    raw = replace(
-        codec, whitening=Whitening(np.zeros(channels), np.eye(channels), np.ones(channels))
-    ).encode(audio)
+    identity = Whitening(np.zeros(channels), np.eye(channels), np.ones(channels))
+    raw = replace(codec, whitening=identity).encode(audio)
     moments = Moments.of(raw.reshape(-1, channels))
     scale = np.sqrt(np.maximum(np.diag(moments.covariance), 1e-12))
     return replace(codec, whitening=Whitening(moments.mean, np.eye(len(scale)), scale))
 
 
 def kept(codec: Codec, share: float) -> Codec:
-    """`codec` with only this share of its directions, the strongest."""
-    k, own = max(1, int(share * codec.k)), codec.whitening
-    return replace(codec, whitening=Whitening(own.mean, own.basis[:, :k], own.scale[:k]))
+    """`codec` with only this share of its whitened channels, the strongest ones."""
+    k, full = max(1, int(share * codec.k)), codec.whitening
+    return replace(codec, whitening=Whitening(full.mean, full.basis[:, :k], full.scale[:k]))
 
 
 def first_clips(data: Path, clips: int) -> tuple[np.ndarray, list[dict]]:
-    """Audio [n, samples, 2] and truths of the first `clips` that there are to learn from."""
-    audio, truths = [], []
+    """Audio [n, samples, 2] and metadata of the first `clips` training clips."""
+    audio, metadata = [], []
     for batch in ShardData(str(data), 8, seed=0).sweep("train"):
         audio.append(batch["audio"])
-        truths += [json.loads(str(meta)) for meta in batch["meta"]]
-        if len(truths) >= clips:
+        metadata += [json.loads(str(meta)) for meta in batch["meta"]]
+        if len(metadata) >= clips:
             break
-    return np.concatenate(audio)[:clips], truths[:clips]
+    return np.concatenate(audio)[:clips], metadata[:clips]
 
 
 def encode_all(feature, data: Path) -> tuple[np.ndarray, list[str]]:
-    """Latents [n, frames, k] float16 and captions of everything there is to learn from."""
+    """Latents [n, frames, k] float16 and captions of all training clips."""
     latents, captions = [], []
     for batch in ShardData(str(data), 8, seed=0).sweep("train"):
         whole = batch["audio"].shape[1] // feature.hop * feature.hop
@@ -154,8 +152,12 @@ def encode_all(feature, data: Path) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(latents), captions
 
 
-def generator(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
-    """The one generator, whatever `quickstart` may become: only its first factor follows the latents' rate."""
+def generator_config(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
+    """The configuration of the fixed generator.
+
+    It does not depend on `quickstart`, so that measurements stay comparable. Only the first factor
+    of the U-Net depends on the rate of the latents. `changes` overrides fields.
+    """
     config = get_config()
     with config.unlocked():
         config.text.update(
@@ -218,7 +220,7 @@ class Generator:
     window: int
     piece: float  # seconds
 
-    def make(self, captions: list[str], seed: int = 0) -> np.ndarray:
+    def generate(self, captions: list[str], seed: int = 0) -> np.ndarray:
         """Latents [n, frames, k] of the beginnings of pieces with these captions."""
         tokens, lengths = self.text.tokenize(captions)
         embed = jax.jit(lambda params, *rows: self.text.module.apply({"params": params}, *rows))
@@ -240,35 +242,33 @@ class Generator:
 def train(
     feature, latents: np.ndarray, captions: list[str], config: ConfigDict, folder: Path, seed: int
 ) -> Generator:
-    """The generator that `config` asks for, trained in `folder` on windows of latents [n, frames, k] of whole pieces."""
+    """Trains the generator of `config` in `folder` on latents [n, frames, k] of whole pieces."""
     folder.mkdir(parents=True, exist_ok=True)
     rate, count = feature.frame_rate, len(latents)
     piece = latents.shape[1] / rate
-    starts, totals = np.zeros(count, np.float32), np.full(count, piece, np.float32)
+    file = folder / "latents.npz"
     np.savez(
-        folder / "latents.npz",
+        file,
         latents=latents.astype(np.float16),
         valid_frames=np.full(count, latents.shape[1], np.int32),
         fingerprint="",
         caption=np.array(captions),
-        start=starts,
-        total=totals,
+        start=np.zeros(count, np.float32),
+        total=np.full(count, piece, np.float32),
         test=np.zeros(count, bool),
     )
     text = TextEncoder.create(config.text, folder / "text", captions)
     unet = make_unet(config, latents.shape[-1], text)
     optimizer, schedule = adamw(config.train_diffusion)
-    data = NpzData(str(folder / "latents.npz"), config.train_diffusion.batch_size, seed)
+    data = NpzData(str(file), config.train_diffusion.batch_size, seed)
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
-
+    hop, k = feature.hop, latents.shape[-1]
     inputs = partial(diffusion_inputs, config=config, text=text)
     state = fit(
         "generator",
         directory=folder,
         trainables={"diffusion": make_trainable(config, unet, feature, text, optimizer)},
-        draw=partial(
-            draw_diffusion, config=config, hop=feature.hop, k=latents.shape[-1], window=window
-        ),
+        draw=partial(draw_diffusion, config=config, hop=hop, k=k, window=window),
         batches=lambda start: map(inputs, data.batches(start)),
         config=config.train_diffusion,
         schedule=schedule,
@@ -278,99 +278,97 @@ def train(
         record={"latents": feature.k},
         progress=partial(print, flush=True),
     )
-    return Generator(
-        config, text, unet, jax.device_get(state.ema["diffusion"]), rate, window, piece
-    )
+    params = jax.device_get(state.ema["diffusion"])
+    return Generator(config, text, unet, params, rate, window, piece)
 
 
 def wrong_captions(count: int) -> dict[str, list[str]]:
-    """Captions of the held-out clips that are wrong: another clip's, the key a tritone away, the tempo 50 or 51 a minute away."""
-    styles, captions = zip(
-        *(synthesis.describe(HELD_OUT_SEED, number) for number in range(count)), strict=True
-    )
-    tritone = [replace(style, key=(style.key + 6) % 12) for style in styles]
-    tempo = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
-    words = lambda number: np.random.default_rng(
-        [HELD_OUT_SEED, number, 1]
-    )  # as `describe` draws them
-    said = lambda styles: [
-        synthesis.caption(style, words(number)) for number, style in enumerate(styles)
-    ]
+    """Wrong captions for the held-out clips.
+
+    Another clip's caption; the key a tritone away; the tempo 50 or 51 beats a minute away.
+    """
+    described = [synthesis.describe(HELD_OUT_SEED, number) for number in range(count)]
+    styles, captions = zip(*described, strict=True)
+    keys = [replace(style, key=(style.key + 6) % 12) for style in styles]
+    tempos = [replace(style, tempo=60 + (style.tempo - 10) % 101) for style in styles]
+
+    def write(number: int, style) -> str:
+        words = np.random.default_rng([HELD_OUT_SEED, number, 1])  # as in `synthesis.describe`
+        return synthesis.caption(style, words)
+
     return {
         "caption": [captions[row] for row in others(captions)],
-        "key": said(tritone),
-        "tempo": said(tempo),
+        "key": [write(number, style) for number, style in enumerate(keys)],
+        "tempo": [write(number, style) for number, style in enumerate(tempos)],
     }
 
 
 def text_gains(
-    made_by: Generator, latents: np.ndarray, captions: list[str], wrong: list[str]
+    generator: Generator, latents: np.ndarray, captions: list[str], wrong: list[str]
 ) -> dict[str, list[float]]:
-    """The gain of the right text over the `wrong` one, by log-SNR, on held-out latents [n, frames, k]: value, and the ends of its
-    95 % bootstrap interval.
+    """The gain of the right over the `wrong` captions on held-out latents [n, frames, k].
+
+    For each log-SNR: the gain, and the ends of its 95 % bootstrap interval.
     """
-    count = len(latents)
-    tokens, lengths = made_by.text.tokenize(captions + wrong)
-    batch = dict(
-        latents=latents[:, : made_by.window],
-        valid_frames=np.full(count, made_by.window),
-    )
-    batch = {name: np.concatenate([rows, rows]) for name, rows in batch.items()}
-    place = {"start": np.zeros(2 * count, np.float32)}
-    place["total"] = np.full(2 * count, made_by.piece, np.float32)
-    batch |= dict(
-        tokens=tokens,
-        text_lengths=lengths,
-        other=(np.arange(2 * count) + count) % (2 * count),
-        conditions={"timing": place},
-    )
+    count, window = len(latents), generator.window
+    tokens, lengths = generator.text.tokenize(captions + wrong)
+    timing = {
+        "start": np.zeros(2 * count, np.float32),
+        "total": np.full(2 * count, generator.piece, np.float32),
+    }
+    batch = {
+        "latents": np.tile(latents[:, :window], (2, 1, 1)),
+        "valid_frames": np.full(2 * count, window),
+        "tokens": tokens,
+        "text_lengths": lengths,
+        "other": (np.arange(2 * count) + count) % (2 * count),
+        "conditions": {"timing": timing},
+    }
     errors = jax.jit(
-        partial(text_errors, config=made_by.config, unet=made_by.unet, text=made_by.text)
+        partial(text_errors, config=generator.config, unet=generator.unet, text=generator.text)
     )
     draws, gains = np.random.default_rng(0).integers(count, size=(2000, count)), {}
     for level in LOG_SNRS:
-        found = errors(made_by.params, batch, jax.random.key(0), float(level))
+        found = errors(generator.params, batch, jax.random.key(0), float(level))
         right, other = (np.asarray(found[name][:count]) for name in ("right", "other"))
-        some = 1 - right[draws].mean(1) / other[draws].mean(1)
-        gains[str(level)] = [
-            float(1 - right.mean() / other.mean()),
-            *map(float, np.percentile(some, (2.5, 97.5))),
-        ]
+        gain = float(1 - right.mean() / other.mean())
+        resampled = 1 - right[draws].mean(1) / other[draws].mean(1)
+        gains[str(level)] = [gain, *map(float, np.percentile(resampled, (2.5, 97.5)))]
     return gains
 
 
 def latent_figures(latents: np.ndarray) -> dict[str, float]:
-    """Of latents [n, frames, k]: correlation of neighbours, and the share of variance that two frames back predict linearly."""
+    """How predictable latents [n, frames, k] are.
+
+    `autocorrelation` is the correlation of neighbouring frames. `predicted` is the share of the
+    variance that ridge regression on the two frames before predicts; it is fitted on the first half
+    and measured on the second.
+    """
     x = latents - latents.mean((0, 1))
-    lag = (x[:, 1:] * x[:, :-1]).mean() / (x**2).mean()
-    past = (
-        np.concatenate([x[:, 1:-1], x[:, :-2]], -1).reshape(-1, 2 * x.shape[-1]).astype(np.float64)
-    )
-    now = x[:, 2:].reshape(-1, x.shape[-1]).astype(np.float64)
+    k = x.shape[-1]
+    autocorrelation = (x[:, 1:] * x[:, :-1]).mean() / (x**2).mean()
+    past = np.concatenate([x[:, 1:-1], x[:, :-2]], -1).reshape(-1, 2 * k).astype(np.float64)
+    now = x[:, 2:].reshape(-1, k).astype(np.float64)
     half = len(past) // 2
-    weights = np.linalg.solve(
-        past[:half].T @ past[:half] + 1e-2 * half * np.eye(past.shape[1]),
-        past[:half].T @ now[:half],
-    )
-    left = ((now[half:] - past[half:] @ weights) ** 2).sum() / (now[half:] ** 2).sum()
-    return {"autocorrelation": float(lag), "predicted": float(1 - left)}
+    covariance = past[:half].T @ past[:half] + 1e-2 * half * np.eye(2 * k)
+    weights = np.linalg.solve(covariance, past[:half].T @ now[:half])
+    error = now[half:] - past[half:] @ weights
+    predicted = 1 - (error**2).sum() / (now[half:] ** 2).sum()
+    return {"autocorrelation": float(autocorrelation), "predicted": float(predicted)}
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help='a run with a trained autoencoder, or "mel"')
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1200, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--clips", type=int, default=48, help="held-out captions, at least 40 for figures to quote"
+        "--clips", type=int, default=48, help="held-out captions; at least 40 for reliable figures"
     )
-    parser.add_argument("--out", type=Path, help="a new folder; default: one in runs/learnability")
+    parser.add_argument("--out", type=Path, help=f"a new folder; default: one in {FOLDER}")
     whitened = parser.add_mutually_exclusive_group()
     whitened.add_argument(
-        "--keep",
-        type=float,
-        default=1.0,
-        help="share of the run's whitened directions that are learnt",
+        "--keep", type=float, default=1.0, help="share of the run's whitened channels that is used"
     )
     whitened.add_argument(
         "--standardise", action="store_true", help="scale channel by channel instead of whitening"
@@ -383,23 +381,24 @@ def main() -> None:
         help="changes of the generator's configuration",
     )
     options = parser.parse_args()
-    out = (
-        options.out
-        or Path("runs/learnability") / f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
-    if out.exists():
-        parser.error(f"{out} exists already; name another folder with --out.")
-    if options.clips < 8 or options.steps < 1 or not 0 < options.keep <= 1:
-        parser.error(
-            "--clips must be at least 8, --steps at least 1, and --keep a share above 0 and at most 1."
-        )
+    name = f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    options.out = options.out or FOLDER / name
+    if options.out.exists():
+        parser.error(f"{options.out} exists already; name another folder with --out.")
+    if options.clips < 8 or options.steps < 1:
+        parser.error("--clips must be at least 8, and --steps at least 1.")
+    if not 0 < options.keep <= 1:
+        parser.error("--keep is a share, above 0 and at most 1.")
     if options.run == "mel" and (options.standardise or options.keep < 1):
         parser.error("Log-mel features are not whitened: leave out --keep and --standardise.")
+    return options
 
+
+def main() -> None:
+    options = parse_arguments()
     if not MUSIC.exists():
         prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
-    half = round(SECONDS * RATE)
-    audio, truths = first_clips(MUSIC, 300)
+    audio, metadata = first_clips(MUSIC, 300)
     if options.run == "mel":
         feature = LogMel(audio[:128])
     else:
@@ -408,54 +407,50 @@ def main() -> None:
             feature = standardised(feature, audio[:128])
         feature = kept(feature, options.keep)
     latents, captions = encode_all(feature, MUSIC)
-    about = latent_figures(latents[:200].astype(np.float32))
-    print(
-        f"{options.run}: {feature.frame_rate:g} Hz x {feature.k}, {json.dumps(about)}", flush=True
-    )
+    predictability = latent_figures(latents[:200].astype(np.float32))
+    size = f"{feature.frame_rate:g} Hz x {feature.k}"
+    print(f"{options.run}: {size}, {json.dumps(predictability)}", flush=True)
 
-    config = generator(
-        feature.frame_rate, options.steps, dict(text.split("=", 1) for text in options.set)
-    )
+    changes = dict(text.split("=", 1) for text in options.set)
+    config = generator_config(feature.frame_rate, options.steps, changes)
     began, cpu = time.monotonic(), time.process_time()
-    made_by = train(feature, latents, captions, config, out, options.seed)
-    trained, cpu = time.monotonic() - began, time.process_time() - cpu
+    generator = train(feature, latents, captions, config, options.out, options.seed)
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
 
-    held_out = [
-        synthesis.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in range(options.clips)
-    ]
+    half = round(SECONDS * RATE)
+    samples = min(half, generator.window * feature.hop)
+    numbers = range(options.clips)
+    held_out = [synthesis.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in numbers]
     wanted = [clip.caption for clip in held_out]
-    samples = min(half, made_by.window * feature.hop)
-    real, later = (
-        np.stack([clip.audio[first : first + samples] for clip in held_out]) for first in (0, half)
+    real = np.stack([clip.audio[:samples] for clip in held_out])
+    later = np.stack([clip.audio[half : half + samples] for clip in held_out])
+
+    in_batches = lambda function, rows: np.concatenate(
+        [function(rows[first : first + 8]) for first in range(0, len(rows), 8)]
     )
-    decode = lambda latents: np.concatenate(
-        [feature.decode(latents[i : i + 8], samples) for i in range(0, len(latents), 8)]
-    )
-    known = np.concatenate([feature.encode(real[i : i + 8]) for i in range(0, len(real), 8)])
-    round_trip = decode(known)
+    decode = lambda latents: in_batches(lambda rows: feature.decode(rows, samples), latents)
+    real_latents = in_batches(feature.encode, real)
+    round_trip = decode(real_latents)
     gains = {
-        what: text_gains(made_by, known, wanted, wrong)
+        what: text_gains(generator, real_latents, wanted, wrong)
         for what, wrong in wrong_captions(len(wanted)).items()
     }
-    made = decode(made_by.make(wanted, options.seed))
-    drums = adherence.drum_detector(
-        audio[:, :samples], [bool(truth["drums"]) for truth in truths], RATE
-    )
+    generated = decode(generator.generate(wanted, options.seed))
+    has_drums = [bool(clip["drums"]) for clip in metadata]
+    drums = adherence.drum_detector(audio[:, :samples], has_drums, RATE)
+    compare = lambda clips: adherence.compare(clips, real, RATE, drums)
     rows = {
-        name: adherence.compare(clips, real, RATE, drums)
-        for name, clips in (
-            ("real, later half", later),
-            ("round trip", round_trip),
-            ("generated", made),
-        )
+        "real, later half": compare(later),
+        "round trip": compare(round_trip),
+        "generated": compare(generated),
     }
     print(adherence.table(rows, len(real)))
     for what, gain in gains.items():
-        says = (
+        levels = (
             f"{level}: {value:.3f} ({low:.3f} to {high:.3f})"
             for level, (value, low, high) in gain.items()
         )
-        print(f"gain of the right over another {what}, by log-SNR: {', '.join(says)}")
+        print(f"gain of the right over another {what}, by log-SNR: {', '.join(levels)}")
     record = {
         "run": options.run,
         "device": jax.devices()[0].device_kind,
@@ -466,28 +461,27 @@ def main() -> None:
         "changes": options.set,
         "keep": options.keep,
         "standardise": options.standardise,
-        "seconds": round(trained),
-        "cpu_seconds": round(cpu),
-        "latents": about,
-        "loss": read_metrics(out / "metrics.jsonl")[-1]["loss"],
+        "seconds": round(seconds),
+        "cpu_seconds": round(cpu_seconds),
+        "latents": predictability,
+        "loss": read_metrics(options.out / "metrics.jsonl")[-1]["loss"],
         "text_gain": gains,
         "rows": rows,
     }
-    (out / "learnability.json").write_text(json.dumps(record))
+    (options.out / "learnability.json").write_text(json.dumps(record))
     sounds = []
     for number in range(4):
-        sounds += [
-            Sound(name, clips[number], caption=wanted[number])
-            for name, clips in (("real", real), ("generated", made))
-        ]
-    run_page(out / "page.png", f"{options.run}: held-out captions", sounds)
+        sounds.append(Sound("real", real[number], caption=wanted[number]))
+        sounds.append(Sound("generated", generated[number], caption=wanted[number]))
+    page = options.out / "page.png"
+    run_page(page, f"{options.run}: held-out captions", sounds)
     np.savez(
-        out / "made.npz",
-        made=made[:8].astype(np.float16),
+        options.out / "made.npz",
+        made=generated[:8].astype(np.float16),
         real=real[:8].astype(np.float16),
         caption=wanted[:8],
     )
-    print(f"pictures: {out / 'page.png'}")
+    print(f"pictures: {page}")
     print(json.dumps(record))
 
 
