@@ -4,8 +4,8 @@
 
 A test that passes on broken code tests nothing. For each mutant, which is a copy of the code with
 one changed line, it prints whether the test failed, and exits with 1 if one did not. It needs what
-the tests need, and takes a minute or less for each mutant on two CPU cores. tests/test_mutants.py
-checks that the lines below occur in the code.
+the tests need, and takes as long as the named tests, most of which compile a network.
+tests/test_mutants.py checks that the lines below occur in the code.
 """
 
 import argparse
@@ -99,7 +99,7 @@ MUTANTS = {
         "jnp.where(inside, 1.0, 1.0)",
         f"{SAMPLING}::test_guidance_is_applied_once_and_only_with_text",
     ),
-    "given frames are generated anew": Mutant(
+    "given frames are generated again": Mutant(
         "jen1_jax/generation/sampling.py",
         "return jnp.where(shown, latents, clean) * valid",
         "return clean * valid",
@@ -129,7 +129,7 @@ MUTANTS = {
         "    if False:",
         f"{DENOISER}::test_a_causal_example_depends_on_no_later_frame_and_a_bidirectional_one_on_all",
     ),
-    "padding is heard": Mutant(
+    "padding enters the network": Mutant(
         "jen1_jax/unet.py",
         'name="stem")(x * valids[0], causal)',
         'name="stem")(x, causal)',
