@@ -40,6 +40,9 @@ class BadData:
     def __init__(self, data: Data):
         self._data, self.description = data, data.description
 
+    def captions(self) -> list[str]:
+        return self._data.captions()
+
     def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
         for step, batch in enumerate(self._data.batches(start_step), start_step):
             audio = np.array(batch["audio"])
