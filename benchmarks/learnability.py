@@ -270,7 +270,7 @@ def train(
         trainables={"diffusion": make_trainable(config, unet, feature, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=hop, k=k, window=window),
         batches=lambda start: map(inputs, data.batches(start)),
-        config=config.train_diffusion,
+        training=config.train_diffusion,
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,

@@ -88,9 +88,9 @@ def trained(path: str) -> list[dict]:
     captions = [file.read_text().strip() for file in files]
 
     def sampled(method: str, steps: int):
-        settings = model.sampler.config.copy_and_resolve_references()
+        settings = model.sampler.diffusion.copy_and_resolve_references()
         settings.sampler = method
-        sampler, scale = replace(model.sampler, config=settings), settings.guidance_scale
+        sampler, scale = replace(model.sampler, diffusion=settings), settings.guidance_scale
         empty = np.zeros((model.sampler.window, model.codec.k), np.float32)
         call = lambda: sampler.sample(
             [Request.without_given(empty, total)] * len(captions),

@@ -50,7 +50,7 @@ REMAT = Registry(
     },
 )
 # What an example without text attends to: a learned token, or its own frames (JEN-1, section 3.2).
-NULL_TEXT = Registry("unet.null_text", {"token": False, "self_attention": True})
+NULL_TEXTS = ("token", "self_attention")
 
 
 class ResidualBlock(Layer, nn.Module):
@@ -163,7 +163,7 @@ class UNet(nn.Module):
         text = Dense(self.text_features, dtype=dtype, name="text")(
             RMSNorm(dtype=dtype, name="text_norm")(text)
         )
-        replace_text = NULL_TEXT[self.null_text]
+        replace_text = self.null_text == "self_attention"
         if replace_text:
             # The same weights read text and frames, so that text must be as wide as each level.
             project = lambda width: Dense(width, use_bias=False, dtype=dtype, name=f"text_{width}")(

@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     features: list[Float[Array, "batch _ _ _"]]
 
 
-# The discriminator's loss of its scores for real and for decoded audio, and the decoder's of its own.
+# The loss of the discriminator, of its scores for real and for decoded audio, and of the decoder.
 ADVERSARIAL_LOSSES = Registry(
     "adversary.loss",
     {

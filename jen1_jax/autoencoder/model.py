@@ -45,8 +45,11 @@ SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 # Of what is added to a linear map that starts at the principal directions.
 TINY = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
-# Name -> whether it has an alpha per channel.
-ACTIVATIONS = Registry("autoencoder.activation", {"snake": True, "elu": False})
+# Name -> a function of the input and of `alpha()`, a parameter per channel.
+ACTIVATIONS = Registry(
+    "autoencoder.activation",
+    {"snake": lambda x, alpha: snake(x, alpha()), "elu": lambda x, alpha: nn.elu(x)},
+)
 # Name -> the shape of the mask for latents of a shape.
 MASK_UNITS = Registry(
     "autoencoder.mask_unit",
@@ -71,11 +74,15 @@ def fold(x: Float[Array, "batch frames channels"], factor: int) -> Float[Array, 
     return x.reshape(x.shape[0], x.shape[1] // factor, factor * x.shape[2])
 
 
-class Activation(nn.Module):
-    """ELU, or snake: x + sin^2(alpha x) / alpha, with one alpha per channel (Ziyin et al. 2020).
+def snake(
+    x: Float[Array, "batch frames channels"], alpha: Float[Array, " channels"]
+) -> Float[Array, "batch frames channels"]:
+    """x + sin^2(alpha x) / alpha (Ziyin et al. 2020)."""
+    return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
 
-    Both map 0 to 0, and so padding to padding.
-    """
+
+class Activation(nn.Module):
+    """ELU, or snake with one alpha per channel. Both map 0 to 0, and so padding to padding."""
 
     kind: str
 
@@ -83,10 +90,9 @@ class Activation(nn.Module):
     def __call__(
         self, x: Float[Array, "batch frames channels"]
     ) -> Float[Array, "batch frames channels"]:
-        if not ACTIVATIONS[self.kind]:
-            return nn.elu(x)
-        alpha = self.param("alpha", nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
-        return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
+        ones = nn.initializers.ones
+        alpha = lambda: jnp.asarray(self.param("alpha", ones, (x.shape[-1],)), x.dtype)
+        return ACTIVATIONS[self.kind](x, alpha)
 
 
 class Stack(nn.Module):

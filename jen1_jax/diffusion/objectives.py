@@ -1,7 +1,8 @@
-"""What the network is trained to predict, and how its prediction turns back into a clean latent.
+"""What the network is trained to predict, and how a prediction becomes clean latents.
 
-Training and sampling read the same `Objective`, so they cannot disagree. Every conversion is linear in the prediction, so guiding
-the prediction guides the clean latent alike. Nothing is clipped: latents are whitened, not bounded.
+Training and sampling use the same `Objective`, so that they agree. Every conversion is linear in
+the prediction, so that guidance of the prediction equals guidance of the clean latents. Nothing is
+clipped: latents are whitened, not bounded.
 """
 
 from typing import Protocol, runtime_checkable
@@ -28,21 +29,27 @@ def _per_example(log_snr: LogSNR) -> tuple[Float[Array, "batch 1 1"], Float[Arra
 
 
 def corrupt(clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
-    """`alpha * clean + sigma * noise`. `noise` must be standard Gaussian: sampling starts from it, and the loss assumes it."""
+    """`alpha * clean + sigma * noise`.
+
+    `noise` must be standard Gaussian, as the noise from which sampling starts.
+    """
     alpha, sigma = _per_example(log_snr)
     return alpha * clean + sigma * noise
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A prediction target that, together with the noisy latent, determines the clean latent."""
+    """A target of prediction that determines the clean latents, together with the noisy ones."""
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents: ...
     def clean(self, prediction: Latents, noisy: Latents, log_snr: LogSNR) -> Latents: ...
 
 
 class Epsilon:
-    """The noise (Ho et al. 2020; JEN-1, section 3.2). `clean` divides by alpha: an error grows by sigma / alpha."""
+    """The noise (Ho et al. 2020; JEN-1, section 3.2).
+
+    `clean` divides by alpha, which multiplies an error by sigma / alpha.
+    """
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
         return noise
@@ -53,7 +60,10 @@ class Epsilon:
 
 
 class V:
-    """The velocity `alpha * noise - sigma * clean` (Salimans & Ho 2022): a rotation, which divides by nothing at either end."""
+    """The velocity `alpha * noise - sigma * clean` (Salimans & Ho 2022).
+
+    It is a rotation, which needs no division at either end.
+    """
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
         alpha, sigma = _per_example(log_snr)
@@ -65,9 +75,11 @@ class V:
 
 
 class X0:
-    """The clean latent itself. Its loss hardly counts small noise, so that all effort goes into what the music is.
+    """The clean latents themselves.
 
-    The network need not carry the noise from its input to its output either, which the others ask of it (see `make_unet`).
+    The loss is small at low noise, so that the network learns what the music is rather than its
+    details. The network need not carry the noise from its input to its output, as it must for the
+    other objectives (see `make_unet`).
     """
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
@@ -78,9 +90,10 @@ class X0:
 
 
 class FlowVelocity:
-    """The flow's velocity `noise - clean` (Liu et al. 2022), of latents scaled to unit variance as everywhere here.
+    """The flow's velocity `noise - clean` (Liu et al. 2022).
 
-    Rectified flow walks the line `(1 - t) * clean + t * noise`, which is the noisy latent divided by alpha + sigma.
+    Rectified flow uses `(1 - t) * clean + t * noise`, which equals the noisy latents of this module
+    divided by alpha + sigma.
     """
 
     def target(self, clean: Latents, noise: Latents, log_snr: LogSNR) -> Latents:
@@ -99,16 +112,20 @@ OBJECTIVES = Registry(
 def convert(
     prediction: Latents, noisy: Latents, log_snr: LogSNR, source: Objective, target: Objective
 ) -> Latents:
-    """A prediction made for `source` as one for `target`: the same clean latent and the same noise. Needs a finite log-SNR."""
+    """A prediction for `source` as one for `target`, with the same clean latents and noise.
+
+    The log-SNR must be finite.
+    """
     alpha, sigma = _per_example(log_snr)
     clean = source.clean(prediction, noisy, log_snr)
     return target.target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
 
 def min_snr_weight(objective: Objective, log_snr: LogSNR, gamma: float) -> LogSNR:
-    """Weight of an example's loss that counts the clean latent's squared error by min(SNR, gamma) (Hang et al. 2023).
+    """The weight of an example's loss by which clean latents' errors count min(SNR, gamma).
 
-    What an error of the prediction does to the clean latent follows from the objective itself, which is linear in it.
+    After Hang et al. 2023. The objective is linear in the prediction: its slope says how an error
+    of the prediction changes the clean latents.
     """
     one = jnp.ones((*log_snr.shape, 1, 1))
     slope = objective.clean(one, 0 * one, log_snr)[:, 0, 0]
@@ -118,5 +135,5 @@ def min_snr_weight(objective: Objective, log_snr: LogSNR, gamma: float) -> LogSN
 def loss_per_frame(
     objective: Objective, prediction: Latents, clean: Latents, noise: Latents, log_snr: LogSNR
 ) -> Float[Array, "batch frames"]:
-    """Squared error against the objective's target, averaged over channels; masks, weights and sums are the training step's."""
+    """Squared error against the objective's target, averaged over channels."""
     return jnp.mean((prediction - objective.target(clean, noise, log_snr)) ** 2, axis=-1)

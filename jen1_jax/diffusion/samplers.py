@@ -175,15 +175,15 @@ SAMPLERS = Registry(
 )
 
 
-def make_sampler(config: ConfigDict) -> Sampler:
-    """The sampler that `config.diffusion` names. Only ddim has the field `eta`."""
-    sampler = SAMPLERS[config.sampler]
-    if not 0 <= config.eta <= 1:
-        raise Refusal(f"diffusion.eta is a share, from 0 to 1; {config.eta} is not.")
-    if config.sampler == "ddim":
-        return DDIM(config.eta)
-    if config.eta:
+def make_sampler(diffusion: ConfigDict) -> Sampler:
+    """The sampler that the section `diffusion` names. Only ddim has the field `eta`."""
+    sampler = SAMPLERS[diffusion.sampler]
+    if not 0 <= diffusion.eta <= 1:
+        raise Refusal(f"diffusion.eta is a share, from 0 to 1; {diffusion.eta} is not.")
+    if diffusion.sampler == "ddim":
+        return DDIM(diffusion.eta)
+    if diffusion.eta:
         raise Refusal(
-            f"diffusion.eta is for the sampler ddim; with {config.sampler} leave it at 0."
+            f"diffusion.eta is for the sampler ddim; with {diffusion.sampler} leave it at 0."
         )
     return sampler

@@ -1,8 +1,8 @@
-"""Noise schedules: how the log signal-to-noise ratio falls as time t runs from 0 (clean) to 1 (noise).
+"""Noise schedules: the log signal-to-noise ratio as a function of time t, 0 (clean) to 1 (noise).
 
-Both ends stay finite, so every objective can be inverted at every t, unless zero terminal SNR is asked for: then t = 1 is pure
-noise (Lin et al. 2023), which epsilon alone cannot live with. A new schedule is a dataclass with `log_snr` and a line in
-`SCHEDULES`.
+Both ends are finite, so that every objective can be inverted at every t. With zero terminal SNR,
+t = 1 is pure noise instead (Lin et al. 2023), where the objective epsilon cannot be inverted. A new
+schedule is a dataclass with `log_snr` and a line in `SCHEDULES`.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,26 @@ from ml_collections import ConfigDict
 from jen1_jax.errors import Refusal
 from jen1_jax.registry import Registry
 
-LOG_SNR_MIN = (
-    -20.0
-)  # the least that the network is told; a prediction of noise could not be inverted there
+# The lowest that the network can distinguish; a prediction of noise could not be inverted there.
+LOG_SNR_MIN = -20.0
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A strictly falling map from time in [0, 1] to log-SNR (nats); times outside are taken as the nearest end."""
+    """A strictly falling map from time in [0, 1] to log-SNR (nats); other times are clipped."""
 
     def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]: ...
 
 
 @dataclass(frozen=True)
 class Beta:
-    """DDPM's discrete variances (Ho et al. 2020), beta^(1/power) linear in the step, interpolated between the steps.
+    """DDPM's discrete variances (Ho et al. 2020), interpolated between the steps.
 
-    Step i of `num_steps` is t = i / (num_steps - 1), where the log-SNR is that of the discrete schedule. Power 1 is the paper's
-    "linear"; power 2, linear in sqrt(beta), is what latent diffusion code means with the same numbers. With zero terminal SNR
-    alpha is shifted and scaled to end at 0 and begin where it did (Lin et al. 2023, algorithm 1), and is what is interpolated.
+    beta^(1/power) is linear in the step. Step i of `num_steps` is t = i / (num_steps - 1), where the
+    log-SNR is that of the discrete schedule. Power 1 is the paper's "linear"; power 2, linear in
+    sqrt(beta), is that of latent diffusion code with the same numbers. With zero terminal SNR, alpha
+    is shifted and scaled so that it ends at 0 and begins at the same value (Lin et al. 2023,
+    algorithm 1), and is interpolated.
     """
 
     num_steps: int
@@ -49,20 +50,17 @@ class Beta:
         if self.num_steps < 2 or not 0 < self.beta_start <= self.beta_end < 1:
             raise Refusal(
                 "A beta schedule needs num_steps >= 2 and 0 < beta_start <= beta_end < 1, got "
-                f"num_steps={self.num_steps}, beta_start={self.beta_start}, beta_end={self.beta_end}."
+                f"num_steps={self.num_steps}, beta_start={self.beta_start}, "
+                f"beta_end={self.beta_end}."
             )
 
     def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         root = 1 / self.power
-        betas = (
-            np.linspace(self.beta_start**root, self.beta_end**root, self.num_steps) ** self.power
-        )
-        log_alpha_squared = np.cumsum(
-            np.log1p(-betas)
-        )  # float64: the product of a thousand factors near one
-        at = lambda values: jnp.interp(
-            t * (self.num_steps - 1), np.arange(self.num_steps), values.astype(np.float32)
-        )
+        roots = np.linspace(self.beta_start**root, self.beta_end**root, self.num_steps)
+        betas, steps = roots**self.power, np.arange(self.num_steps)
+        # In float64, since it is the product of a thousand factors near one.
+        log_alpha_squared = np.cumsum(np.log1p(-betas))
+        at = lambda values: jnp.interp(t * steps[-1], steps, values.astype(np.float32))
         if not self.zero_terminal_snr:
             return at(log_alpha_squared - np.log(-np.expm1(log_alpha_squared)))
         alpha = np.exp(log_alpha_squared / 2)
@@ -72,29 +70,28 @@ class Beta:
 
 @dataclass(frozen=True)
 class Cosine:
-    """The angle arctan(sigma / alpha) linear in time (Nichol & Dhariwal 2021, as truncated by Hoogeboom et al. 2023).
+    """The angle arctan(sigma / alpha) is linear in time; the ends are given as log-SNRs.
 
-    The ends are set by log-SNR.
+    After Nichol & Dhariwal 2021, truncated as by Hoogeboom et al. 2023.
     """
 
     log_snr_min: float = -10.0
     log_snr_max: float = 10.0
 
     def log_snr(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        first, last = (
-            np.arctan(np.exp(-0.5 * end)) for end in (self.log_snr_max, self.log_snr_min)
-        )
-        angle = last - (last - first) * (
-            1 - jnp.clip(t, 0, 1)
-        )  # in this form it ends where it should
-        return 2 * (
-            jnp.log(jnp.maximum(jnp.cos(angle), 0)) - jnp.log(jnp.sin(angle))
-        )  # float32's cosine of pi / 2 is below 0
+        ends = self.log_snr_max, self.log_snr_min
+        first, last = (np.arctan(np.exp(-0.5 * end)) for end in ends)
+        angle = last - (last - first) * (1 - jnp.clip(t, 0, 1))  # exactly `last` at t = 1
+        cosine = jnp.maximum(jnp.cos(angle), 0)  # in float32 that of pi / 2 is below 0
+        return 2 * (jnp.log(cosine) - jnp.log(jnp.sin(angle)))
 
 
 @dataclass(frozen=True)
 class StraightPath:
-    """sigma / (alpha + sigma) linear in time: the straight line from data to noise (Liu et al. 2022), its ends set by log-SNR."""
+    """sigma / (alpha + sigma) is linear in time: a straight line from data to noise.
+
+    The schedule of rectified flow (Liu et al. 2022); the ends are given as log-SNRs.
+    """
 
     log_snr_min: float = -10.0
     log_snr_max: float = 10.0
@@ -105,38 +102,44 @@ class StraightPath:
         return 2 * (jnp.log1p(-share) - jnp.log(share))
 
 
-def _beta(config: ConfigDict, power: int) -> Beta:
+def _beta(diffusion: ConfigDict, power: int) -> Beta:
     return Beta(
-        config.num_steps, config.beta_start, config.beta_end, power, config.zero_terminal_snr
+        diffusion.num_steps,
+        diffusion.beta_start,
+        diffusion.beta_end,
+        power,
+        diffusion.zero_terminal_snr,
     )
 
 
-def _noisiest(config: ConfigDict) -> float:
-    return -np.inf if config.zero_terminal_snr else -10.0  # where `linear` has its noisy end
+def _noisiest(diffusion: ConfigDict) -> float:
+    return -np.inf if diffusion.zero_terminal_snr else -10.0  # where `linear` has its noisy end
 
 
 SCHEDULES = Registry(
     "schedule",
     {
-        "linear": lambda config: _beta(config, 1),
-        "scaled_linear": lambda config: _beta(config, 2),
-        "cosine": lambda config: Cosine(_noisiest(config)),
-        "rectified_flow": lambda config: StraightPath(_noisiest(config)),
+        "linear": lambda diffusion: _beta(diffusion, 1),
+        "scaled_linear": lambda diffusion: _beta(diffusion, 2),
+        "cosine": lambda diffusion: Cosine(_noisiest(diffusion)),
+        "rectified_flow": lambda diffusion: StraightPath(_noisiest(diffusion)),
     },
 )
 
 
-def make_schedule(config: ConfigDict) -> Schedule:
-    """The schedule that `config.diffusion` names; refused if its noisy end leaves the objective nothing to predict from.
+def make_schedule(diffusion: ConfigDict) -> Schedule:
+    """The schedule that the section `diffusion` names.
 
-    Predicting noise from (almost) nothing but noise says nothing of the clean latent, and sampling divides by that signal.
+    Raises `Refusal` where its noisy end has too little signal for the objective epsilon: sampling
+    divides the prediction by that signal.
     """
-    schedule = SCHEDULES[config.schedule](config)
+    schedule = SCHEDULES[diffusion.schedule](diffusion)
     noisiest = float(schedule.log_snr(jnp.ones(())))
-    if config.objective == "epsilon" and noisiest < LOG_SNR_MIN:
+    if diffusion.objective == "epsilon" and noisiest < LOG_SNR_MIN:
         raise Refusal(
-            f"The epsilon objective cannot be inverted at the schedule's last log-SNR of {noisiest:.0f}: "
-            'use objective "v", or no zero_terminal_snr, or a smaller beta_end or num_steps.'
+            "The epsilon objective cannot be inverted at the schedule's last log-SNR of "
+            f'{noisiest:.0f}: use objective "v", or no zero_terminal_snr, or a smaller beta_end or '
+            "num_steps."
         )
     return schedule
 
@@ -144,28 +147,32 @@ def make_schedule(config: ConfigDict) -> Schedule:
 TIMES = Registry(
     "times",
     {
-        "uniform": lambda uniform, config: uniform,
-        # Esser et al. 2024, section 3.1: the middle of the way, where most is left to decide, more often than its ends
-        "logit_normal": lambda uniform, config: jax.nn.sigmoid(
-            config.times_mean + config.times_std * ndtri(uniform)
+        "uniform": lambda uniform, diffusion: uniform,
+        # The middle more often than the ends (Esser et al. 2024, section 3.1).
+        "logit_normal": lambda uniform, diffusion: jax.nn.sigmoid(
+            diffusion.times_mean + diffusion.times_std * ndtri(uniform)
         ),
     },
 )
 
 
-def draw_times(key: Key[Array, ""], batch: int, config: ConfigDict) -> Float[Array, " {batch}"]:
-    """Times in [0, 1) by the distribution `config.times`, one from each batch-th of it, in random order.
+def draw_times(key: Key[Array, ""], batch: int, diffusion: ConfigDict) -> Float[Array, " {batch}"]:
+    """Times in [0, 1) with the distribution `diffusion.times`, stratified over the batch.
 
-    Each time alone has that distribution, while the batch's mean loss varies far less than with independent times (Kingma et al.
-    2021, I.1). The order is shuffled so that an example's position, and with it its task, says nothing of its time.
+    Each time alone has that distribution, and the batch's mean loss varies far less than with
+    independent times (Kingma et al. 2021, I.1). The order is random, so that an example's time does
+    not depend on its position in the batch, which decides its task.
     """
     offset, order = jax.random.split(key)
     grid = (jnp.arange(batch) + jax.random.uniform(offset)) / batch
-    return TIMES[config.times](jax.random.permutation(order, grid), config)
+    return TIMES[diffusion.times](jax.random.permutation(order, grid), diffusion)
 
 
 def sample_log_snrs(
     schedule: Schedule, steps: int, start: Float[Array, ""] | float = 1.0
 ) -> Float[Array, " {steps}+1"]:
-    """The log-SNRs a sampler visits: `steps` of them evenly spaced in time from `start` to 0, then infinity, which is clean."""
+    """The log-SNRs of a sampler's steps, evenly spaced in time from `start` to 0.
+
+    The last one is infinity, where latents are clean.
+    """
     return jnp.append(schedule.log_snr(jnp.linspace(start, 0.0, steps)), jnp.inf)

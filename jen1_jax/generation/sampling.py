@@ -62,7 +62,7 @@ class LatentSampler:
 
     unet: Denoiser
     params: PyTree
-    config: ConfigDict  # the section `diffusion`
+    diffusion: ConfigDict  # the section of the configuration
     window: int
     frame_rate: float  # latent frames per second
     # Without padding in training, a piece shorter than a window is sampled as a whole window.
@@ -134,7 +134,7 @@ class LatentSampler:
 
     def log_snrs(self, steps: int, strength: float = 1.0) -> Float32[np.ndarray, " {steps}+1"]:
         """The noise levels before and after each step."""
-        return np.asarray(sample_log_snrs(make_schedule(self.config), steps, strength))
+        return np.asarray(sample_log_snrs(make_schedule(self.diffusion), steps, strength))
 
     def start(self, batch: Batch, log_snr: float = -np.inf) -> samplers.State:
         """The state before the first step: the latents at `log_snr`, or noise alone at -inf."""
@@ -168,7 +168,7 @@ class LatentSampler:
 
     @cached_property
     def _method(self) -> samplers.Sampler:
-        return samplers.make_sampler(self.config)
+        return samplers.make_sampler(self.diffusion)
 
     @cached_property
     def _start(self):
@@ -182,12 +182,12 @@ class LatentSampler:
 
     @cached_property
     def _step(self):
-        config, schedule = self.config, make_schedule(self.config)
-        objective = OBJECTIVES[config.objective]
+        diffusion, schedule = self.diffusion, make_schedule(self.diffusion)
+        objective = OBJECTIVES[diffusion.objective]
         guidance = {
-            "rescale": config.guidance_rescale,
-            "parallel": config.guidance_parallel,
-            "limit": config.guidance_limit,
+            "rescale": diffusion.guidance_rescale,
+            "parallel": diffusion.guidance_parallel,
+            "limit": diffusion.guidance_limit,
         }
 
         def step(
@@ -202,7 +202,7 @@ class LatentSampler:
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
             vectors = jax.tree.map(twice, conditioner.embed(self.conditioners, conditions))
             rest = text, lengths, twice(valid), twice(causal), vectors
-            last, first = schedule.log_snr(jnp.asarray(config.guidance_interval, jnp.float32))
+            last, first = schedule.log_snr(jnp.asarray(diffusion.guidance_interval, jnp.float32))
 
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)

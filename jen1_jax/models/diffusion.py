@@ -28,7 +28,7 @@ from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_layout
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.unet import NULL_TEXT, REMAT, UNet
+from jen1_jax.unet import NULL_TEXTS, REMAT, UNet
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,11 @@ def abstract_diffusion(unet: Denoiser, text: TextEncoder) -> PyTree:
 
 def check_unet(unet: ConfigDict) -> None:
     """Refuses a section `unet` with which no network can be built."""
-    _ = NULL_TEXT[unet.null_text], REMAT[unet.remat]  # refuse unknown names
+    _ = REMAT[unet.remat]  # refuses an unknown name
+    if unet.null_text not in NULL_TEXTS:
+        raise Refusal(
+            f"Unknown unet.null_text {unet.null_text!r}: choose one of {', '.join(NULL_TEXTS)}."
+        )
     conditioning.chosen(unet.conditioning)
     if unet.dtype not in ("float32", "bfloat16"):
         raise Refusal(

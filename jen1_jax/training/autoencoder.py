@@ -84,7 +84,7 @@ def train_autoencoder(
             autoencoder_inputs(clips, step, training)
             for step, clips in enumerate(data.batches(start), start)
         ),
-        config=training,
+        training=training,
         schedule=adamw(training)[1],
         mesh=make_mesh(config),
         rules=config.mesh.rules,

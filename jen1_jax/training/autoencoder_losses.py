@@ -19,9 +19,9 @@ from jen1_jax.training.step import Batch, PerExample, Trainable
 NEED_DISCRIMINATOR = ("adversarial", "feature_matching")
 
 
-def uses_discriminator(config: ConfigDict) -> bool:
+def uses_discriminator(training: ConfigDict) -> bool:
     """Whether this section `train_autoencoder` gives weight to a loss of the discriminator."""
-    return any(config.losses[name] > 0 for name in NEED_DISCRIMINATOR)
+    return any(training.losses[name] > 0 for name in NEED_DISCRIMINATOR)
 
 
 def make_trainables(
@@ -32,7 +32,7 @@ def make_trainables(
     critic = Discriminator(
         tuple(training.adversary.windows), training.adversary.channels, config.autoencoder.dtype
     )
-    settings = {"model": model, "critic": critic, "config": training}
+    settings = {"model": model, "critic": critic, "training": training}
 
     def generator_losses(params: PyTree, batch: Batch, _: PyTree) -> PerExample:
         if freeze_encoder:
@@ -77,16 +77,16 @@ def autoencoder_losses(
     *,
     model: Autoencoder,
     critic: Discriminator,
-    config: ConfigDict,
+    training: ConfigDict,
     sample_rate: int,
 ) -> PerExample:
-    """Every loss of `config.losses` (of `config.train_autoencoder`) whose weight is above 0.
+    """Every loss of `training.losses` (of the section `train_autoencoder`) whose weight is above 0.
 
     `params` holds the `autoencoder`'s and, where a loss needs them, the `discriminator`'s. The
     batch has `audio`, `valid_samples`, `mask_key` [batch], whose first draws the latent mask, and
     from the adversary's start on `ramp` [batch], up to 1, which scales the adversarial losses.
     """
-    audio, valid, windows = batch["audio"], batch["valid_samples"], tuple(config.stft_windows)
+    audio, valid, windows = batch["audio"], batch["valid_samples"], tuple(training.stft_windows)
     decoded, latents, levels = model.apply(
         {"params": params["autoencoder"]}, audio, batch["mask_key"][0]
     )
@@ -98,12 +98,12 @@ def autoencoder_losses(
         "levels": lambda: spectrum.distance(levels, audio, valid, model.window),
         "kl": lambda: losses.kl(latents, -(-valid // model.hop)),
     }
-    found = {name: loss() for name, loss in compute.items() if config.losses[name] > 0}
-    if uses_discriminator(config):
+    found = {name: loss() for name, loss in compute.items() if training.losses[name] > 0}
+    if uses_discriminator(training):
 
         def adversarial() -> PerExample:
             real, fake = _scores(critic, params["discriminator"], audio, decoded)
-            kind, windows = config.adversary.loss, critic.windows
+            kind, windows = training.adversary.loss, critic.windows
             matching = discriminator.feature_matching_loss(real, fake, windows, valid)
             return {
                 "adversarial": discriminator.adversarial_loss(kind, fake, windows, valid),
@@ -111,7 +111,7 @@ def autoencoder_losses(
             }
 
         scaled = _ramped(adversarial, batch)
-        found |= {name: scaled[name] for name in NEED_DISCRIMINATOR if config.losses[name] > 0}
+        found |= {name: scaled[name] for name in NEED_DISCRIMINATOR if training.losses[name] > 0}
     return found
 
 
@@ -121,7 +121,7 @@ def discriminator_losses(
     *,
     model: Autoencoder,
     critic: Discriminator,
-    config: ConfigDict,
+    training: ConfigDict,
 ) -> PerExample:
     """The discriminator's loss, on the decoded audio that `autoencoder_losses` has."""
     audio, valid = batch["audio"], batch["valid_samples"]
@@ -130,7 +130,7 @@ def discriminator_losses(
 
     def loss() -> PerExample:
         real, fake = _scores(critic, params["discriminator"], audio, decoded)
-        kind, windows = config.adversary.loss, critic.windows
+        kind, windows = training.adversary.loss, critic.windows
         found = discriminator.discriminator_loss(kind, real, fake, windows, valid)
         return {"discriminator": found}
 

@@ -75,7 +75,7 @@ def train_diffusion(
         trainables={"diffusion": make_trainable(config, unet, codec, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window),
         batches=lambda start: map(inputs, data.batches(start, around)),
-        config=config.train_diffusion,
+        training=config.train_diffusion,
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,

@@ -96,7 +96,7 @@ def encode(batch: Inputs, codec: Codec, frozen: PyTree) -> Float[Array, "batch f
     """Whitened latents of the batch's waveforms.
 
     Where the batch has the audio before and after a clip, the clip is encoded with it, and gets
-    the latents that it has in its piece. A clip encoded alone would have disturbed ones at its ends.
+    the latents that it has in its piece. Encoded alone, a clip has disturbed latents at its ends.
     """
     audio, hop = batch["audio"], codec.hop
     frames = -(-audio.shape[1] // hop)
@@ -122,7 +122,7 @@ def encode(batch: Inputs, codec: Codec, frozen: PyTree) -> Float[Array, "batch f
 def embed_text(
     params: PyTree, batch: Inputs, text: TextEncoder
 ) -> Float[Array, "batch tokens features"]:
-    """The text's embedding: from the encoder that is trained, or as a frozen one has made it."""
+    """The text's embedding, by the trained encoder or as a frozen one has computed it."""
     if text.trainable:
         variables = {"params": params["text"]}
         return text.module.apply(variables, batch["tokens"], batch["text_lengths"])

@@ -46,14 +46,14 @@ def diffusion_inputs(clips: Clips, config: ConfigDict, text: TextEncoder) -> Inp
     return inputs | {"conditions": conditioner.read(conditioners, clips)}
 
 
-def autoencoder_inputs(clips: Clips, step: int, config: ConfigDict) -> dict[str, np.ndarray]:
+def autoencoder_inputs(clips: Clips, step: int, training: ConfigDict) -> dict[str, np.ndarray]:
     """The clips' audio, and from the adversary's start on `ramp`.
 
-    `ramp` [batch] is the weight of the adversary's losses at this step, up to 1. `config` is the
+    `ramp` [batch] is the weight of the adversary's losses at this step, up to 1. `training` is the
     section `train_autoencoder`. The steps before and after the start are two compiled functions.
     """
     inputs = {name: clips[name] for name in ("audio", "valid_samples", "index")}
-    ramp = (step - config.adversary.start + 1) / max(config.adversary.ramp, 1)
+    ramp = (step - training.adversary.start + 1) / max(training.adversary.ramp, 1)
     if ramp > 0:
         inputs["ramp"] = np.full(len(clips["audio"]), min(ramp, 1), np.float32)
     return inputs

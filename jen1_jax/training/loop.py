@@ -86,7 +86,7 @@ def fit(
     trainables: Mapping[str, Trainable],
     draw: Callable,
     batches: Callable[[int], Iterator[Mapping[str, Any]]],
-    config: ConfigDict,
+    training: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
     rules,
@@ -98,12 +98,12 @@ def fit(
     hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
 ) -> TrainState:
-    """Trains to `config.steps` from the newest checkpoint in `directory`, or from the start.
+    """Trains to `training.steps` from the newest checkpoint in `directory`, or from the start.
 
     Args:
         batches: the first step -> what `draw` takes. A batch's `index` stays on the host: it names
             the examples of a batch that is skipped.
-        config: a section `train_*`.
+        training: a section `train_*`.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
         start_from: parameters of trainables to begin with instead of fresh ones.
@@ -116,12 +116,12 @@ def fit(
         Interrupted: after a signal.
         Refusal: the loss stays non-finite, or the batch does not fit the mesh.
     """
-    if min(config.log_every, config.checkpoint_every, config.microbatches) < 1:
+    if min(training.log_every, training.checkpoint_every, training.microbatches) < 1:
         raise Refusal("log_every, checkpoint_every and microbatches must be at least 1.")
-    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.microbatches
-    if config.batch_size % shares:
+    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * training.microbatches
+    if training.batch_size % shares:
         raise Refusal(
-            f"A batch of {config.batch_size} cannot be split into {shares} parts (mesh axes "
+            f"A batch of {training.batch_size} cannot be split into {shares} parts (mesh axes "
             f"{' x '.join(BATCH_AXES)} x microbatches); set batch_size to a multiple, or give "
             "devices to mesh.axes.tensor."
         )
@@ -135,7 +135,7 @@ def fit(
             abstract,
             layout,
         )
-        checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
+        checkpoints = Checkpoints(directory / "checkpoints", training.keep_checkpoints)
         if checkpoints.latest is None:
             begin = lambda key, given: init_state(trainables, key, given)
             given = jax.device_get(dict(start_from or {}))  # it may lie on one device of many
@@ -145,7 +145,7 @@ def fit(
             state, _ = checkpoints.restore(abstract)
             progress(f"{name}: going on from step {checkpoints.latest}")
         start = int(state.step)
-        if start >= config.steps:
+        if start >= training.steps:
             checkpoints.close()
             return state
 
@@ -153,36 +153,36 @@ def fit(
             make_step(
                 trainables,
                 draw,
-                ema_decay=config.ema_decay,
-                microbatches=config.microbatches,
+                ema_decay=training.ema_decay,
+                microbatches=training.microbatches,
                 seed=seed,
             ),
             donate_argnums=0,
             out_shardings=(layout, None),
         )
         frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
-        log = _Log(name, directory, start, config.steps, schedule, progress)
+        log = _Log(name, directory, start, training.steps, schedule, progress)
         with _stop_signal() as stopped:
             try:
                 for hook in hooks:
                     hook.start(start)
                 stream = batches(start)
-                for step in range(start, config.steps):
+                for step in range(start, training.steps):
                     batch = dict(next(stream))
                     index = np.asarray(batch.pop("index", ()))
                     state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
-                    if step > start and step % config.log_every == 0:
+                    if step > start and step % training.log_every == 0:
                         log.write(step)  # waits for earlier steps alone, not for this one
                     log.add(metrics, index)
                     done = step + 1
-                    due = done % config.checkpoint_every == 0 or done == config.steps
+                    due = done % training.checkpoint_every == 0 or done == training.steps
                     if due or stopped():
                         checkpoints.save(done, state, record)
                     for hook in hooks:
                         began = time.monotonic()
                         if figures := hook.after_step(done, state):
                             log.add_figures(figures, time.monotonic() - began)
-                    if done == config.steps or stopped():
+                    if done == training.steps or stopped():
                         log.write(done)
                     if stopped():
                         raise Interrupted(

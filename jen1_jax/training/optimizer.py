@@ -8,26 +8,26 @@ from ml_collections import ConfigDict
 
 
 def adamw(
-    config: ConfigDict, start: int = 0
+    training: ConfigDict, start: int = 0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW with its learning-rate schedule, of a section `train_*`.
 
     Gradients are clipped by their global norm. The learning rate rises linearly from step `start`
-    on, and falls linearly to 0 at `config.steps`. Weight decay applies to `matrices` alone.
+    on, and falls linearly to 0 at `training.steps`. Weight decay applies to `matrices` alone.
     """
-    rising = config.warmup_steps
+    rising = training.warmup_steps
     schedule = optax.join_schedules(
         [
             optax.constant_schedule(0.0),
-            optax.linear_schedule(0.0, config.learning_rate, rising),
-            optax.linear_schedule(config.learning_rate, 0.0, config.steps - rising - start),
+            optax.linear_schedule(0.0, training.learning_rate, rising),
+            optax.linear_schedule(training.learning_rate, 0.0, training.steps - rising - start),
         ],
         [start, start + rising],
     )
-    b1, b2 = config.betas
+    b1, b2 = training.betas
     optimizer = optax.chain(
-        _clip(config.clip),
-        optax.adamw(schedule, b1=b1, b2=b2, weight_decay=config.weight_decay, mask=matrices),
+        _clip(training.clip),
+        optax.adamw(schedule, b1=b1, b2=b2, weight_decay=training.weight_decay, mask=matrices),
     )
     return optimizer, schedule
 

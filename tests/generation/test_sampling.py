@@ -116,7 +116,7 @@ def test_a_negative_prompt_takes_the_place_of_no_text(sampler):
 @pytest.mark.slow
 def test_guidance_keeps_to_its_interval(sampler):
     def within(interval, steps):
-        settings = sampler.config.copy_and_resolve_references()
+        settings = sampler.diffusion.copy_and_resolve_references()
         settings.guidance_interval = interval
         return sample(
             LatentSampler(sampler.unet, {}, settings, WINDOW, FRAME_RATE),

@@ -35,7 +35,7 @@ def parts():
     )
     config = ConfigDict(dict(losses=weights, stft_windows=(256, 64), adversary=dict(loss="hinge")))
     params = {"autoencoder": params, "discriminator": critic_params}
-    return params, dict(model=model, critic=critic, config=config)
+    return params, dict(model=model, critic=critic, training=config)
 
 
 def both(settings, batch):
@@ -56,14 +56,14 @@ def with_gradient(losses, params, name):
 @pytest.mark.parametrize("kind", ["hinge", "least_squares"])
 def test_both_name_their_losses_and_learn_with_every_parameter(parts, kind):
     params, settings = parts
-    config = settings["config"].copy_and_resolve_references()
+    config = settings["training"].copy_and_resolve_references()
     config.adversary.loss = kind
     batch = BATCH | {"ramp": jnp.full(SIZE, 0.5)}
     names = {
         "autoencoder": {name for name, weight in config.losses.items() if weight},
         "discriminator": {"discriminator"},
     }
-    for name, losses in both(settings | {"config": config}, batch).items():
+    for name, losses in both(settings | {"training": config}, batch).items():
         found, gradient = with_gradient(losses, params, name)
         assert set(found) == names[name]
         assert all(loss.shape == (SIZE,) for loss in found.values())
@@ -74,9 +74,9 @@ def test_both_name_their_losses_and_learn_with_every_parameter(parts, kind):
 @pytest.mark.slow
 def test_losses_without_weight_are_left_out(parts):
     params, settings = parts
-    config = settings["config"].copy_and_resolve_references()
+    config = settings["training"].copy_and_resolve_references()
     config.losses.update(kl=0.0, adversarial=0.0, feature_matching=0.0)
-    losses = both(settings | {"config": config}, BATCH)["autoencoder"]
+    losses = both(settings | {"training": config}, BATCH)["autoencoder"]
     found = jax.eval_shape(losses, {"autoencoder": params["autoencoder"]})
     assert set(found) == {"waveform", "stft", "mel"}
 
@@ -124,7 +124,7 @@ def test_training_masks_latents_by_its_key_and_none_at_rate_0():
         def losses(key):
             batch = {"audio": audio, "valid_samples": jnp.full(2, 256)}
             batch |= {"mask_key": jax.random.split(key, 2)}
-            settings = dict(model=model, critic=critic, config=config, sample_rate=48_000)
+            settings = dict(model=model, critic=critic, training=config, sample_rate=48_000)
             return autoencoder_losses({"autoencoder": params}, batch, **settings)
 
         return np.asarray(losses(jax.random.key(key))["waveform"])
