@@ -89,14 +89,14 @@ def train_unet(codec: Codec, audio: np.ndarray, captions: list[str], folder: Pat
 def compare(
     generator: Generator, codec: Codec, real: np.ndarray, captions: list[str]
 ) -> list[dict]:
-    """How near the results of captions are to the `real` clips by timbre (`adherence.follow`).
+    """How near the results of captions are to the `real` clips by timbre (`adherence.retrieval`).
 
     `captions` is one list for all real clips, or several such lists in a row. Each gives an entry.
     """
     timbre = lambda clips: np.stack([adherence.describe(clip, RATE)["timbre"] for clip in clips])
     groups = np.split(generator.generate(captions), len(captions) // len(real))
     return [
-        adherence.follow(timbre(codec.decode(latents, real.shape[1])), timbre(real))
+        adherence.retrieval(timbre(codec.decode(latents, real.shape[1])), timbre(real))
         for latents in groups
     ]
 

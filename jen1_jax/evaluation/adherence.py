@@ -1,7 +1,12 @@
-"""Does made music follow its caption? Each made clip is compared with all real ones: which one is it nearest to?
+"""Measures whether generated music follows its caption, by retrieval among the held-out clips.
 
-Three views, each blind to the others: the mean mel spectrum (timbre), the autocorrelation of onsets (rhythm) and the mean chroma
-(key). The rank of the right clip is 1 where it is the nearest; under chance it is uniform from 1 to the number of clips.
+The clip that a caption belongs to is its reference. Each generated clip is compared with the
+references of all captions, and its retrieval rank is the place of its own reference when they are
+sorted by similarity: 1 is the most similar. Without any relation to the caption, every rank from 1
+to the number of clips is equally likely.
+
+The comparison is done in three independent views: the mean mel spectrum (timbre), the
+autocorrelation of onsets (rhythm) and the mean chroma (key).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,136 +17,140 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 VIEWS = ("timbre", "rhythm", "key")
-RATIOS = ("flatness", "onsets", "peak")  # of made to real
-SHARES = ("treble", "side")  # of the energy, in dB: above 8 kHz, and of the side; made minus real
+RATIOS = ("flatness", "onsets", "peak")  # compared as generated / reference
+SHARES = ("treble", "side")  # shares of the energy in dB, compared as generated - reference
 FFT, HOP, MELS = 2048, 512, 64
-LAGS = (0.15, 2.0)  # seconds, of the onsets' autocorrelation
-TREBLE = 8000  # Hz
-LEAST = 1e-10  # share of the energy, -100 dB
+LAGS = (0.15, 2.0)  # seconds, of the autocorrelation of onsets
+TREBLE = 8000  # Hz, the lowest frequency of the treble
+MIN_SHARE = 1e-10  # of the energy, -100 dB
 PERMUTATIONS, DRAWS = 10_000, 2000
 
 Clips = Float[np.ndarray, "clips samples 2"]
-Drums = Callable[[Clips], Bool[np.ndarray, " clips"]]
+DrumDetector = Callable[[Clips], Bool[np.ndarray, " clips"]]
 
 
 def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[str, Any]:
-    """What a clip looks like in the three views, as vectors to correlate; its `RATIOS` and `SHARES`; and what tells drums."""
-    power = (
-        np.abs(librosa.stft(np.mean(audio, axis=1, dtype=np.float64), n_fft=FFT, hop_length=HOP))
-        ** 2
-    )
-    bands = (
-        librosa.filters.mel(
-            sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=min(20_000, sample_rate / 2)
-        )
-        @ power
-    )
-    mel = 10 * np.log10(bands + 1e-8)
+    """The features of a clip.
+
+    These are a vector for each of the `VIEWS`, a number for each of the `RATIOS` and `SHARES`, and
+    the vector `drums`, the input of the drum detector.
+    """
+    mono = np.mean(audio, axis=1, dtype=np.float64)
+    power = np.abs(librosa.stft(mono, n_fft=FFT, hop_length=HOP)) ** 2
+    highest = min(20_000, sample_rate / 2)
+    filters = librosa.filters.mel(sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=highest)
+    mel = 10 * np.log10(filters @ power + 1e-8)
     onsets = np.maximum(np.diff(mel, axis=1), 0).mean(0)
-    steady = onsets - onsets.mean()
-    correlation = np.correlate(steady, steady, "full")[len(steady) - 1 :]
+    centred = onsets - onsets.mean()
+    correlation = np.correlate(centred, centred, "full")[len(centred) - 1 :]
     first, last = (round(lag * sample_rate / HOP) for lag in LAGS)
-    chroma = librosa.feature.chroma_stft(
-        S=power, sr=sample_rate, n_fft=FFT, tuning=0.0, norm=None
-    ).mean(1)
+    chroma = librosa.feature.chroma_stft(S=power, sr=sample_rate, n_fft=FFT, tuning=0.0, norm=None)
     loud = power[:, power.sum(0) > 1e-6]
     flatness = librosa.feature.spectral_flatness(S=loud, power=1.0).mean() if loud.size else 1.0
-    above = librosa.fft_frequencies(sr=sample_rate, n_fft=FFT) >= TREBLE
-    share = lambda part, whole: 10 * np.log10(max(part / max(whole, 1e-12), LEAST))
+    is_treble = librosa.fft_frequencies(sr=sample_rate, n_fft=FFT) >= TREBLE
+    decibels = lambda part, whole: 10 * np.log10(max(part / max(whole, 1e-12), MIN_SHARE))
     energy = np.square(audio, dtype=np.float64).sum()
     side = np.square(audio[:, 0] - audio[:, 1], dtype=np.float64).sum() / 2
+    spectrum, deviation = mel.mean(1), mel.std(1)
     return {
-        "timbre": mel.mean(1),
+        "timbre": spectrum,
         "rhythm": correlation[first:last] / max(correlation[0], 1e-9),
-        "key": np.sqrt(chroma),
+        "key": np.sqrt(chroma.mean(1)),
         "flatness": float(flatness),
         "onsets": float(onsets.mean()),
         "peak": float(np.abs(audio).max()),
-        "treble": share(power[above].sum(), power.sum()),
-        "side": share(side, energy),
+        "treble": decibels(power[is_treble].sum(), power.sum()),
+        "side": decibels(side, energy),
         "drums": np.concatenate(
-            [mel.mean(1) - mel.mean(), mel.std(1), [onsets.mean(), onsets.std()]]
+            [spectrum - mel.mean(), deviation, [onsets.mean(), onsets.std()]]
         ),
     }
 
 
-def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> Drums:
-    """A logistic regression from real clips of which it is known whether there are drums."""
+def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> DrumDetector:
+    """Fits a logistic regression to real clips with known labels: whether there are drums."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     features = lambda clips: np.stack([describe(clip, sample_rate)["drums"] for clip in clips])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(
-        features(clips), np.asarray(drums)
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    model.fit(features(clips), np.asarray(drums))
     return lambda clips: model.predict(features(clips))
 
 
 def compare(
-    made: Clips, real: Clips, sample_rate: int, drums: Drums | None = None
+    generated: Clips, reference: Clips, sample_rate: int, drums: DrumDetector | None = None
 ) -> dict[str, Any]:
-    """Figures of `made`, whose n-th clip should be like the n-th of `real`.
+    """Compares `generated` with `reference` clips; the n-th of the one belongs to the n-th other.
 
-    Those of each view (see `follow`); `RATIOS` of medians and differences of medians of `SHARES`; and, with a detector, `drums`,
-    the share of clips on which it says the same of both, and `drums_chance`. All have a 95 % bootstrap interval over the clips.
+    The result holds the figures of each view (see `retrieval`), the ratio of the medians of each of
+    the `RATIOS`, and the difference of the medians of each of the `SHARES`. With a detector it also
+    holds `drums`, the share of clips for which the detector gives the same answer as for their
+    reference, and `drums_chance`, this share for a constant answer. All except `drums_chance` have
+    a 95 % bootstrap interval over the clips.
     """
-    ours, theirs = ([describe(clip, sample_rate) for clip in clips] for clips in (made, real))
+    ours = [describe(clip, sample_rate) for clip in generated]
+    theirs = [describe(clip, sample_rate) for clip in reference]
     column = lambda name, clips: np.array([clip[name] for clip in clips])
     figures: dict[str, Any] = {
-        view: follow(column(view, ours), column(view, theirs)) for view in VIEWS
+        view: retrieval(column(view, ours), column(view, theirs)) for view in VIEWS
     }
-    draws = np.random.default_rng(0).integers(len(made), size=(DRAWS, len(made)))
+    draws = np.random.default_rng(0).integers(len(generated), size=(DRAWS, len(generated)))
+    ratio = lambda x, y: x / np.maximum(y, 1e-12)
     for name in (*RATIOS, *SHARES):
+        compared = ratio if name in RATIOS else np.subtract
         a, b = column(name, ours), column(name, theirs)
-        some_a, some_b = np.median(a[draws], axis=1), np.median(b[draws], axis=1)
-        between = (lambda x, y: x / np.maximum(y, 1e-12)) if name in RATIOS else np.subtract
-        figures |= {
-            name: float(between(np.median(a), np.median(b))),
-            f"{name}_interval": _interval(between(some_a, some_b)),
-        }
+        drawn = compared(np.median(a[draws], axis=1), np.median(b[draws], axis=1))
+        figures[name] = float(compared(np.median(a), np.median(b)))
+        figures[f"{name}_interval"] = _interval(drawn)
     if drums:
-        same = drums(made) == drums(real)
+        present = drums(reference)
+        same = drums(generated) == present
         figures |= {"drums": float(same.mean()), "drums_interval": _interval(same[draws].mean(1))}
-        heard = drums(real).mean()
-        figures["drums_chance"] = float(max(heard, 1 - heard))  # always the commoner answer
+        share = present.mean()
+        figures["drums_chance"] = float(max(share, 1 - share))  # always the more frequent answer
     return figures
 
 
-def follow(
-    made: Float[np.ndarray, "clips d"], real: Float[np.ndarray, "clips d"], seed: int = 0
+def retrieval(
+    generated: Float[np.ndarray, "clips d"], reference: Float[np.ndarray, "clips d"], seed: int = 0
 ) -> dict[str, Any]:
-    """How near made clips are to their own real ones in one view, by correlation of their vectors.
+    """Retrieval figures of one view; the similarity of two clips is the correlation of their rows.
 
-    The median `rank`, the share of ranks up to an eighth of the clips (`top`; 5 of 40), both with 95 % bootstrap intervals, and
-    `p`, the share of random pairings with as small a mean rank.
+    The result holds the median `rank` and `top`, the share of clips whose rank is within the best
+    eighth of all clips (5 of 40), both with 95 % bootstrap intervals. `p` is the share of random
+    pairings that have as small a mean rank.
     """
     rng = np.random.default_rng(seed)
-    centred = lambda x: x - x.mean(1, keepdims=True)
-    unit = lambda x: (
-        centred(x) / np.maximum(np.linalg.norm(centred(x), axis=1, keepdims=True), 1e-9)
-    )
-    similar = unit(made) @ unit(real).T
-    table = np.stack([ranks(row) for row in similar])
-    found, few = np.diag(table), len(real) / 8
+    similarity = _unit(generated) @ _unit(reference).T
+    all_ranks = np.stack([ranks(row) for row in similarity])
+    found, best = np.diag(all_ranks), len(reference) / 8
     draws = found[rng.integers(len(found), size=(DRAWS, len(found)))]
-    rows = np.arange(len(table))
-    pairings = np.array(
-        [table[rows, rng.permutation(len(table))].mean() for _ in range(PERMUTATIONS)]
-    )
+    rows = np.arange(len(all_ranks))
+    permutations = (rng.permutation(len(all_ranks)) for _ in range(PERMUTATIONS))
+    random_means = np.array([all_ranks[rows, columns].mean() for columns in permutations])
+    as_small = np.sum(random_means <= found.mean() + 1e-9)
     return {
         "rank": float(np.median(found)),
         "rank_interval": _interval(np.median(draws, axis=1)),
-        "top": float((found <= few).mean()),
-        "top_interval": _interval((draws <= few).mean(1)),
-        "p": float((1 + np.sum(pairings <= found.mean() + 1e-9)) / (1 + PERMUTATIONS)),
+        "top": float((found <= best).mean()),
+        "top_interval": _interval((draws <= best).mean(1)),
+        "p": float((1 + as_small) / (1 + PERMUTATIONS)),
     }
 
 
-def ranks(similar: Float[np.ndarray, " real"]) -> Float[np.ndarray, " real"]:
-    """The rank of every real clip for one made clip, by falling similarity; equal ones share the mean of their ranks."""
-    above = (similar[None] > similar[:, None]).sum(1)
-    return 1 + above + ((similar[None] == similar[:, None]).sum(1) - 1) / 2
+def _unit(rows: Float[np.ndarray, "clips d"]) -> Float[np.ndarray, "clips d"]:
+    """Rows without their mean, of unit length: their products are correlations."""
+    centred = rows - rows.mean(1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+
+
+def ranks(similarity: Float[np.ndarray, " clips"]) -> Float[np.ndarray, " clips"]:
+    """The rank of each reference, the most similar first; equal ones share their mean rank."""
+    above = (similarity[None] > similarity[:, None]).sum(1)
+    equal = (similarity[None] == similarity[:, None]).sum(1)
+    return 1 + above + (equal - 1) / 2
 
 
 def _interval(values: Float[np.ndarray, " draws"]) -> list[float]:
@@ -149,37 +158,30 @@ def _interval(values: Float[np.ndarray, " draws"]) -> list[float]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
-    """The rows of `compare` as text: ranks below what chance gives, then the other figures."""
-    lines = [
-        f"{'':18}"
-        + "".join(f"{view + ': rank':>24}{'top ' + str(clips // 8):>6}{'p':>8}" for view in VIEWS)
-    ]
-    lines.append(
-        f"{'chance':18}" + f"{(clips + 1) / 2:24.1f}{clips // 8 / clips:6.0%}{'':8}" * len(VIEWS)
-    )
+    """Results of `compare` as text: first the ranks, below those of chance, then the rest."""
+    best = clips // 8
+    titles = [f"{view + ': rank':>24}{f'top {best}':>6}{'p':>8}" for view in VIEWS]
+    chance = f"{(clips + 1) / 2:24.1f}{best / clips:6.0%}{'':8}"
+    lines = [f"{'':18}" + "".join(titles), f"{'chance':18}" + chance * len(VIEWS)]
     for name, row in rows.items():
         line = f"{name:18}"
         for view in VIEWS:
             low, high = row[view]["rank_interval"]
-            line += f"{row[view]['rank']:9.1f} ({low:4.1f} to {high:4.1f}){row[view]['top']:6.0%}{row[view]['p']:8.4f}"
+            line += f"{row[view]['rank']:9.1f} ({low:4.1f} to {high:4.1f})"
+            line += f"{row[view]['top']:6.0%}{row[view]['p']:8.4f}"
         lines.append(line)
+
     styles = dict.fromkeys(RATIOS, ".2f") | dict.fromkeys(SHARES, ".1f") | {"drums": ".0%"}
-    styles = {
-        name: style for name, style in styles.items() if all(name in row for row in rows.values())
-    }
-    chance = next((row["drums_chance"] for row in rows.values() if "drums" in styles), 0)
-    unit = lambda name: (
-        ", x" if name in RATIOS else ", dB" if name in SHARES else f" (chance {chance:.0%})"
-    )
-    lines += ["", f"{'':18}" + "".join(f"{name + unit(name):>24}" for name in styles)]
+    units = dict.fromkeys(RATIOS, ", x") | dict.fromkeys(SHARES, ", dB")
+    if all("drums" in row for row in rows.values()):
+        drums_chance = next(row["drums_chance"] for row in rows.values())
+        units["drums"] = f" (chance {drums_chance:.0%})"
+    lines += ["", f"{'':18}" + "".join(f"{figure + unit:>24}" for figure, unit in units.items())]
     for name, row in rows.items():
-        written = (
-            (row[figure], *row[f"{figure}_interval"], style) for figure, style in styles.items()
-        )
-        lines.append(
-            f"{name:18}"
-            + "".join(
-                f"{f'{value:{s}} ({low:{s}} to {high:{s}})':>24}" for value, low, high, s in written
-            )
-        )
+        line = f"{name:18}"
+        for figure in units:
+            values = (row[figure], *row[f"{figure}_interval"])
+            value, low, high = (format(number, styles[figure]) for number in values)
+            line += f"{f'{value} ({low} to {high})':>24}"
+        lines.append(line)
     return "\n".join(lines)

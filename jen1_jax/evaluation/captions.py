@@ -1,4 +1,7 @@
-"""Does a trained model follow captions that it has never seen? What held-out captions give is compared with their clips."""
+"""Evaluates whether a trained model follows captions that it has not seen in training.
+
+Music is generated from held-out captions and compared with the clips of these captions.
+"""
 
 import hashlib
 import json
@@ -17,45 +20,48 @@ from jen1_jax.files import write_text
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
 
-PAIRS = 4  # written as audio and drawn
-LEAST = 8  # clips to compare
-BATCH = 16
+PAIRS = 4  # clips that are written as audio and drawn, each with the music of its caption
+MIN_CLIPS = 8
+BATCH = 16  # clips generated at once
 
 
-def one_a_caption(clips: Iterable[Clip], samples: int, most: int) -> list[Clip]:
-    """One clip for each caption: the first that has so many `samples`, cut to them. `most` captions are taken, the same ones in
-    whatever order the clips come.
+def one_per_caption(clips: Iterable[Clip], samples: int, limit: int) -> list[Clip]:
+    """At most `limit` clips with different captions, each cut to its first `samples` samples.
 
-    Clips of one file share a caption and are like each other, so that together they would count for more than they say.
+    A caption keeps its first clip that is long enough. Which captions are kept does not depend on
+    the order of the clips, since captions are sorted by their hash. Clips of one file share a
+    caption and resemble each other: one of them has to stand for all.
     """
     chosen: dict[bytes, Clip] = {}
     for clip in clips:
         key = hashlib.sha256(clip.caption.strip().encode()).digest()
         if clip.caption.strip() and len(clip.audio) >= samples and key not in chosen:
-            chosen[key] = replace(
-                clip, audio=clip.audio[:samples].copy()
-            )  # a view would keep its whole batch
-            if len(chosen) > most:
+            # A view instead of a copy would keep its whole batch in memory.
+            chosen[key] = replace(clip, audio=clip.audio[:samples].copy())
+            if len(chosen) > limit:
                 del chosen[max(chosen)]
     return [chosen[key] for key in sorted(chosen)]
 
 
 def evaluate_captions(
-    model: Model, clips: Iterable[Clip], length: int, most: int, out: Path, seed: int = 0
+    model: Model, clips: Iterable[Clip], length: int, limit: int, out: Path, seed: int = 0
 ) -> dict[str, Any]:
-    """Writes `report.json`, `page.png` and pairs of WAVs into `out`; returns the report.
+    """Writes `report.json`, `page.png` and pairs of WAV files into `out`; returns the report.
 
-    Its `rows` hold `adherence.compare` of what the captions gave ("generated") and of the autoencoder's round trip, which no
-    generator can pass. Of `clips`, up to `length` samples long, it takes `most` (see `one_a_caption`), and of each as much as the
-    model makes at once.
+    At most `limit` clips are taken (see `one_per_caption`), and of each clip as many samples as the
+    model generates at once, but at most `length`. The report's `rows` hold `adherence.compare` for
+    the generated music ("generated") and for the clips after the autoencoder ("round trip"), which
+    is the best result that a generator can reach. Raises `Refusal` if there are too few captions or
+    if `out` cannot be written.
     """
     samples = min(model.sampler.window * model.codec.hop, length)
-    clips = one_a_caption(clips, samples, most)
-    if len(clips) < LEAST:
+    seconds = samples / model.sample_rate
+    clips = one_per_caption(clips, samples, limit)
+    if len(clips) < MIN_CLIPS:
         raise Refusal(
-            f"Captions are judged by which of the held-out clips their music is nearest to, and there are {len(clips)} different "
-            f"captions with a clip of {samples / model.sample_rate:.2f} s; it takes at least {LEAST}: prepare more data, or a "
-            "larger --test-fraction."
+            "The evaluation compares generated music with the held-out clips of different "
+            f"captions; there are {len(clips)} such clips of {seconds:.2f} s, and it needs at "
+            f"least {MIN_CLIPS}: prepare more data, or a larger --test-fraction."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -63,45 +69,35 @@ def evaluate_captions(
         raise Refusal(
             f"The folder {out} cannot be written ({error.strerror}); choose another --out."
         ) from None
-    captions, real = [clip.caption for clip in clips], np.stack([clip.audio for clip in clips])
-    made = []
+    captions = [clip.caption for clip in clips]
+    reference = np.stack([clip.audio for clip in clips])
+    generated = []
     for first in range(0, len(clips), BATCH):
         part = clips[first : first + BATCH]
         seeds = [seed + number for number in range(first, first + len(part))]
-        places = {}
-        if (
-            "timing" in model.sampler.unet.conditioning
-        ):  # it was told in training where a clip lies in its piece
-            places = {
-                "start": [clip.start for clip in part],
-                "total": [clip.total for clip in part],
-            }
-        made += model.generate(
-            [clip.caption for clip in part], samples / model.sample_rate, seeds, **places
-        )
-    round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in real]
+        timing = {}
+        if "timing" in model.sampler.unet.conditioning:
+            # Such a model was trained with the position of each clip in its piece.
+            timing["start"] = [clip.start for clip in part]
+            timing["total"] = [clip.total for clip in part]
+        prompts = [clip.caption for clip in part]
+        generated += model.generate(prompts, seconds, seeds, **timing)
+    round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in reference]
     rows = {
-        name: compare(np.stack(audio), real, model.sample_rate)
-        for name, audio in (("round trip", round_trip), ("generated", made))
+        "round trip": compare(np.stack(round_trip), reference, model.sample_rate),
+        "generated": compare(np.stack(generated), reference, model.sample_rate),
     }
     sounds = []
-    for number, (caption, original, ours) in enumerate(
-        zip(captions[:PAIRS], real, made, strict=False)
-    ):
+    for number, caption in enumerate(captions[:PAIRS]):
+        for name, audio in (("held-out", reference[number]), ("generated", generated[number])):
+            write_wav(out / f"{number}-{name}.wav", audio, model.sample_rate)
         sounds += [
-            Sound("held-out clip", original, caption=caption),
-            Sound("generated", ours, caption=caption),
+            Sound("held-out clip", reference[number], caption=caption),
+            Sound("generated", generated[number], caption=caption),
         ]
-        write_wav(out / f"{number}-held-out.wav", original, model.sample_rate)
-        write_wav(out / f"{number}-generated.wav", ours, model.sample_rate)
-    report = {
-        "clips": len(clips),
-        "seconds": samples / model.sample_rate,
-        "rows": rows,
-        "captions": captions,
-    }
+    report = {"clips": len(clips), "seconds": seconds, "rows": rows, "captions": captions}
     write_text(out / "report.json", json.dumps(report, indent=1))
-    found = ", ".join(f"{view} {rows['generated'][view]['rank']:.4g}" for view in VIEWS)
-    title = f"Median rank of {len(clips)}: {found} (chance {(len(clips) + 1) / 2:.4g})"
+    medians = ", ".join(f"{view} {rows['generated'][view]['rank']:.4g}" for view in VIEWS)
+    title = f"Median rank of {len(clips)}: {medians} (chance {(len(clips) + 1) / 2:.4g})"
     run_page(out / "page.png", title, sounds, sample_rate=model.sample_rate)
     return report

@@ -1,4 +1,4 @@
-"""One picture of a run: what it made, the autoencoder's round trip, and the loss curves."""
+"""One picture of a run: generated audio, the autoencoder's round trips, and loss curves."""
 
 import json
 import os
@@ -13,44 +13,38 @@ from jen1_jax.models.run import Run
 
 
 def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
-    """Draws the WAV `files` (with what their `.json` says of them), the pairs in the run's demos, and its loss curves."""
+    """Draws the WAV `files`, the run's demos (originals with reconstructions) and its losses.
+
+    Prompt and generated spans of a file are read from the JSON file beside it, if there is one.
+    Raises `Refusal` if a file cannot be read, or if `out` is no PNG file that can be written.
+    """
     rate = run.config.audio.sample_rate
     sounds = [_sound(path, rate) for path in files]
     demos = run.path / "autoencoder" / "demos"
-    originals = sorted(demos.glob("*-original.wav"))[:2]
-    pairs = [
-        tuple(
-            _sound(path, rate)
-            for path in (o, o.with_name(o.name.replace("original", "reconstruction")))
-        )
-        for o in originals
-    ]
-    metrics = {
-        part: read_metrics(run.path / part / "metrics.jsonl")
-        for part in ("autoencoder", "diffusion")
-    }
+    pairs = []
+    for original in sorted(demos.glob("*-original.wav"))[:2]:
+        reconstruction = original.with_name(original.name.replace("original", "reconstruction"))
+        pairs.append((_sound(original, rate), _sound(reconstruction, rate)))
+    metrics = {}
+    for part in ("autoencoder", "diffusion"):
+        if records := read_metrics(run.path / part / "metrics.jsonl"):
+            metrics[part] = records
     if out.suffix.lower() != ".png" or out.is_dir() or not os.access(out.parent, os.W_OK):
         raise Refusal(
-            f"{out} should end in .png, be no folder, and lie in one that exists and can be written."
+            f"{out} should end in .png, be no folder, and lie in a folder that exists and can be "
+            "written."
         )
-    title = f"jen1-jax: {run.path.name}"
-    run_page(
-        out,
-        title,
-        sounds,
-        pairs,
-        {name: records for name, records in metrics.items() if records},
-        rate,
-    )
+    run_page(out, f"jen1-jax: {run.path.name}", sounds, pairs, metrics, rate)
 
 
 def _sound(path: Path, rate: int) -> Sound:
     audio = read_audio(path, rate)
-    about = path.with_name(path.name + ".json")
+    file = path.with_name(path.name + ".json")
     try:
-        made = json.loads(about.read_text()) if about.is_file() else {}
-        return Sound(path.stem, audio, made.get("spans", []), caption=made.get("prompt", ""))
+        record = json.loads(file.read_text()) if file.is_file() else {}
+        return Sound(path.stem, audio, record.get("spans", []), caption=record.get("prompt", ""))
     except (ValueError, AttributeError) as error:
         raise Refusal(
-            f"{about} does not say how {path.name} was made ({error}); delete it, and the page shows the audio alone."
+            f"{file} is not a record of how {path.name} was generated ({error}); delete it, and "
+            "the page shows the audio alone."
         ) from None

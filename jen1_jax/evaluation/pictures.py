@@ -1,4 +1,7 @@
-"""One page that shows a run: its losses, the autoencoder's round trips, and what it generates. matplotlib loads on first use."""
+"""Draws one page of a run: losses, the autoencoder's round trips, and generated audio.
+
+matplotlib is imported when it is first used, since it takes long.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,11 +14,9 @@ from jaxtyping import Float
 from jen1_jax.files import whole_file
 
 FFT, HOP, MELS = 2048, 480, 128
-FLOOR, RANGE = (
-    -100.0,
-    80.0,
-)  # dB: the lowest level kept, and how much is drawn below the loudest of a page
-HERTZ = (500, 1000, 2000, 4000, 8000, 16_000)  # labelled, as far as the sample rate reaches
+FLOOR = -100.0  # dB; lower levels are raised to it
+RANGE = 80.0  # dB between the darkest and the brightest colour
+HERTZ = (500, 1000, 2000, 4000, 8000, 16_000)  # labels, up to half the sample rate
 
 INK, GREY, RULE = "#1f2430", "#6b7280", "#d9dce3"
 CHANNELS, GENERATED = ("#2f5d8a", "#7096bd"), "#e08a1e"
@@ -39,27 +40,21 @@ STYLE = {
     "legend.fontsize": 7.5,
 }
 DPI = 150
-WIDTH, MARGIN, LABELS, GUTTER = (
-    12.0,
-    0.5,
-    0.5,
-    0.3,
-)  # inches, as all lengths below; LABELS lies left of each column
-TITLE, HEADING, NAME, CAPTION, BELOW = (
-    0.75,
-    0.45,
-    0.22,
-    0.155,
-    0.5,
-)  # BELOW leaves room for tick labels and air
-WAVEFORM, MEL, CURVE = 0.6, 1.25, 2.1
+# Widths in inches; the tick labels of each of the two columns lie left of it.
+WIDTH, MARGIN, LABELS, GUTTER = 12.0, 0.5, 0.5, 0.3
 COLUMN = (WIDTH - 2 * MARGIN - 2 * LABELS - GUTTER) / 2
-LETTERS = 16.5  # of a caption that fit into an inch
+# Heights in inches; BELOW is the space under a panel, for its tick labels.
+TITLE, HEADING, NAME, CAPTION, BELOW = 0.75, 0.45, 0.22, 0.155, 0.5
+WAVEFORM, MEL, CURVE = 0.6, 1.25, 2.1
+LETTERS = 16.5  # of a caption, per inch
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One panel: `audio` float [samples, 2]; generated `spans` (start, end) are shaded and `marks` are lines, both in seconds."""
+    """The content of one panel; `audio` is float [samples, 2].
+
+    Generated `spans` (start, end) are drawn shaded, `marks` as lines; both are in seconds.
+    """
 
     name: str
     audio: Float[np.ndarray, "samples 2"]
@@ -73,7 +68,7 @@ def mel_spectrogram_db(
 ) -> Float[np.ndarray, "mels frames"]:
     """Mel spectrogram in dB of the channels' mean power, one frame every 480 samples, up to 20 kHz.
 
-    A sine of amplitude 1 comes out near 0 dB; nothing lies below -100 dB.
+    A sine of amplitude 1 has about 0 dB; the lowest level is -100 dB.
     """
     import librosa
 
@@ -82,10 +77,9 @@ def mel_spectrogram_db(
     filters = librosa.filters.mel(
         sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=_top(sample_rate), norm=None
     )
-    amplitude_one = (
-        FFT / 4
-    ) ** 2  # a Hann window sums to FFT / 2, and half of a sine lies at negative frequencies
-    return 10 * np.log10(np.maximum(filters @ power / amplitude_one, 10 ** (FLOOR / 10)))
+    # Of a sine of amplitude 1: a Hann window sums to FFT / 2, and the negative frequencies have half.
+    power_of_one = (FFT / 4) ** 2
+    return 10 * np.log10(np.maximum(filters @ power / power_of_one, 10 ** (FLOOR / 10)))
 
 
 def run_page(
@@ -96,10 +90,12 @@ def run_page(
     metrics: Mapping[str, Sequence[Mapping[str, float | int]]] = {},
     sample_rate: int = 48_000,
 ) -> None:
-    """Draws one PNG page, 1800 pixels wide and as high as it needs, under its final name only when it is whole.
+    """Draws one PNG page, 1800 pixels wide; its height depends on the content.
 
-    `metrics` holds a panel's title and its records from metrics.jsonl; `pairs` are originals with their reconstructions, side by
-    side; `sounds` follow in two columns. All share one waveform scale and one range of levels; those of a section, a time axis.
+    `metrics` maps the title of a panel to its records from metrics.jsonl. `pairs` are originals and
+    reconstructions, drawn side by side; `sounds` follow in two columns. All panels share the scale
+    of the waveforms and of the levels; panels of one section share the time axis. The file appears
+    under its final name only when it is complete.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -116,16 +112,14 @@ def run_page(
     mels = {id(sound): mel_spectrogram_db(sound.audio, sample_rate) for sound in shown}
     loudest = max((float(mel.max()) for mel in mels.values()), default=FLOOR)
     peak = max((float(np.abs(sound.audio).max(initial=0)) for sound in shown), default=0.0)
-    scale = _Scale(
-        sample_rate, max(peak, 0.01), level=max(10.0 * np.ceil(loudest / 10) + 0.0, FLOOR + RANGE)
-    )
+    level = max(10.0 * np.ceil(loudest / 10) + 0.0, FLOOR + RANGE)  # + 0.0 turns -0 into 0
+    scale = _Scale(sample_rate, max(peak, 0.01), level)
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         page = _Page(figure, height)
-        page.text(
-            MARGIN, 0.45, textwrap.shorten(title, 90, placeholder=" …"), size=14, weight="bold"
-        )
+        short_title = textwrap.shorten(title, 90, placeholder=" …")
+        page.text(MARGIN, 0.45, short_title, size=14, weight="bold")
         if shown:
             _legend(page, scale.level, any(sound.spans for sound in shown))
         y = TITLE
@@ -140,7 +134,8 @@ def run_page(
                 for column, item in enumerate(row):
                     x = MARGIN + LABELS + column * (COLUMN + GUTTER + LABELS)
                     if items is curves:
-                        _curves(page, x, y, COLUMN if len(row) == 2 else WIDTH - MARGIN - x, *item)
+                        width = COLUMN if len(row) == 2 else WIDTH - MARGIN - x
+                        _curves(page, x, y, width, *item)
                     else:
                         _sound(page, x, y, y + row_height, item, mels[id(item)], scale)
                 y += row_height
@@ -150,7 +145,11 @@ def run_page(
 
 @dataclass(frozen=True)
 class _Scale:
-    """What sounds share, so that they can be compared: the waveforms' peak, the brightest colour's level in dB, the time axis."""
+    """The axes that panels share, so that sounds can be compared.
+
+    `peak` is the amplitude at the edge of the waveform panels, `level` the level in dB of the
+    brightest colour, and `seconds` the length of the time axis.
+    """
 
     sample_rate: int
     peak: float
@@ -159,7 +158,7 @@ class _Scale:
 
 
 class _Page:
-    """A figure addressed in inches from its upper left corner."""
+    """A figure in which positions are inches from the upper left corner."""
 
     def __init__(self, figure, height: float):
         self.figure, self.height = figure, height
@@ -197,13 +196,15 @@ def _top(sample_rate: int) -> float:
 def _sound(
     page: _Page, x: float, y: float, end: float, sound: Sound, image: np.ndarray, scale: _Scale
 ) -> None:
-    """Name and caption from `y` on, then both channels' waveforms and the mel spectrogram down to `end`."""
+    """Draws name, caption, the waveforms of both channels and the mel spectrogram `image`.
+
+    The panel lies between `y` and `end`.
+    """
     import librosa
     from matplotlib.ticker import MaxNLocator
 
-    page.text(
-        x, y + 0.13, textwrap.shorten(sound.name, 70, placeholder=" …"), size=8.5, weight="bold"
-    )
+    name = textwrap.shorten(sound.name, 70, placeholder=" …")
+    page.text(x, y + 0.13, name, size=8.5, weight="bold")
     for line, text in enumerate(_caption(sound)):
         page.text(x, y + NAME + 0.08 + line * CAPTION, text, size=7.5, color=GREY, style="italic")
     y = end - BELOW - MEL - WAVEFORM
@@ -214,18 +215,14 @@ def _sound(
     pieces = [piece for piece in np.array_split(sound.audio / scale.peak, bins) if len(piece)]
     time = np.linspace(0, duration, len(pieces))
     for channel, (centre, colour) in enumerate(zip((1, -1), CHANNELS, strict=True)):
-        low, high = (
-            np.array([f(piece[:, channel]) for piece in pieces]) * 0.85 + centre
-            for f in (np.min, np.max)
-        )
-        waveform.fill_between(
-            time, low - 0.02, high + 0.02, color=colour, linewidth=0
-        )  # silence is a thin line
+        low = np.array([piece[:, channel].min() for piece in pieces]) * 0.85 + centre
+        high = np.array([piece[:, channel].max() for piece in pieces]) * 0.85 + centre
+        # With 0.02 on both sides, silence is visible as a thin line.
+        waveform.fill_between(time, low - 0.02, high + 0.02, color=colour, linewidth=0)
     for start, end in sound.spans:
         waveform.axvspan(start, end, color=GENERATED, alpha=0.16, linewidth=0)
-    waveform.set(
-        xlim=(0, scale.seconds), ylim=(-2, 2), xticks=[], yticks=[1, -1], yticklabels=["L", "R"]
-    )
+    waveform.set(xlim=(0, scale.seconds), ylim=(-2, 2))
+    waveform.set(xticks=[], yticks=[1, -1], yticklabels=["L", "R"])
     waveform.tick_params(length=0)
     waveform.spines[:].set_visible(False)
 
@@ -241,29 +238,16 @@ def _sound(
         vmax=scale.level,
     )
     for start, end in sound.spans:
-        mel.plot(
-            [start, end],
-            [MELS + 1.5] * 2,
-            color=GENERATED,
-            linewidth=2.5,
-            solid_capstyle="butt",
-            clip_on=False,
-        )
-        mel.vlines(
-            [edge for edge in (start, end) if 0 < edge < duration],
-            0,
-            MELS,
-            color="white",
-            linewidth=0.8,
-            linestyle=(0, (3, 2)),
-        )
+        bar = dict(color=GENERATED, linewidth=2.5, solid_capstyle="butt", clip_on=False)
+        mel.plot([start, end], [MELS + 1.5] * 2, **bar)
+        edges = [edge for edge in (start, end) if 0 < edge < duration]
+        mel.vlines(edges, 0, MELS, color="white", linewidth=0.8, linestyle=(0, (3, 2)))
     for mark in sound.marks:
         waveform.axvline(mark, color=GENERATED, linewidth=1)
         mel.axvline(mark, color=GENERATED, linewidth=1)
-    hertz = [f for f in HERTZ if f < _top(scale.sample_rate)]
-    position = (
-        librosa.hz_to_mel(np.array(hertz)) / librosa.hz_to_mel(_top(scale.sample_rate)) * MELS
-    )
+    top = _top(scale.sample_rate)
+    hertz = [f for f in HERTZ if f < top]
+    position = librosa.hz_to_mel(np.array(hertz)) / librosa.hz_to_mel(top) * MELS
     labels = [f"{f / 1000:g}" for f in hertz[:-1]] + [f"{hertz[-1] / 1000:g} kHz"]
     mel.set(xlim=(0, scale.seconds), ylim=(0, MELS), yticks=position, yticklabels=labels)
     mel.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
@@ -279,34 +263,28 @@ def _curves(
     name: str,
     records: Sequence[Mapping[str, float | int]],
 ) -> None:
-    """The loss and its parts over the steps: as logged, and smoothed."""
+    """Draws the loss and its parts over the steps: thin as logged, thick as a moving average."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    keys = sorted(
-        {key for record in records for key in record if key == "loss" or key.startswith("loss/")}
-    )
-    legend = 0.17 * -(-len(keys) // 4)  # four labels a line
+    logged = {key for record in records for key in record}
+    keys = sorted(key for key in logged if key == "loss" or key.startswith("loss/"))
+    legend = 0.17 * -(-len(keys) // 4)  # four labels per line
     page.text(x, y + 0.13, textwrap.shorten(name, 70, placeholder=" …"), size=8.5, weight="bold")
     axes = page.axes(x, y + NAME + legend, width, CURVE - legend)
     drawn = []
     for i, key in enumerate(keys):
-        points = [
-            (record["step"], record[key])
-            for record in records
-            if key in record and np.isfinite(record[key])
-        ]
-        if not points:
+        having = [record for record in records if np.isfinite(record.get(key, np.nan))]
+        if not having:
             continue
-        steps, values = np.array(points, float).T
+        steps = np.array([record["step"] for record in having], float)
+        values = np.array([record[key] for record in having], float)
         window = np.ones(max(1, len(values) // 20))
-        smooth = np.convolve(values, window, "same") / np.convolve(
-            np.ones_like(values), window, "same"
-        )
+        average = lambda x: np.convolve(x, window, "same")
+        smooth = average(values) / average(np.ones_like(values))
         colour, weight = (INK, 1.6) if key == "loss" else (PARTS[i % len(PARTS) - 1], 1.0)
+        label = key.removeprefix("loss/")
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-        axes.plot(
-            steps, smooth, color=colour, linewidth=weight, label=key.removeprefix("loss/"), zorder=3
-        )
+        axes.plot(steps, smooth, color=colour, linewidth=weight, label=label, zorder=3)
         drawn.append(smooth)
     axes.margins(x=0.01)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
@@ -322,9 +300,8 @@ def _curves(
     values = np.concatenate(drawn)
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if values.max() < 100 * values.min() else (1,))
-        )
+        ticks = (1, 2, 5) if values.max() < 100 * values.min() else (1,)  # in each decade
+        axes.yaxis.set_major_locator(LogLocator(subs=ticks))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(
@@ -339,14 +316,10 @@ def _curves(
 
 
 def _legend(page: _Page, level: float, with_spans: bool) -> None:
-    """What colours mean, at the upper right."""
+    """Explains the colours, at the upper right."""
     bar = page.axes(WIDTH - MARGIN - 1.6, 0.32, 1.6, 0.09)
-    bar.imshow(
-        np.linspace(0, 1, 256)[None],
-        aspect="auto",
-        cmap="magma",
-        extent=(level - RANGE, level, 0, 1),
-    )
+    extent = (level - RANGE, level, 0, 1)
+    bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="magma", extent=extent)
     bar.set(yticks=[], xticks=[level - RANGE, level - RANGE / 2, level])
     bar.xaxis.set_major_formatter(lambda value, _: f"{value:g} dB")
     bar.tick_params(length=0, pad=2)

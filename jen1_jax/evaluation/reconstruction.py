@@ -1,7 +1,8 @@
-"""How close a reconstruction comes to its original, file by file.
+"""Figures of how close a reconstruction is to its original.
 
-The spectral distances are those of auraloss 0.4 with its default settings (Steinmetz & Reiss 2020), which is what papers on audio
-codecs report; they look at left and right, and the stereo image has figures of its own.
+The spectral distances are those of auraloss 0.4 with its default settings (Steinmetz & Reiss 2020),
+which papers on audio codecs report. They compare the left and the right channel; the stereo image
+is measured by `side_error` and `correlation_error`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +13,18 @@ import numpy as np
 from jaxtyping import Float
 
 FIGURES = ("si_sdr", "stft_distance", "mel_distance", "side_error", "correlation_error")
-TINY = 1e-12  # power, re full scale
-RESOLUTIONS = (
-    (1024, 120, 600),
-    (2048, 240, 1200),
-    (512, 50, 240),
-)  # transform, hop, window, in samples
+TINY = 1e-12  # mean power, relative to full scale; audio below it counts as silent
+# (transform, hop, window) of the STFT in samples
+RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 MEL = (1024, 256, 1024)
 MELS = 128
-BLOCK = 4096  # frames
+BLOCK = 4096  # frames that are compared at once
 
 Stereo = Float[np.ndarray, "samples 2"]
 
 
 def figures(reconstruction: Stereo, original: Stereo, sample_rate: int) -> dict[str, float]:
-    """All figures of one piece by name."""
+    """All figures of one piece, by name."""
     return {
         "si_sdr": si_sdr(reconstruction, original),
         "stft_distance": stft_distance(reconstruction, original),
@@ -37,50 +35,54 @@ def figures(reconstruction: Stereo, original: Stereo, sample_rate: int) -> dict[
 
 
 def medians(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Of each figure over the pieces that have one; of the signed errors' sizes, or too wide would make up for too narrow."""
-    size = lambda name, value: abs(value) if name.endswith("_error") else value
-    known = lambda value: value is not None and np.isfinite(value)
-    found = {
-        name: [size(name, record[name]) for record in records if known(record[name])]
-        for name in FIGURES
-    }
-    return {name: float(np.median(values)) if values else None for name, values in found.items()}
+    """The median of each figure over the records that have it; None if no record has it.
+
+    Signed errors enter with their absolute values: otherwise those of opposite signs would cancel.
+    """
+    result = {}
+    for name in FIGURES:
+        values = [record[name] for record in records if record[name] is not None]
+        values = [value for value in values if np.isfinite(value)]
+        if name.endswith("_error"):
+            values = [abs(value) for value in values]
+        result[name] = float(np.median(values)) if values else None
+    return result
 
 
 def si_sdr(reconstruction: Stereo, original: Stereo) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), one scale for both channels.
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019).
 
-    A silent original has none: nan. Values end at 120 dB, for a perfect reconstruction, and at -120 dB, for silence.
+    Both channels share one scale. The values are limited to -120 dB (a silent reconstruction) and
+    120 dB (a perfect one). The result is NaN if the original is silent.
     """
     x, y = (np.asarray(audio, np.float64).ravel() for audio in (original, reconstruction))
     if _silent(x):
         return float("nan")
-    alike = (x @ y) ** 2 / max(
-        (x @ x) * (y @ y), TINY**2
-    )  # squared cosine of the angle between the two
-    return float(10 * np.log10(max(alike, TINY) / max(1 - alike, TINY)))
+    squared_cosine = (x @ y) ** 2 / max((x @ x) * (y @ y), TINY**2)  # of the angle between them
+    ratio = max(squared_cosine, TINY) / max(1 - squared_cosine, TINY)
+    return float(10 * np.log10(ratio))
 
 
 def stft_distance(reconstruction: Stereo, original: Stereo) -> float:
-    """Spectral convergence plus mean log-magnitude distance in nats, averaged over three resolutions and both channels.
+    """Spectral convergence plus mean log-magnitude distance in nats, over both channels.
 
-    A silent original has none: nan.
+    The result is the mean of three resolutions, or NaN if the original is silent.
     """
-    return float(
-        np.mean([_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS])
-    )
+    distances = [_distance(reconstruction, original, resolution) for resolution in RESOLUTIONS]
+    return float(np.mean(distances))
 
 
 def mel_distance(reconstruction: Stereo, original: Stereo, sample_rate: int) -> float:
-    """The same on one resolution in 128 mel bands."""
+    """Like `stft_distance`, for one resolution and in 128 mel bands."""
     bands = librosa.filters.mel(sr=sample_rate, n_fft=MEL[0], n_mels=MELS)
     return _distance(reconstruction, original, MEL, bands)
 
 
 def side_error(reconstruction: Stereo, original: Stereo) -> float:
-    """Stereo-image error: the difference in dB of the side's share of the energy; 0 is an image as wide as the original.
+    """Error of the stereo width: the difference of the side signal's share of the energy, in dB.
 
-    Negative is narrower. The share is floored at -60 dB, so a mono file may differ by 60 at most; a silent original gives nan.
+    Above 0 the reconstruction is wider than the original, below 0 it is narrower. Shares below
+    -60 dB count as -60 dB. The result is NaN if the original is silent.
     """
     shares = []
     if _silent(original):
@@ -93,9 +95,10 @@ def side_error(reconstruction: Stereo, original: Stereo) -> float:
 
 
 def correlation_error(reconstruction: Stereo, original: Stereo) -> float:
-    """The difference of the correlation between left and right: above 0 is nearer to mono.
+    """The difference of the correlations between left and right: above 0 is nearer to mono.
 
-    nan where a channel of the original is silent; one that only the reconstruction has lost counts as a correlation of 0.
+    If a channel of the reconstruction is silent, its correlation counts as 0. The result is NaN if
+    a channel of the original is silent.
     """
     correlations = []
     for audio in (reconstruction, original):
@@ -115,11 +118,10 @@ def _silent(audio: Float[np.ndarray, "..."]) -> bool:
 def _blocks(
     audio: Stereo, resolution: tuple[int, int, int]
 ) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
-    """Magnitudes of the centred, reflected STFT, `BLOCK` frames at a time: a long file's would fill the memory."""
+    """Magnitudes of the centred STFT with reflected ends, `BLOCK` frames at a time to save memory."""
     size, hop, window = resolution
-    padded = np.pad(
-        np.asarray(audio, np.float32), ((size // 2, size // 2), (0, 0)), mode="reflect"
-    ).T
+    both_ends = ((size // 2, size // 2), (0, 0))
+    padded = np.pad(np.asarray(audio, np.float32), both_ends, mode="reflect").T
     frames = 1 + len(audio) // hop
     for first in range(0, frames, BLOCK):
         part = padded[:, first * hop : (min(first + BLOCK, frames) - 1) * hop + size]
@@ -128,17 +130,25 @@ def _blocks(
 
 
 def _distance(
-    made: Stereo, real: Stereo, resolution: tuple[int, int, int], bands: np.ndarray | None = None
+    reconstruction: Stereo,
+    original: Stereo,
+    resolution: tuple[int, int, int],
+    bands: np.ndarray | None = None,
 ) -> float:
-    """Spectral convergence plus log-magnitude distance, over both channels at once; nan where `real` is silent."""
-    if _silent(real):
+    """Spectral convergence plus log-magnitude distance over both channels.
+
+    With `bands`, a filter bank [bands, bins], magnitudes are compared in its bands. The result is
+    NaN if the original is silent.
+    """
+    if _silent(original):
         return float("nan")
-    off, size, logs, count = 0.0, 0.0, 0.0, 0
-    for ours, theirs in zip(_blocks(made, resolution), _blocks(real, resolution), strict=True):
+    error, energy, logs, count = 0.0, 0.0, 0.0, 0
+    pairs = zip(_blocks(reconstruction, resolution), _blocks(original, resolution), strict=True)
+    for ours, theirs in pairs:
         if bands is not None:
             ours, theirs = bands @ ours, bands @ theirs
-        off += float(np.sum(np.square(theirs - ours, dtype=np.float64)))
-        size += float(np.sum(np.square(theirs, dtype=np.float64)))
+        error += float(np.sum(np.square(theirs - ours, dtype=np.float64)))
+        energy += float(np.sum(np.square(theirs, dtype=np.float64)))
         logs += float(np.sum(np.abs(np.log(ours) - np.log(theirs)), dtype=np.float64))
         count += ours.size
-    return (off / size) ** 0.5 + logs / count
+    return (error / energy) ** 0.5 + logs / count

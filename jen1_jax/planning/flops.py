@@ -1,4 +1,4 @@
-"""Floating-point operations, counted in the traced program."""
+"""Counts the floating-point operations of a traced program."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,13 @@ from jax.extend import core
 
 
 def flops(function: Callable, *args) -> int:
-    """Operations of the matrix products and convolutions in `function(*args)`, two for each multiplication and addition.
+    """Floating-point operations of the matrix products and convolutions in `function(*args)`.
 
-    `args` may be shapes. This is the numerator of model FLOPs utilisation (Chowdhery et al. 2022, appendix B): of a forward pass,
-    three times as many make a training step, and what remat computes again does not count. Loops count every turn, branches the
-    dearest; a loop of unknown length raises ValueError.
+    A multiplication with its addition counts as two. `args` may be shapes. In model FLOPs
+    utilisation (Chowdhery et al. 2022, appendix B) a training step counts as three forward passes,
+    without what rematerialisation computes again. A loop counts with all its iterations, and of
+    several branches the most expensive one counts. Raises ValueError for a loop whose number of
+    iterations is unknown.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -23,15 +25,14 @@ def _count(jaxpr: core.Jaxpr) -> int:
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * terms * equation.outvars[0].aval.size
+            products = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * products * equation.outvars[0].aval.size
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval
             outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
             total += 2 * kernel.size // outputs * equation.outvars[0].aval.size
-        elif name.startswith(
-            "dot_product_attention_fwd"
-        ):  # cuDNN's, of [batch, frames, heads, channels]: two products
+        elif name.startswith("dot_product_attention_fwd"):
+            # Attention by cuDNN on [batch, frames, heads, channels]: two matrix products.
             query, keys = equation.invars[0].aval, equation.invars[1].aval.shape[1]
             total += 2 * 2 * keys * query.size
         elif name == "while":
@@ -39,8 +40,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
         else:
             parts = jax.tree.leaves(list(parameters.values()), is_leaf=_is_program)
             inner = [_count(getattr(part, "jaxpr", part)) for part in parts if _is_program(part)]
-            turns = parameters["length"] if name == "scan" else 1
-            total += max(inner) if name == "cond" else turns * sum(inner)
+            iterations = parameters["length"] if name == "scan" else 1
+            total += max(inner) if name == "cond" else iterations * sum(inner)
     return total
 
 
