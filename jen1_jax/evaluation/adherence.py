@@ -61,9 +61,7 @@ def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[st
         "peak": float(np.abs(audio).max()),
         "treble": decibels(power[is_treble].sum(), power.sum()),
         "side": decibels(side, energy),
-        "drums": np.concatenate(
-            [spectrum - mel.mean(), deviation, [onsets.mean(), onsets.std()]]
-        ),
+        "drums": np.concatenate([spectrum - mel.mean(), deviation, [onsets.mean(), onsets.std()]]),
     }
 
 

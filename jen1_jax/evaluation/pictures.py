@@ -77,9 +77,9 @@ def mel_spectrogram_db(
     filters = librosa.filters.mel(
         sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=_top(sample_rate), norm=None
     )
-    # Of a sine of amplitude 1: a Hann window sums to FFT / 2, and the negative frequencies have half.
-    power_of_one = (FFT / 4) ** 2
-    return 10 * np.log10(np.maximum(filters @ power / power_of_one, 10 ** (FLOOR / 10)))
+    # The window sums to FFT / 2, and half of the sine's amplitude is at negative frequencies.
+    power_of_sine = (FFT / 4) ** 2
+    return 10 * np.log10(np.maximum(filters @ power / power_of_sine, 10 ** (FLOOR / 10)))
 
 
 def run_page(
@@ -279,8 +279,8 @@ def _curves(
         steps = np.array([record["step"] for record in having], float)
         values = np.array([record[key] for record in having], float)
         window = np.ones(max(1, len(values) // 20))
-        average = lambda x: np.convolve(x, window, "same")
-        smooth = average(values) / average(np.ones_like(values))
+        count = np.convolve(np.ones_like(values), window, "same")  # fewer at both ends
+        smooth = np.convolve(values, window, "same") / count
         colour, weight = (INK, 1.6) if key == "loss" else (PARTS[i % len(PARTS) - 1], 1.0)
         label = key.removeprefix("loss/")
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)

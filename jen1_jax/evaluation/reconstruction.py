@@ -118,7 +118,7 @@ def _silent(audio: Float[np.ndarray, "..."]) -> bool:
 def _blocks(
     audio: Stereo, resolution: tuple[int, int, int]
 ) -> Iterator[Float[np.ndarray, "2 bins frames"]]:
-    """Magnitudes of the centred STFT with reflected ends, `BLOCK` frames at a time to save memory."""
+    """Magnitudes of the centred STFT with reflected ends, in blocks of frames to save memory."""
     size, hop, window = resolution
     both_ends = ((size // 2, size // 2), (0, 0))
     padded = np.pad(np.asarray(audio, np.float32), both_ends, mode="reflect").T

@@ -1,4 +1,4 @@
-"""The evaluation of an autoencoder, on one of random weights."""
+"""The evaluation of an autoencoder with random weights."""
 
 import dataclasses
 
@@ -18,31 +18,24 @@ AUDIO = (0.3 * np.random.default_rng(0).standard_normal((4800, 2))).astype(np.fl
 @pytest.fixture(scope="module")
 def codec():
     model, params = build()
-    return Codec(
-        model,
-        params,
-        fit_whitening(
-            Moments.of(np.random.default_rng(1).normal(size=(200, 6))), keep=1.0, floor=1e-5
-        ),
-        48_000,
-    )
+    latents = np.random.default_rng(1).normal(size=(200, 6))
+    whitening = fit_whitening(Moments.of(latents), keep=1.0, floor=1e-5)
+    return Codec(model, params, whitening, 48_000)
 
 
 def test_a_reconstruction_that_is_not_finite_is_refused_with_its_name(codec, tmp_path):
-    spoilt = dataclasses.replace(codec.whitening, mean=codec.whitening.mean + np.nan)
+    whitening = dataclasses.replace(codec.whitening, mean=codec.whitening.mean + np.nan)
+    broken = dataclasses.replace(codec, whitening=whitening)
     with pytest.raises(Refusal, match=r"reconstruction of song\.wav holds NaN"):
-        evaluate_autoencoder(
-            dataclasses.replace(codec, whitening=spoilt), [Clip("song.wav", AUDIO)], tmp_path
-        )
+        evaluate_autoencoder(broken, [Clip("song.wav", AUDIO)], tmp_path)
 
 
-def test_progress_is_told_clip_by_clip(codec, tmp_path, monkeypatch):
+def test_progress_is_reported_for_each_clip(codec, tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoder, "run_page", lambda *args, **options: None)
-    told = []
-    evaluate_autoencoder(
-        codec, [Clip("a", AUDIO), Clip("b", AUDIO)], tmp_path, lambda *what: told.append(what)
-    )
+    reports = []
+    clips = [Clip("a", AUDIO), Clip("b", AUDIO)]
+    evaluate_autoencoder(codec, clips, tmp_path, lambda *report: reports.append(report))
     frames = len(AUDIO) // codec.hop
-    assert [what for what in told if what[1]] == [
-        (f"{doing} {name}", frames, frames) for name in "ab" for doing in ("encoding", "decoding")
-    ]
+    activities = ("encoding a", "decoding a", "encoding b", "decoding b")
+    finished = [(activity, done, total) for activity, done, total in reports if done]
+    assert finished == [(activity, frames, frames) for activity in activities]

@@ -1,4 +1,4 @@
-"""The page shows what it is given: levels, channels, generated spans and losses each change it; nothing breaks it."""
+"""Levels, channels, generated spans and losses change the page; any content can be drawn."""
 
 import struct
 
@@ -13,9 +13,8 @@ TIME = np.arange(RATE // 4) / RATE
 
 
 def tone(frequency, amplitude=0.5):
-    return np.repeat(amplitude * np.sin(2 * np.pi * frequency * TIME)[:, None], 2, axis=1).astype(
-        np.float32
-    )
+    mono = amplitude * np.sin(2 * np.pi * frequency * TIME)
+    return np.repeat(mono[:, None], 2, axis=1).astype(np.float32)
 
 
 def records(scale=1.0):
@@ -42,7 +41,7 @@ def page(tmp_path):
     return draw
 
 
-def test_a_sine_lies_at_its_level_and_frequency():
+def test_a_sine_has_its_level_at_its_frequency():
     import librosa
 
     centres = librosa.mel_frequencies(130, fmax=20_000)[1:-1]
@@ -63,50 +62,37 @@ def test_levels_do_not_depend_on_the_sample_rate_or_on_the_channels_being_equal(
     assert mel_spectrogram_db(whole[::3], 16_000).max() == pytest.approx(loud, abs=1.5)
 
 
-def test_silence_and_almost_no_samples_lie_at_the_floor():
+def test_silence_and_very_short_audio_have_the_lowest_level():
     for samples in (0, 7, RATE // 4):
         mel = mel_spectrogram_db(np.zeros((samples, 2), np.float32))
         np.testing.assert_allclose(mel, -100, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_a_page_of_everything(page):
-    pair = (
-        Sound("original", tone(440)),
-        Sound("reconstruction", tone(440, 0.4), caption="SI-SDR 14 dB"),
-    )
-    sounds = [
-        Sound(
-            f"sound {i}", tone(220 * i), spans=[(0.1, 0.2)], marks=[0.1], caption="a caption " * 40
-        )
-        for i in (1, 2, 3)
-    ]
-    everything = page(
-        sounds=sounds, pairs=[pair], metrics={"autoencoder": records(), "diffusion": records(3)}
-    )
-    assert len(everything) > len(page(sounds=sounds[:2])) > 300
-    border = np.concatenate([everything[:, :8], everything[:, -8:]], axis=1)
-    assert (border == 1).all()  # no text runs off the page
+def test_a_page_with_all_kinds_of_content_fits_its_width(page):
+    original = Sound("original", tone(440))
+    reconstruction = Sound("reconstruction", tone(440, 0.4), caption="SI-SDR 14 dB")
+    marked = dict(spans=[(0.1, 0.2)], marks=[0.1], caption="a caption " * 40)
+    sounds = [Sound(f"sound {i}", tone(220 * i), **marked) for i in (1, 2, 3)]
+    metrics = {"autoencoder": records(), "diffusion": records(3)}
+    full = page(sounds=sounds, pairs=[(original, reconstruction)], metrics=metrics)
+    assert len(full) > len(page(sounds=sounds[:2])) > 300
+    border = np.concatenate([full[:, :8], full[:, -8:]], axis=1)
+    assert (border == 1).all()  # no text goes beyond the edge
 
 
-def test_silence_mono_and_empty_content_are_drawn(page):
+def test_silence_empty_audio_and_empty_losses_have_panels(page):
     silent = Sound("silence", np.zeros((RATE // 4, 2), np.float32))
-    heading, one = page(), page(sounds=[silent])
-    several = page(
-        sounds=[
-            silent,
-            Sound("nothing", np.zeros((0, 2), np.float32)),
-            Sound("$odd_{name", tone(440)),
-        ]
-    )
+    empty = Sound("nothing", np.zeros((0, 2), np.float32))
+    odd_name = Sound("$odd_{name", tone(440))
+    title, one, several = page(), page(sounds=[silent]), page(sounds=[silent, empty, odd_name])
     curves = page(metrics={"just started": [], "diverged": [{"step": 1, "loss": float("nan")}]})
-    assert (heading < 1).any()  # the title is there
-    assert len(several) > len(one) > len(heading) and len(curves) > len(
-        heading
-    )  # each has its panel
+    assert (title < 1).any()  # the title is drawn
+    assert len(several) > len(one) > len(title)
+    assert len(curves) > len(title)
 
 
-def test_every_part_of_a_sound_is_seen(page):
+def test_every_field_of_a_sound_changes_the_page(page):
     plain = {"name": "sound", "audio": tone(440)}
     quieter_right = tone(440) * np.array([1, 0.5], np.float32)
     changes = [
@@ -122,20 +108,17 @@ def test_every_part_of_a_sound_is_seen(page):
         assert before.shape != after.shape or (before != after).any(), change
 
 
-def test_the_loss_is_seen(page):
+def test_the_loss_changes_the_page(page):
     assert (page(metrics={"diffusion": records()}) != page(metrics={"diffusion": records(2)})).any()
 
 
-def test_sounds_of_a_page_can_be_compared(page):
-    """A sound is drawn the same whatever quieter one stands beside it, and that one is drawn smaller."""
+def test_sounds_of_a_page_share_one_scale(page):
+    """A sound is drawn the same beside any quieter sound, and the quieter one is drawn smaller."""
     loud = Sound("loud", tone(440, 0.9))
     pages = [page(sounds=[loud, Sound("other", tone(440, amplitude))]) for amplitude in (0.9, 0.3)]
-    left, right = (
-        [pixels[150:, half] for pixels in pages] for half in (slice(0, 880), slice(920, None))
-    )
+    left = [pixels[150:, :880] for pixels in pages]
+    right = [pixels[150:, 920:] for pixels in pages]
     np.testing.assert_array_equal(*left)
-    blue = [
-        (np.abs(pixels - np.array([0x2F, 0x5D, 0x8A]) / 255) < 0.01).all(axis=-1).sum()
-        for pixels in right
-    ]
+    colour = np.array([0x2F, 0x5D, 0x8A]) / 255  # of the left channel
+    blue = [(np.abs(pixels - colour) < 0.01).all(axis=-1).sum() for pixels in right]
     assert 0.2 < blue[1] / blue[0] < 0.5

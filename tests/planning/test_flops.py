@@ -1,4 +1,4 @@
-"""Operations are those of the formula, through every kind of nesting, and those of the presets are known."""
+"""The number of operations follows the formula, also in nested programs."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,14 @@ PRODUCT = 2 * 3 * 4 * 5 * 6
 product = lambda a, b: a @ b
 
 
-def test_products_and_convolutions_are_counted_by_their_formula():
+def test_products_and_convolutions_have_the_operations_of_the_formula():
     assert flops(product, A, B) == PRODUCT
     conv, x = Conv1d(8, 3), np.zeros((2, 10, 4), np.float32)
     params = jax.eval_shape(conv.init, jax.random.key(0), x)
     assert flops(conv.apply, params, x) == 2 * (2 * 10 * 8) * (3 * 4)
+
+
+longer = lambda a, b: product(a, b) @ np.ones((3, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -27,27 +30,26 @@ def test_products_and_convolutions_are_counted_by_their_formula():
         (jax.jit(product), 1),
         (jax.checkpoint(product), 1),
         (lambda a, b: jax.lax.scan(lambda x, _: (x, product(a, b)), 0.0, length=7), 7),
-        (lambda a, b: jax.lax.cond(True, product, lambda a, b: product(a, b) @ np.ones((3, 6, 6)), a, b), 2.2),
+        (lambda a, b: jax.lax.cond(True, product, longer, a, b), 2.2),
         (lambda a, b: jax.grad(lambda a: product(a, b).sum())(a), 2),
     ],
-)  # fmt: skip
+)
 def test_nested_programs_are_counted_as_often_as_they_run(function, times):
     assert flops(function, A, B) == pytest.approx(times * PRODUCT)
 
 
-def test_cudnn_s_attention_counts_as_that_of_xla(monkeypatch):
+def test_attention_by_cudnn_has_the_operations_of_attention_by_xla(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(
-        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
-    )  # there is no GPU to ask
+    # Tests have no GPU, so that cuDNN cannot report its version.
+    check = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(check, lambda: 91000)
     for dtype in (jnp.bfloat16, jnp.float32):  # cuDNN, XLA
         query, keys = (jax.ShapeDtypeStruct((2, frames, 3, 16), dtype) for frames in (8, 6))
-        assert ("attention_fwd" in str(jax.make_jaxpr(attention)(query, keys, keys))) == (
-            dtype == jnp.bfloat16
-        )
+        by_cudnn = "attention_fwd" in str(jax.make_jaxpr(attention)(query, keys, keys))
+        assert by_cudnn == (dtype == jnp.bfloat16)
         assert flops(attention, query, keys, keys) == 2 * 2 * (2 * 3 * 8 * 6 * 16)
 
 
-def test_a_loop_of_unknown_length_is_refused():
+def test_a_loop_with_an_unknown_number_of_iterations_is_refused():
     with pytest.raises(ValueError, match="unknown length"):
         flops(lambda a: jax.lax.while_loop(lambda x: x < 3, lambda x: x + 1, a), 0.0)
