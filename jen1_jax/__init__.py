@@ -1,4 +1,7 @@
-"""JEN-1 in JAX: train a text-to-music model from raw 48 kHz stereo audio, and let it compose, inpaint and continue music."""
+"""JEN-1 in JAX: a text-to-music model, trained from raw 48 kHz stereo audio.
+
+It generates music from text, inpaints spans of music and continues it.
+"""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +17,16 @@ if TYPE_CHECKING:
 
 
 def load(run: str | os.PathLike, **settings: Any) -> "Model":
-    """The trained model of a run folder, ready to generate; raises `Refusal` where something it needs is missing or disagrees.
+    """The trained model of a run folder, ready to generate.
 
-    `settings` are those of the section `diffusion` that shall differ from the run's in sampling, like `sampler="heun"`.
+    `settings` replace fields of the run's section `diffusion` in sampling, like `sampler="heun"`.
+    Raises `Refusal` if a part of the run is missing or does not belong to the others.
     """
-    from jen1_jax.generation.model import (
-        Model,
-    )  # JAX and Flax load on the first use, so that importing the package stays quick
+    # Imported here, so that importing the package does not import JAX and Flax, which takes long.
+    from jen1_jax.generation.model import Model
 
-    return Model.load(
-        run, settings={f"diffusion.{name}": value for name, value in settings.items()}
-    )
+    fields = {f"diffusion.{name}": value for name, value in settings.items()}
+    return Model.load(run, settings=fields)
 
 
 __all__ = ["__version__", "load"]

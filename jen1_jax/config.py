@@ -1,4 +1,7 @@
-"""Configurations: from a preset or a file, overridden by `--config.a.b=v`, refused where a key is unknown, kept as JSON."""
+"""Loads configurations from presets and files, applies overrides, and converts them to JSON.
+
+Unknown fields and values of a wrong type raise `Refusal`.
+"""
 
 import ast
 import importlib
@@ -13,18 +16,22 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 
-FREE = (
-    ".tasks.ratios",
-    ".tasks.weights",
-)  # name tasks; a configuration file may add some, and unknown ones are refused later
+# Fields with the names of tasks as keys. A configuration file may add tasks, so these keys are not
+# checked here; `jen1_jax.tasks` refuses unknown ones.
+FREE_KEYS = (".tasks.ratios", ".tasks.weights")
 
 
 def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
-    """The configuration of a packaged preset (`jen1`) or of a Python file with `get_config()`, with overrides by dotted key."""
+    """The configuration `name`: a preset such as `jen1`, or a Python file with `get_config()`.
+
+    `overrides` maps dotted keys to literals. Raises `Refusal` if there is no such configuration, or
+    if it has missing or unknown fields or values of a wrong type.
+    """
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise Refusal(
-                f"There is no configuration file {name}; give a path to one or a preset: {', '.join(presets())}."
+                f"There is no configuration file {name}; give a path to one or a preset: "
+                f"{', '.join(presets())}."
             )
         spec = importlib.util.spec_from_file_location(Path(name).stem, name)
         module = importlib.util.module_from_spec(spec)
@@ -33,13 +40,14 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
         module = importlib.import_module(f"configs.{name}")
     else:
         raise Refusal(
-            f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends in .py."
+            f"There is no preset {name!r}; the presets are {', '.join(presets())}, and a file ends "
+            "in .py."
         )
     if not hasattr(module, "get_config"):
         raise Refusal(f"{name} has no get_config(); start from configs/jen1.py.")
     try:
         config = module.get_config()
-    except (AttributeError, KeyError) as error:  # a locked ConfigDict says so itself
+    except (AttributeError, KeyError) as error:  # from a locked ConfigDict
         raise Refusal(f"{name} cannot be used: {str(error).strip().splitlines()[0]}") from None
     _check_keys(to_plain(config), _all_fields(), name)
     for key, value in overrides.items():
@@ -49,12 +57,12 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
 
 
 def _all_fields() -> dict[str, Any]:
-    """Every field there is, with the paper's value."""
+    """All fields of a configuration, with the values of the paper."""
     return to_plain(importlib.import_module("configs.jen1").get_config())
 
 
 def _check_keys(values: Any, known: dict, where: str) -> None:
-    """Every field of a configuration stands in configs/jen1.py, and the other way round."""
+    """Checks that `values` has the same fields as `known`; `where` names it in messages."""
     if not isinstance(values, dict):
         raise Refusal(
             f"{where} is a section with the fields {', '.join(known)}; {values!r} is not one."
@@ -63,27 +71,35 @@ def _check_keys(values: Any, known: dict, where: str) -> None:
         place = f"{where}.{key}"
         if key in values:
             raise Refusal(
-                f"{place} is not a field of any configuration; at that place there are: {', '.join(known)}."
+                f"{place} is not a field of any configuration; the fields of {where} are: "
+                f"{', '.join(known)}."
             )
         raise Refusal(
-            f"{place} is missing; start from configs/jen1.py, which has every field. A run of another version must be trained "
-            "anew in another --workdir."
+            f"{place} is missing; start from configs/jen1.py, which has every field. A run of "
+            "another version must be trained again in another --workdir."
         )
     for key, value in known.items():
-        if isinstance(value, dict) and not f"{where}.{key}".endswith(FREE):
+        if isinstance(value, dict) and not f"{where}.{key}".endswith(FREE_KEYS):
             _check_keys(values[key], value, f"{where}.{key}")
 
 
 def _check_types(value: Any, known: Any, where: str) -> None:
-    """A value is of the type that it has in configs/jen1.py, a number finite. Lists may be longer or shorter than there."""
+    """Checks that `value` has the type of `known` and that numbers are finite.
+
+    Lists may be longer or shorter than in `known`.
+    """
     if isinstance(known, dict) and isinstance(value, dict):
-        for key in value:
-            _check_types(value[key], 1.0 if where.endswith(FREE) else known[key], f"{where}.{key}")
+        for key, entry in value.items():
+            example = 1.0 if where.endswith(FREE_KEYS) else known[key]
+            _check_types(entry, example, f"{where}.{key}")
     elif isinstance(known, list) and isinstance(value, list):
-        for place, entry in enumerate(value):
-            like = known[min(place, len(known) - 1)] if known else ""  # an empty list is of names
-            _check_types(entry, like, where)
-    elif not (value is None and where.endswith("mesh.rules")):  # an axis may be left out there
+        for index, entry in enumerate(value):
+            # The lists that are empty in `known` are lists of names.
+            example = known[min(index, len(known) - 1)] if known else ""
+            _check_types(entry, example, where)
+    elif value is None and where.endswith("mesh.rules"):
+        pass  # a rule may leave out an axis
+    else:
         fits = type(value) is type(known) or (type(value), type(known)) == (int, float)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise Refusal(
@@ -92,22 +108,25 @@ def _check_types(value: Any, known: Any, where: str) -> None:
 
 
 def presets() -> list[str]:
-    """Names of the configurations that ship with the package."""
+    """The names of the configurations in the package."""
     import configs
 
     return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
-    """Sets the field at the dotted `key` to the literal `text`; a value keeps its field's type (an integer may fill a float)."""
+    """Sets the field at the dotted `key` to the literal `text`.
+
+    A field keeps its type; an integer is converted for a float. Raises `Refusal` otherwise.
+    """
     *sections, name = key.split(".")
     node = config
     for section in sections:
         node = node[section] if isinstance(node, ConfigDict) and section in node else None
     if not isinstance(node, ConfigDict) or name not in node or isinstance(node[name], ConfigDict):
-        where = node if isinstance(node, ConfigDict) else config
-        known = ", ".join(where.keys())
-        raise Refusal(f"The configuration has no field {key!r}; at that place there are: {known}.")
+        section = node if isinstance(node, ConfigDict) else config
+        known = ", ".join(section.keys())
+        raise Refusal(f"The configuration has no field {key!r}; that section has: {known}.")
     old = node[name]
     try:
         value = ast.literal_eval(text)
@@ -138,10 +157,11 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_plain(values: Mapping[str, Any], where: str) -> ConfigDict:
-    """The inverse of `to_plain`, of values that may have been edited by hand; `where` names them.
+    """The inverse of `to_plain`; `where` names the `values` in messages.
 
-    What is missing takes no default: a run's configuration is complete. Raises `Refusal` for a field that is missing, unknown or
-    of another type than in configs/jen1.py.
+    Missing fields get no defaults, since a run stores its whole configuration. The values may have
+    been edited by hand: raises `Refusal` for a field that is missing, unknown or of another type
+    than in configs/jen1.py.
     """
     _check_keys(values, _all_fields(), where)
     _check_types(values, _all_fields(), where)

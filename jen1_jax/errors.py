@@ -1,5 +1,8 @@
-"""The one exception that a person is meant to read."""
+"""The exception whose message is written for the user."""
 
 
 class Refusal(ValueError):
-    """Bad input, said in one sentence that names the thing and the way out; the command line prints it and exits with 1."""
+    """Bad input; the message is one sentence that names the thing and how to correct it.
+
+    The command line prints the message and exits with status 3.
+    """

@@ -1,4 +1,4 @@
-"""Choices that a configuration makes by name."""
+"""Tables of the choices that a configuration can name."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from jen1_jax.errors import Refusal
 
 
 class Registry(dict):
-    """The choices of one kind by name; looking up an unknown name is refused with the known ones listed."""
+    """The choices of one `kind` by name; an unknown name raises `Refusal` with all known names."""
 
     def __init__(self, kind: str, choices: Mapping):
         super().__init__(choices)

@@ -1,4 +1,4 @@
-"""The mesh, the batch laid over it, and parameters sharded by (pattern, axes) rules.
+"""The mesh of devices, and how the batch and the parameters are sharded over it.
 
 The same code runs on one device and on a pod.
 """
@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 
-BATCH_AXES = ("data", "fsdp")  # the batch is split over both; parameters over fsdp and tensor only
+BATCH_AXES = ("data", "fsdp")  # parameters are split over fsdp and tensor
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `config.mesh.axes` over `devices` (default: all).
 
-    A size of -1 takes the devices that the other axes leave.
+    An axis of size -1 gets all devices that the other axes do not use. Raises `Refusal` if the
+    sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(config.mesh.axes)
@@ -46,9 +47,10 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
     """A `NamedSharding` for every leaf of `tree` (arrays or shapes).
 
-    A rule is (pattern, mesh axes from the last dimension backwards); the first pattern found in the leaf's path decides. An axis
-    that does not divide its dimension is left out, and a leaf without a rule is replicated. Optimiser moments and EMA repeat
-    their parameter's path, so they are sharded as it is.
+    A rule is (pattern, mesh axes). The first rule whose pattern is found in the path of the leaf is
+    used; its axes belong to the last dimensions of the leaf, in reverse order. An axis that does
+    not divide its dimension is left out. A leaf without a rule is replicated. The paths of
+    optimiser moments and EMA contain the path of their parameter, so they are sharded like it.
     """
 
     def place(path, leaf):
@@ -64,10 +66,11 @@ def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
 
 
 def local_layout(config: ConfigDict) -> Callable:
-    """Where parameters lie that every process uses by itself: shapes -> shardings over its own devices by `config.mesh.rules`.
+    """The layout of parameters that each process uses alone, on its own devices.
 
-    A frozen text encoder embeds captions that differ from process to process, so it cannot take part in the global mesh; all
-    local devices count as the axis `fsdp`, and with any number of them the rules hold.
+    The result is a function from shapes to shardings by `config.mesh.rules`, where all local
+    devices form the axis `fsdp`. It serves the frozen text encoder, which cannot use the global
+    mesh: each process embeds other captions.
     """
     axes = dict.fromkeys(config.mesh.axes, 1) | {"fsdp": jax.local_device_count()}
     devices = np.array(jax.local_devices()).reshape(*axes.values())
@@ -76,6 +79,6 @@ def local_layout(config: ConfigDict) -> Callable:
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """This process's part of the global batch, laid over the mesh by the arrays' first axis."""
+    """The global batch on the mesh, from the part of this process; arrays are split by examples."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
     return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)

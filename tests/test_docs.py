@@ -92,7 +92,7 @@ def test_the_fourth_task_of_the_worked_example_is_drawn(tmp_path):
     file.write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
     try:
         config = load_config(str(file), {})
-        drawn = tasks.draw(jax.random.key(0), jnp.full(20, 30), 32, 0, config.tasks)
+        drawn = tasks.draw_tasks(jax.random.key(0), jnp.full(20, 30), 32, 0, config.tasks)
     finally:
         for name in set(tasks.TASKS) - set(known):
             del tasks.TASKS[name]

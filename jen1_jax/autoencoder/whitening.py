@@ -1,10 +1,13 @@
-"""Latent normalisation: latents rotated to their principal directions, scaled to unit variance, the strongest directions kept.
+"""Whitening: normalises latents along their principal directions (JEN-1, section 3.1).
 
-JEN-1, section 3.1: mean and covariance are accumulated batch by batch, covariance = U diag(s) U^T, and
-z' = (z - mean) U_k diag(s_k)^-1/2. Statistics are float64 throughout and merged by Chan's formula; E[x^2] - E[x]^2 would cancel.
+Latents z are rotated to their principal directions and scaled to unit variance, and the directions
+of largest variance are kept: z' = (z - mean) U_k diag(s_k)^-1/2, where U diag(s) U^T is the
+covariance. Mean and covariance are float64 and accumulated batch by batch by Chan's formula;
+E[x^2] - E[x]^2 would lose digits by cancellation.
 
-Products with them ask for full float32 ("highest"). By default an accelerator rounds their operands to bfloat16 or TF32: where
-the scales of two directions differ by 316, the weaker one would be off by a quarter of its deviation.
+The matrix products use full float32 precision ("highest"). By default an accelerator rounds their
+operands to bfloat16 or TF32: where the standard deviations of two directions differ by a factor of
+316, the weaker one would have an error of a quarter of its standard deviation.
 """
 
 import math
@@ -23,7 +26,7 @@ from jen1_jax.files import whole_file
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean [c] and covariance [c, c] (divided by the count) of vectors, float64."""
+    """Number, mean and covariance of vectors; the covariance is divided by their number."""
 
     count: int
     mean: Float64[np.ndarray, " c"]
@@ -35,7 +38,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "n c"]) -> "Moments":
-        """Those of the rows of `x`."""
+        """The moments of the rows of `x`."""
         if len(x) == 0:
             return cls.empty(x.shape[1])
         x = np.asarray(x, np.float64)
@@ -43,7 +46,7 @@ class Moments:
         return cls(len(x), mean, (x - mean).T @ (x - mean) / len(x))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Those of both sets of vectors together (Chan et al. 1979)."""
+        """The moments of both sets of vectors together (Chan et al. 1979)."""
         count = self.count + other.count
         if count == 0:
             return self
@@ -58,7 +61,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class Whitening:
-    """`mean` [c], orthonormal `basis` [c, k] and `scale` [k], the standard deviation along each direction."""
+    """A fitted whitening from c to k channels.
+
+    `basis` has orthonormal columns, and `scale` is the standard deviation along each of them.
+    """
 
     mean: Float64[np.ndarray, " c"]
     basis: Float64[np.ndarray, "c k"]
@@ -74,7 +80,10 @@ class Whitening:
         return jnp.matmul(latents - self.mean.astype(np.float32), forward, precision="highest")
 
     def invert(self, whitened):
-        """Latents [..., c] of whitened latents [..., k]: exact at keep = 1, else the nearest ones in the kept directions."""
+        """Latents [..., c] of whitened latents [..., k].
+
+        The inverse of `apply` if all directions were kept, else its least-squares inverse.
+        """
         back = (self.basis * self.scale).T.astype(np.float32)
         return jnp.matmul(whitened, back, precision="highest") + self.mean.astype(np.float32)
 
@@ -82,39 +91,45 @@ class Whitening:
         return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
 
     def save(self, path: Path) -> None:
-        """Writes an .npz, under its final name only when it is whole."""
+        """Writes an .npz file, which appears under its final name only when it is complete."""
         with whole_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **self.arrays())
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
-        """Raises `Refusal` where the file is missing, holds pickles, or its arrays do not fit together."""
+        """Reads the file of `save`.
+
+        Raises `Refusal` if it is missing, holds pickles, or its arrays do not fit together.
+        """
         try:
             with np.load(path, allow_pickle=False) as file:
-                mean, basis, scale = (
-                    np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale")
-                )
+                arrays = [np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale")]
+            mean, basis, scale = arrays
             if basis.shape != (len(mean), len(scale)) or not (scale > 0).all():
                 raise ValueError("its arrays do not fit together")
         except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
             raise Refusal(
-                f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit it."
+                f"{path} is not a whitening ({error}); run `jen1 train autoencoder` again to fit "
+                "it."
             ) from None
         return cls(mean, basis, scale)
 
 
 def check_whitening(keep: float, floor: float) -> None:
-    """Refuses settings that `fit` cannot use, before anything is trained for it."""
+    """Raises `Refusal` for settings that `fit_whitening` cannot use."""
     if not 0 < keep <= 1 or not 0 < floor < 1:
         raise Refusal(
-            f"whitening.keep is a share of the channels in (0, 1] and whitening.floor in (0, 1), got {keep} and {floor}."
+            "whitening.keep must be a share of the channels in (0, 1] and whitening.floor must be "
+            f"in (0, 1), got {keep} and {floor}."
         )
 
 
 def fit_whitening(moments: Moments, keep: float, floor: float) -> Whitening:
-    """The whitening of latents with these moments, cut to the floor(keep * c) directions of largest variance.
+    """The whitening of latents with these moments.
 
-    Variances below `floor` times the largest are raised to it: directions that hold nothing are not blown up to unit variance.
+    The floor(keep * c) directions of largest variance are kept. Variances below `floor` times the
+    largest are raised to that value: otherwise directions of almost no variance would be amplified.
+    Raises `Refusal` if there are no latents, or if they do not vary or are not finite.
     """
     check_whitening(keep, floor)
     if moments.count == 0:
@@ -123,7 +138,8 @@ def fit_whitening(moments: Moments, keep: float, floor: float) -> Whitening:
         )
     if not 0 < np.trace(moments.covariance) < np.inf:
         raise Refusal(
-            "The latents of the training split do not vary, or are not finite; look for silence with `jen1 data validate`."
+            "The latents of the training split do not vary, or are not finite; look for silence "
+            "with `jen1 data validate`."
         )
     k = max(1, math.floor(keep * len(moments.mean) + 1e-9))
     basis, variance, _ = np.linalg.svd(moments.covariance, hermitian=True)

@@ -78,8 +78,8 @@ def evaluate_captions(
         timing = {}
         if "timing" in model.sampler.unet.conditioning:
             # Such a model was trained with the position of each clip in its piece.
-            timing["start"] = [clip.start for clip in part]
-            timing["total"] = [clip.total for clip in part]
+            starts, totals = [clip.start for clip in part], [clip.total for clip in part]
+            timing = {"start": starts, "total": totals}
         prompts = [clip.caption for clip in part]
         generated += model.generate(prompts, seconds, seeds, **timing)
     round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in reference]

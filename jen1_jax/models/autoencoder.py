@@ -1,4 +1,4 @@
-"""The autoencoder of a run: built from the configuration, or loaded with its whitening."""
+"""Builds the autoencoder of a configuration, and loads a trained one with its whitening."""
 
 import json
 from functools import partial
@@ -21,15 +21,17 @@ from jen1_jax.models.run import Run
 
 
 def make_autoencoder(config: ConfigDict) -> Autoencoder:
-    """The configured autoencoder; refuses fields that do not fit together."""
+    """The autoencoder of a configuration; raises `Refusal` if its fields do not fit together."""
     fields = config.autoencoder
     if not 4_000 <= config.audio.sample_rate <= 768_000:
         raise Refusal(
-            f"audio.sample_rate must lie between 4,000 and 768,000 Hz; {config.audio.sample_rate} does not."
+            "audio.sample_rate must lie between 4,000 and 768,000 Hz, got "
+            f"{config.audio.sample_rate}."
         )
     if not len(fields.strides) == len(fields.channels) > 0 or fields.kernel_size % 2 == 0:
         raise Refusal(
-            "autoencoder.strides and autoencoder.channels need as many entries, at least one, and autoencoder.kernel_size is odd."
+            "autoencoder.strides and autoencoder.channels need the same number of entries, at "
+            "least one, and autoencoder.kernel_size must be odd."
         )
     sizes = (
         *fields.strides,
@@ -41,24 +43,29 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
     )
     if min(sizes) < 1 or fields.compress > min(fields.channels):
         raise Refusal(
-            "autoencoder's strides, widths, dilations and compress are at least 1, and compress is no more than a width."
+            "autoencoder's strides, channels, kernel_size, latent_channels, dilations and compress "
+            "must be at least 1, and compress no more than any of the channels."
         )
-    if fields.window and (
-        fields.window % 8 or fields.window != 4 * fields.strides[0] or fields.causal
-    ):
+    fits = fields.window % 8 == 0 and fields.window == 4 * fields.strides[0]
+    if fields.window and (not fits or fields.causal):
         raise Refusal(
-            f"autoencoder.window is a multiple of 8 samples and four times strides[0], without autoencoder.causal; "
-            f"got {fields.window} with strides {tuple(fields.strides)} and causal={fields.causal}."
+            "autoencoder.window must be a multiple of 8 samples and four times strides[0], without "
+            f"autoencoder.causal; got {fields.window} with strides {tuple(fields.strides)} and "
+            f"causal={fields.causal}."
         )
     if fields.phase_iterations < (1 if fields.window else 0):
         raise Refusal(
-            f"autoencoder.phase_iterations is at least 0, and with autoencoder.window at least 1, got {fields.phase_iterations}."
+            "autoencoder.phase_iterations must be at least 0, and at least 1 with "
+            f"autoencoder.window; got {fields.phase_iterations}."
         )
     if not 0 <= fields.mask_rate < 1:
-        raise Refusal(f"autoencoder.mask_rate is a share in [0, 1), got {fields.mask_rate}.")
+        raise Refusal(f"autoencoder.mask_rate must be a share in [0, 1), got {fields.mask_rate}.")
     if fields.dtype not in ("float32", "bfloat16"):
         raise Refusal(f'autoencoder.dtype is "float32" or "bfloat16", not "{fields.dtype}".')
-    _ = ACTIVATIONS[fields.activation], MASK_UNITS[fields.mask_unit]  # refuse unknown names
+    _ = (
+        ACTIVATIONS[fields.activation],
+        MASK_UNITS[fields.mask_unit],
+    )  # raise Refusal for unknown names
     return Autoencoder(**config.autoencoder)
 
 
@@ -67,45 +74,52 @@ def init_autoencoder(key: Key[Array, ""], *, model: Autoencoder) -> PyTree:
 
 
 def load_codec(run: Run) -> Codec:
-    """The run's trained autoencoder (EMA weights) with its whitening; a missing or foreign part is refused."""
-    missing = f"The run {run.path} has no trained autoencoder; train it with `jen1 train autoencoder --workdir {run.path}`."
+    """The trained autoencoder of a run (EMA weights) with its whitening.
+
+    Raises `Refusal` if a part is missing, or if its fingerprint is not the one that the run has
+    recorded.
+    """
+    missing = (
+        f"The run {run.path} has no trained autoencoder; train it with "
+        f"`jen1 train autoencoder --workdir {run.path}`."
+    )
     config = run.config
     checkpoints = Checkpoints.existing(run.checkpoints("autoencoder"), missing)
     if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
         raise Refusal(
-            f"The autoencoder of {run.path} is not trained to its end; run the same `jen1 train autoencoder` again."
+            f"The autoencoder of {run.path} is not trained to its end; run the same "
+            "`jen1 train autoencoder` again."
         )
     model = make_autoencoder(config)
-    params, _ = checkpoints.restore_ema(
-        "autoencoder", jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0))
-    )
+    shapes = jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0))
+    params, _ = checkpoints.restore_ema("autoencoder", shapes)
     checkpoints.close()
     whitening = Whitening.load(run.whitening)
-    codec = Codec(
-        model, params, whitening, config.audio.sample_rate, **_load_measured(run.measured, model)
-    )
+    measured = _load_measured(run.measured, model)
+    codec = Codec(model, params, whitening, config.audio.sample_rate, **measured)
     recorded = run.record["fingerprints"]["autoencoder"]
     if codec.fingerprint != recorded:
         raise Refusal(
-            f"The autoencoder in {run.path} has the fingerprint {codec.fingerprint}, but its record says {recorded}; "
-            "a file was replaced: restore it, or train anew in another folder."
+            f"The autoencoder in {run.path} has the fingerprint {codec.fingerprint}, but the run's "
+            f"record holds {recorded}; a file was replaced: restore it, or train again in another "
+            "folder."
         )
     return codec
 
 
 def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
-    """The fields `loudest` and `margin` of a `Codec`, as `train_autoencoder` has measured and written them."""
+    """The fields `loudest` and `margin` of a `Codec`, which `train_autoencoder` has measured."""
     bands = spectrum.bands(model.window) if model.window else 0
     try:
         measured = json.loads(path.read_text())
         loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]
         if loudest.shape != (bands,) or not np.isfinite(loudest).all():
-            raise ValueError(f"it holds no {bands} finite levels")
+            raise ValueError(f"it does not hold {bands} finite levels")
         if type(margin) is not int or not 0 <= margin <= model.encoder_reach:
             raise ValueError(f"its margin is not between 0 and {model.encoder_reach}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(
-            f"{path} does not hold what was measured on the training data ({error}); delete it and run the same "
-            "`jen1 train autoencoder` again."
+            f"{path} does not hold the measurements of the training data ({error}); delete it and "
+            "run the same `jen1 train autoencoder` again."
         ) from None
     return {"margin": margin} | ({"loudest": loudest} if bands else {})

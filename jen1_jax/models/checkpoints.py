@@ -1,10 +1,11 @@
-"""Checkpoints by Orbax, behind the three calls that the project needs: save, restore, and the EMA alone.
+"""Saves and restores training states by Orbax.
 
-A checkpoint holds the whole `TrainState` and a JSON record: the resolved configuration, fingerprints and what the data were. It
-restores onto any mesh, because every leaf is read into the sharding that is asked for.
+A checkpoint holds the whole `TrainState` and a JSON record with the resolved configuration, the
+fingerprints and a description of the data. It can be restored onto any mesh, since each leaf is
+read into the sharding that the caller gives.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,23 @@ from jen1_jax.errors import Refusal
 
 
 class Checkpoints:
-    """The checkpoints in one folder; saving runs in the background and its errors surface at the next save or at `close`."""
+    """The checkpoints in one folder; the newest `keep` are kept.
+
+    Saving runs in the background; its errors are raised by the next `save` or by `close`.
+    """
 
     def __init__(self, directory: Path, keep: int = 1):
         self.directory = Path(directory).absolute()
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
-            # The loop decides when to save; Orbax's own default would save continuously.
+            # The training loop decides when to save; the default of Orbax saves continuously.
             save_decision_policy=ocp.training.save_decision_policies.SpecificStepsPolicy([]),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
 
     @classmethod
     def existing(cls, directory: Path, missing: str) -> "Checkpoints":
-        """Those of a trained part; raises `Refusal` with the sentence `missing` where there are none."""
+        """The checkpoints in `directory`; raises `Refusal` with `missing` if there are none."""
         if not Path(directory).is_dir():
             raise Refusal(missing)
         checkpoints = cls(directory)
@@ -39,7 +43,7 @@ class Checkpoints:
 
     @classmethod
     def newest(cls, directory: Path) -> int:
-        """Step of the newest checkpoint in a folder that need not exist; -1 where there is none."""
+        """The step of the newest checkpoint; -1 if there is none or the folder does not exist."""
         if not Path(directory).is_dir():
             return -1
         checkpoints = cls(directory)
@@ -49,39 +53,37 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint."""
+        """The step of the newest checkpoint, if there is one."""
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
     @property
     def steps(self) -> list[int]:
-        """Those of all checkpoints that were kept, oldest first."""
+        """The steps of all checkpoints that were kept, oldest first."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def save(self, step: int, state, record: Mapping[str, Any]) -> None:
         """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
         if step != self.latest:
-            self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "record": dict(record)}, force=True
-            )
+            content = {"state": state, "record": dict(record)}
+            self._checkpointer.save_checkpointables_async(step, content, force=True)
 
     def record(self) -> dict[str, Any]:
-        """That of the newest checkpoint, without its state."""
-        return self._checked(
-            lambda: self._checkpointer.load_checkpointables(None, {"record": None})
-        )["record"]
+        """The record of the newest checkpoint; the state is not read."""
+        return self._load({"record": None})["record"]
 
     def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
-        """The newest state, laid out as `abstract_state` (shapes with shardings), and its record."""
-        loaded = self._load(abstract_state)
+        """The newest state, sharded as `abstract_state` (shapes with shardings), and its record."""
+        loaded = self._load({"state": abstract_state, "record": None})
         return loaded["state"], loaded["record"]
 
     def restore_ema(
-        self, player: str, abstract_params: PyTree, step: int | None = None
+        self, trainable: str, abstract_params: PyTree, step: int | None = None
     ) -> tuple[PyTree, dict[str, Any]]:
-        """One player's EMA parameters of the checkpoint at `step` (default: the newest), on the first device, and its record.
+        """The EMA parameters of one trainable, on the first local device, and the record.
 
-        Nothing else is read: neither the other players nor the optimiser need to be known.
+        They are those of the checkpoint at `step` (default: the newest). The other trainables and
+        the optimiser state are not read, so their shapes need not be known.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shaped = jax.tree.map(
@@ -91,25 +93,21 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = self._load({"ema": {player: shaped}}, step)
-        return loaded["state"]["ema"][player], loaded["record"]
+            loaded = self._load({"state": {"ema": {trainable: shaped}}, "record": None}, step)
+        return loaded["state"]["ema"][trainable], loaded["record"]
 
-    def _load(self, abstract_state, step: int | None = None) -> dict[str, Any]:
-        return self._checked(
-            lambda: self._checkpointer.load_checkpointables(
-                step, {"state": abstract_state, "record": None}
-            )
-        )
-
-    def _checked(self, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _load(self, abstract_content: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+        """Reads the parts of a checkpoint that are keys of `abstract_content`."""
         try:
-            return load()
+            return self._checkpointer.load_checkpointables(step, abstract_content)
         except (ValueError, KeyError, FileNotFoundError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            lines = str(error).strip().splitlines()
+            reason = lines[0][:300] if lines else type(error).__name__
             raise Refusal(
-                f"The checkpoint in {self.directory} cannot be read for this configuration: {first}"
+                f"The checkpoint in {self.directory} cannot be read for this configuration: "
+                f"{reason}"
             ) from error
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits until everything is saved."""
         self._checkpointer.close()

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON line a record, and the same scalars as TensorBoard events."""
+"""Writes metrics as JSON lines and as TensorBoard events, and reads the JSON lines."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,11 @@ from jen1_jax.files import write_text
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and `tensorboard/` in `directory`; records after `start_step` are of a lost run, and go."""
+    """Appends records to `metrics.jsonl` and `tensorboard/` in `directory`.
+
+    Records after `start_step` are deleted: they were written after the checkpoint from which
+    training continues.
+    """
 
     def __init__(self, directory: Path, start_step: int):
         directory.mkdir(parents=True, exist_ok=True)
@@ -21,10 +25,8 @@ class MetricsWriter:
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(
-            json.dumps({"step": step} | {name: float(value) for name, value in scalars.items()})
-            + "\n"
-        )
+        record = {"step": step} | {name: float(value) for name, value in scalars.items()}
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
@@ -35,7 +37,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The records of a `metrics.jsonl`; an unfinished last line is left out."""
+    """The records of a `metrics.jsonl`; an incomplete last line is ignored."""
     if not path.is_file():
         return []
     records = []
