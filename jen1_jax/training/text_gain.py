@@ -1,7 +1,9 @@
-"""Is the text heard? Held-out examples are denoised with their own captions and with the captions of others.
+"""Measures in training whether the diffusion model uses the text.
 
-`text_gain` at a log-SNR is 1 - error(own caption) / error(another's): 0 where the text is not heard, above 0 where it helps,
-below 0 where it misleads. It tells so early. The loss does not: it also falls when captions change nothing.
+Held-out examples are denoised with their own captions and with captions of other examples. The
+`text_gain` at a log-SNR is 1 - error(own caption) / error(other caption): 0 if the model ignores
+the text, above 0 if the right caption helps, below 0 if it misleads the model. It shows early
+whether the text has an effect. The loss does not: it also falls if the model ignores the text.
 """
 
 from collections import Counter
@@ -25,18 +27,15 @@ from jen1_jax.training.diffusion_loss import embed_text, encode
 from jen1_jax.training.loop import Hook
 from jen1_jax.training.step import TrainState
 
-LOG_SNRS = (
-    -6,
-    -4,
-    -2,
-    0,
-)  # from almost pure noise, where a caption is all there is to go by, to as much music as noise
+# From almost pure noise, in which only the caption describes the music, to equal music and noise.
+LOG_SNRS = (-6, -4, -2, 0)
 EXAMPLES = 32
-PER_CAPTION = 4  # of them: a long file's clips share one caption and follow each other
-SEARCHED = 512  # held-out examples that are read, at most
-ENCODED = 8  # waveforms at once
-HEARD = 0.025  # a gain below it counts as none: latents of which no music came had up to .018 (docs/decisions.md)
-EARLY = 0.1  # share of the steps after which there should be one
+PER_CAPTION = 4  # of these examples, since the clips of a long file share one caption
+MAX_READ = 512  # held-out examples that are read to find them
+ENCODED = 8  # waveforms that are encoded at once
+# Lower gains count as none: in runs that gave no music they were up to .018 (docs/decisions.md).
+MIN_GAIN = 0.025
+DEADLINE = 0.1  # share of the training steps after which the gain should have reached it
 
 
 def text_errors(
@@ -49,13 +48,13 @@ def text_errors(
     unet: Denoiser,
     text: TextEncoder,
 ) -> dict[str, Float[Array, " batch"]]:
-    """Each example's mean squared error of the clean latents at `log_snr`, by what it is given.
+    """The mean squared error of each example's denoised latents at `log_snr`, with three texts.
 
-    That is its own text (`right`), the text of row `batch["other"]` (`other`), or none (`none`).
-    No frame is given as context, the mode is bidirectional, the noise is the same for the three,
-    and padding does not count. The error is of clean latents whatever the objective, so that
-    objectives can be compared. `params` are the diffusion model's (`unet`, and `text` where that is
-    trained). `batch` holds `latents` and `valid_frames`.
+    These are its own text (`right`), the text of the row `batch["other"]` (`other`), and no text
+    (`none`). No frames are given as context, the mode is bidirectional, the noise is the same for
+    all three, and padding does not count. For each objective the error is that of the clean
+    latents, so that objectives can be compared. `params` are those of the diffusion model: `unet`,
+    and `text` if the text encoder is trained. `batch` holds `latents` and `valid_frames`.
     """
     clean = batch["latents"].astype(jnp.float32)
     size, frames, _ = clean.shape
@@ -68,8 +67,8 @@ def text_errors(
     conditions = conditioner.embed(conditioners, batch.get("conditions", {}))
     objective = OBJECTIVES[config.diffusion.objective]
 
-    def error(given):
-        rows, lengths = given
+    def error(text_rows_and_lengths):
+        rows, lengths = text_rows_and_lengths
         prediction = unet.apply(
             {"params": params["unet"]},
             noisy,
@@ -86,43 +85,42 @@ def text_errors(
         return squares.mean(axis=2).sum(axis=1) / valid.sum(axis=(1, 2))
 
     own, other = jnp.arange(size), batch["other"]
-    given = {
+    texts = {
         "right": (own, lengths),
         "other": (other, lengths[other]),
         "none": (own, jnp.zeros_like(lengths)),
     }
-    # One after the other, so that the network is compiled once.
-    errors = jax.lax.map(error, jax.tree.map(lambda *each: jnp.stack(each), *given.values()))
-    return dict(zip(given, errors, strict=True))
+    # In a loop, so that the network is compiled once.
+    errors = jax.lax.map(error, jax.tree.map(lambda *each: jnp.stack(each), *texts.values()))
+    return dict(zip(texts, errors, strict=True))
 
 
 def others(captions: Sequence[str]) -> Int[np.ndarray, " captions"]:
-    """For each caption the row of the next different one, the first row following the last. Needs two different captions."""
-    count = len(captions)
-    following = lambda row: ((row + step) % count for step in range(1, count))
-    return np.array(
-        [next(n for n in following(row) if captions[n] != captions[row]) for row in range(count)]
-    )
+    """For each caption the row of the next different one; the first row follows the last.
+
+    There must be at least two different captions.
+    """
+    count, rows = len(captions), []
+    for row in range(count):
+        following = ((row + step) % count for step in range(1, count))
+        rows.append(next(other for other in following if captions[other] != captions[row]))
+    return np.array(rows)
 
 
 def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | None:
-    """The first examples of `batches` that have a caption and finite data, up to `EXAMPLES`, and their `other` rows (see
-    `text_errors`).
+    """The first `EXAMPLES` examples of `batches` that have a caption and finite data.
 
-    None where no two captions differ.
+    They get the field `other` of `text_errors`. The result is None if all captions are the same.
     """
-    examples, counts, searched = [], Counter(), 0
+    examples, counts, read = [], Counter(), 0
     for batch in batches:
         for row, caption in enumerate(map(str, batch["caption"])):
-            if (
-                caption.strip()
-                and counts[caption] < PER_CAPTION
-                and _usable({name: batch[name][row] for name in batch})
-            ):
+            example = {name: array[row] for name, array in batch.items()}
+            if caption.strip() and counts[caption] < PER_CAPTION and _usable(example):
                 counts[caption] += 1
-                examples.append({name: np.copy(array[row]) for name, array in batch.items()})
-        searched += len(batch["caption"])
-        if len(examples) >= EXAMPLES or searched >= SEARCHED:
+                examples.append({name: np.copy(array) for name, array in example.items()})
+        read += len(batch["caption"])
+        if len(examples) >= EXAMPLES or read >= MAX_READ:
             break
     examples = examples[:EXAMPLES]
     captions = [str(example["caption"]) for example in examples]
@@ -134,20 +132,19 @@ def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | No
 
 
 def _usable(example: Mapping[str, Any]) -> bool:
-    """Whether an example has real frames, all of them finite: one without would make every mean NaN."""
+    """Whether an example has valid frames and finite data; else it would make the means NaN."""
     data = example.get("latents", example.get("audio", np.zeros(1)))
-    return bool(
-        min(example.get("valid_frames", 1), example.get("valid_samples", 1)) > 0
-        and np.isfinite(data).all()
-    )
+    valid = min(example.get("valid_frames", 1), example.get("valid_samples", 1))
+    return bool(valid > 0 and np.isfinite(data).all())
 
 
 class TextGain(Hook):
     """Logs `text_gain/LOG_SNR` of the EMA parameters at every checkpoint.
 
-    Of the first `window` frames of held-out examples; nothing where no two captions differ. From
-    `EARLY` on, `progress` is told once that no gain reaches `HEARD`, and once when one does later;
-    not where `data.limit` asks for a few clips to be memorised.
+    It is measured on the first `window` frames of held-out examples, and not at all if these have
+    the same caption. If no gain has reached `MIN_GAIN` after the share `DEADLINE` of the steps, a
+    message says so, and a second message says when one reaches it later. There are no messages if
+    `data.limit` is set: then the model shall memorise a few clips.
     """
 
     def __init__(
@@ -163,7 +160,7 @@ class TextGain(Hook):
         progress: Callable[[str], None],
     ):
         self._training, self._progress = config.train_diffusion, progress
-        self._due, self._told = config.data.limit == 0, False
+        self._may_report, self._warned = config.data.limit == 0, False
         self._batch = None
         examples = held_out(held_out_clips)
         if examples is None:
@@ -180,8 +177,8 @@ class TextGain(Hook):
         @jax.jit
         def errors(params, batch, log_snr):
             key = jax.random.key(0)
-            found = text_errors(params, batch, key, log_snr, config=config, unet=unet, text=text)
-            return jax.tree.map(jnp.mean, found)
+            each = text_errors(params, batch, key, log_snr, config=config, unet=unet, text=text)
+            return jax.tree.map(jnp.mean, each)
 
         self._errors = errors
 
@@ -198,25 +195,26 @@ class TextGain(Hook):
         return gains
 
     def _report(self, best: float, step: int) -> None:
-        if not self._due:
+        if not self._may_report:
             return
-        if best >= HEARD:
-            self._due = False
-            if self._told:
+        if best >= MIN_GAIN:
+            self._may_report = False
+            if self._warned:
                 self._progress(
-                    f"diffusion: the text is heard now (text_gain is {best:.3f} at best)."
+                    f"diffusion: the model uses the text now (text_gain is {best:.3f} at best)."
                 )
-        elif not self._told and step >= EARLY * self._training.steps:
-            self._told = True
+        elif not self._warned and step >= DEADLINE * self._training.steps:
+            self._warned = True
             self._progress(
-                "diffusion: the text is not heard yet. Held-out examples are denoised hardly "
-                f"better with their own captions than with others' (text_gain is {best:.3f} at "
-                "best). If it stays so, see docs/model.md#my-output-is-noise."
+                "diffusion: the model ignores the text so far. With their own captions, held-out "
+                "examples are denoised hardly better than with captions of other examples "
+                f"(text_gain is {best:.3f} at best). If this does not change, see "
+                "docs/model.md#my-output-is-noise."
             )
 
 
 def _encode(batch: Inputs, codec: Codec) -> Float[np.ndarray, "batch frames k"]:
-    """The latents of waveforms, as the training step has them, a few at a time."""
+    """The latents of waveforms, encoded as in the training step, a few at a time."""
     names = ("audio", "before", "after", "has_before", "has_after")
     waveforms = {name: batch[name] for name in names if name in batch}
     frozen = {"autoencoder": codec.params}

@@ -131,7 +131,7 @@ def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told
         ("train_autoencoder.adversary", dict(windows=()), "adversary.windows"),
         ("train_autoencoder", dict(batch_size=0), "batch_size must be at least 1"),
         ("train_autoencoder", dict(seconds=1e-4), "less than one hop"),
-        ("autoencoder", dict(compress=9), "no more than a width"),
+        ("autoencoder", dict(compress=9), "compress no more than any"),
         ("autoencoder", dict(strides=(8, 0)), "at least 1"),
         ("autoencoder", dict(mask_rate=1.5), "mask_rate"),
         ("autoencoder", dict(strides=(), channels=()), "at least one"),

@@ -1,4 +1,4 @@
-"""What training says of the text: heard or not."""
+"""The measurement of whether the diffusion model uses the text, and its messages."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -43,21 +43,17 @@ CODEC = Mock(
 
 
 def denoiser(objective="x0"):
-    """In the place of a U-Net: it predicts its parameter times the text's first embedding.
+    """A fake U-Net, which predicts its parameter times the first embedding of the text.
 
     Without text it predicts 0.
     """
 
     def apply(variables, noisy, context, mask, log_snr, text, lengths, valid, causal, conditioning):
         assert not conditioning
-        given = (
-            jnp.abs(context).sum() + mask.sum() + causal.sum()
-        )  # nothing is: it would be seen in the errors
-        clean = (
-            variables["params"] * jnp.where((lengths > 0)[:, None, None], text[:, :1], 0)
-            + given
-            + 0 * noisy
-        )
+        first = jnp.where((lengths > 0)[:, None, None], text[:, :1], 0)
+        # Context, mask and mode must be 0. If one were not, it would change the errors.
+        not_zero = jnp.abs(context).sum() + mask.sum() + causal.sum()
+        clean = variables["params"] * first + not_zero + 0 * noisy
         alpha, sigma = (scale[:, None, None] for scale in scales(log_snr))
         return OBJECTIVES[objective].target(clean, (noisy - alpha * clean) / sigma, log_snr)
 
@@ -65,10 +61,9 @@ def denoiser(objective="x0"):
 
 
 def state(share):
-    """A training state whose denoiser predicts so much of the text's embedding."""
-    return TrainState(
-        step=0, updates=0, params=None, ema={"diffusion": {"unet": share}}, optimizer=None
-    )
+    """A training state whose denoiser predicts the embedding of the text times `share`."""
+    ema = {"diffusion": {"unet": share}}
+    return TrainState(step=0, updates=0, params=None, ema=ema, optimizer=None)
 
 
 def settings(objective="x0"):
@@ -79,7 +74,7 @@ def settings(objective="x0"):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Five examples, whose latents are their text's first embedding at every frame; the third is short."""
+    """Five examples; every latent frame is the first embedding of the text. The third is short."""
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=(5, 3, K)).astype(np.float32)
     return {
@@ -93,25 +88,24 @@ def batch():
 
 @jax.jit
 def errors(batch):
-    """By objective."""
-    given = {"unet": 0.5}, batch, jax.random.key(0), -2.0
+    """The errors for each objective."""
+    arguments = {"unet": 0.5}, batch, jax.random.key(0), -2.0
     return {
-        name: text_errors(*given, config=settings(name), unet=denoiser(name), text=FROZEN)
+        name: text_errors(*arguments, config=settings(name), unet=denoiser(name), text=FROZEN)
         for name in OBJECTIVES
     }
 
 
 def test_errors_are_of_the_clean_latents_with_each_text(batch):
-    latents, size = batch["latents"][:, 0], lambda x: np.mean(x**2, axis=1)
+    latents, mean_square = batch["latents"][:, 0], lambda x: np.mean(x**2, axis=1)
+    with_other = 0.5 * latents[batch["other"]] - latents
     for found in errors(batch).values():
-        np.testing.assert_allclose(found["right"], size(0.5 * latents), rtol=1e-4)
-        np.testing.assert_allclose(
-            found["other"], size(0.5 * latents[batch["other"]] - latents), rtol=1e-4
-        )
-        np.testing.assert_allclose(found["none"], size(latents), rtol=1e-4)
+        np.testing.assert_allclose(found["right"], mean_square(0.5 * latents), rtol=1e-4)
+        np.testing.assert_allclose(found["other"], mean_square(with_other), rtol=1e-4)
+        np.testing.assert_allclose(found["none"], mean_square(latents), rtol=1e-4)
 
 
-def test_padding_does_not_count(batch):
+def test_the_content_of_padding_does_not_change_the_errors(batch):
     padded = batch["latents"].copy()
     padded[2, 5:] = 100
     jax.tree.map(np.testing.assert_array_equal, errors(batch), errors(batch | {"latents": padded}))
@@ -121,15 +115,14 @@ def test_padding_does_not_count(batch):
 def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
     config, size = tiny.config(), 4
     unet = models.make_unet(config, K, FROZEN)
-    rng = np.random.default_rng(0)  # nothing starts at zero then
-    params = jax.tree.map(
-        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
-        jax.eval_shape(partial(models.init_diffusion, unet=unet, text=FROZEN), jax.random.key(0)),
-    )
-    deaf = jax.tree.map_with_path(
-        lambda path, leaf: 0 * leaf if "cross_attention" in jax.tree_util.keystr(path) else leaf,
-        params,
-    )
+    rng = np.random.default_rng(0)
+    initialise = partial(models.init_diffusion, unet=unet, text=FROZEN)
+    shapes = jax.eval_shape(initialise, jax.random.key(0))
+    draw = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32)  # no layer is zero
+    params = jax.tree.map(draw, shapes)
+    is_cross_attention = lambda path: "cross_attention" in jax.tree_util.keystr(path)
+    switch_off = lambda path, leaf: 0 * leaf if is_cross_attention(path) else leaf
+    without = jax.tree.map_with_path(switch_off, params)
     batch = {
         "latents": rng.normal(size=(size, 16, K)).astype(np.float32),
         "valid_frames": np.full(size, 16),
@@ -139,19 +132,17 @@ def test_a_network_without_cross_attention_has_the_same_error_with_every_text():
         "other": np.array([1, 2, 3, 0]),
     }
     find = jax.jit(partial(text_errors, config=config, unet=unet, text=FROZEN))
-    hearing, deaf = (
-        jax.tree.map(np.asarray, find(each, batch, jax.random.key(0), -2.0))
-        for each in (params, deaf)
-    )
-    np.testing.assert_array_equal(deaf["right"], deaf["other"])
-    np.testing.assert_array_equal(deaf["right"], deaf["none"])
-    assert (hearing["right"] != hearing["other"]).all() and (
-        hearing["right"] != hearing["none"]
-    ).all()
+    key = jax.random.key(0)
+    ignoring = jax.tree.map(np.asarray, find(without, batch, key, -2.0))
+    np.testing.assert_array_equal(ignoring["right"], ignoring["other"])
+    np.testing.assert_array_equal(ignoring["right"], ignoring["none"])
+    using = jax.tree.map(np.asarray, find(params, batch, key, -2.0))
+    assert (using["right"] != using["other"]).all()
+    assert (using["right"] != using["none"]).all()
 
 
-def test_held_out_examples_have_different_captions_and_each_another_one_beside_it():
-    """Of a long file, whose clips share a caption, there are a few; clips without a caption say nothing."""
+def test_each_held_out_example_is_compared_with_one_of_another_caption():
+    """At most `PER_CAPTION` examples share a caption; examples without a caption are left out."""
     captions = ["", "  ", *["long"] * 20, *"abcabc", *(f"d{n}" for n in range(50))]
     batches = [
         {"caption": captions[row : row + 8], "row": np.arange(row, row + 8)}
@@ -170,7 +161,7 @@ def test_held_out_examples_have_different_captions_and_each_another_one_beside_i
 
 
 @pytest.mark.parametrize("data, valid", [("latents", "valid_frames"), ("audio", "valid_samples")])
-def test_held_out_examples_of_padding_alone_or_not_finite_are_left_out(data, valid):
+def test_held_out_examples_that_are_only_padding_or_not_finite_are_left_out(data, valid):
     rows = np.zeros((4, 6, 2), np.float32)
     rows[1, 3] = np.nan
     found = held_out([{"caption": list("abcd"), data: rows, valid: np.array([6, 6, 0, 1])}])
@@ -178,7 +169,7 @@ def test_held_out_examples_of_padding_alone_or_not_finite_are_left_out(data, val
 
 
 @pytest.mark.parametrize("captions", [[], ["a"], ["a", "a", ""]])
-def test_without_two_captions_nothing_is_asked(captions):
+def test_without_two_different_captions_nothing_is_measured(captions):
     hook = TextGain(
         [{"caption": captions}] if captions else [],
         dict,
@@ -193,19 +184,18 @@ def test_without_two_captions_nothing_is_asked(captions):
 
 
 @pytest.mark.parametrize(
-    ("limit", "waveforms", "said_at"),
-    [(0, False, [(11, "not heard"), (40, "heard now")]), (4, True, [])],
+    ("limit", "waveforms", "expected_messages"),
+    [(0, False, [(11, "ignores the text"), (40, "uses the text now")]), (4, True, [])],
 )
-def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
-    batch, limit, waveforms, said_at
+def test_one_message_says_that_the_text_is_ignored_and_one_that_it_is_used_later(
+    batch, limit, waveforms, expected_messages
 ):
-    """But not of a model that learns a few clips by heart."""
-    config, said, told = settings(), [], []
+    """There are no messages if `data.limit` is set, since the model shall memorise a few clips."""
+    config, printed, messages = settings(), [], []
     config.data.limit = limit
     config.train_diffusion.update(steps=100, checkpoint_every=1)
-    rows = {"caption": np.array(list("abcde"))} | {
-        name: array for name, array in batch.items() if name != "other"
-    }
+    rows = {name: array for name, array in batch.items() if name != "other"}
+    rows["caption"] = np.array(list("abcde"))
     if waveforms:
         rows["audio"] = np.repeat(rows.pop("latents"), CODEC.hop, axis=1)
         rows["valid_samples"] = CODEC.hop * rows.pop("valid_frames") - 1
@@ -219,31 +209,28 @@ def test_a_text_that_is_not_heard_is_told_early_and_when_it_is_heard_at_last(
         codec=CODEC,
         text=FROZEN,
         window=8,
-        progress=said.append,
+        progress=printed.append,
     )
-    right, other = (
-        0.5 * batch["latents"][:, 0],
-        batch["latents"][:, 0] - 0.5 * batch["latents"][batch["other"], 0],
-    )
+    latents = batch["latents"][:, 0]
+    right, other = 0.5 * latents, latents - 0.5 * latents[batch["other"]]
     for step, share in ((9, 0.0), (11, 0.0), (20, 0.0), (40, 0.5), (60, 0.0), (80, 0.5)):
         gains = hook.after_step(step, state(share))
-        told += [
-            (step, part) for text in said for part in ("not heard", "heard now") if part in text
-        ]
-        said.clear()
+        for text in printed:
+            parts = ("ignores the text", "uses the text now")
+            messages += [(step, part) for part in parts if part in text]
+        printed.clear()
         assert gains.keys() == NAMES
-        expected = 1 - np.mean(right**2) / np.mean(other**2) if share else 0  # and exactly 0
+        expected = 1 - np.mean(right**2) / np.mean(other**2) if share else 0  # exactly 0
         np.testing.assert_allclose(list(gains.values()), expected, rtol=1e-4)
-    assert told == said_at
+    assert messages == expected_messages
 
 
 def write_latents(path, fingerprint, test):
-    """64 examples that are as their caption says."""
+    """64 examples; those with the same caption have similar latents."""
     rng = np.random.default_rng(0)
     kinds = np.arange(64) % len(tiny.CAPTIONS)
-    latents = rng.normal(size=(len(tiny.CAPTIONS), 1, K))[kinds] + 0.3 * rng.normal(
-        size=(64, 96, K)
-    )
+    mean = rng.normal(size=(len(tiny.CAPTIONS), 1, K))[kinds]
+    latents = mean + 0.3 * rng.normal(size=(64, 96, K))
     np.savez(
         path,
         latents=latents.astype(np.float16),
@@ -257,10 +244,8 @@ def write_latents(path, fingerprint, test):
     return NpzData(str(path), 6, seed=0)
 
 
-def test_training_on_captions_that_say_something_gains_by_them_on_held_out_examples(
-    tiny_run, tmp_path
-):
-    source, config, said = Run.open(tiny_run), tiny.config(), []
+def test_training_with_captions_that_describe_the_latents_raises_the_gain(tiny_run, tmp_path):
+    source, config, printed = Run.open(tiny_run), tiny.config(), []
     config.train_diffusion.update(
         steps=40,
         learning_rate=1e-2,
@@ -269,27 +254,20 @@ def test_training_on_captions_that_say_something_gains_by_them_on_held_out_examp
         log_every=10,
         checkpoint_every=20,
     )
-    data = write_latents(
-        tmp_path / "latents.npz", source.record["fingerprints"]["autoencoder"], np.arange(64) >= 48
-    )
-    diffusion.train_diffusion(config, Run(tmp_path / "run"), data, source, progress=said.append)
+    fingerprint = source.record["fingerprints"]["autoencoder"]
+    data = write_latents(tmp_path / "latents.npz", fingerprint, test=np.arange(64) >= 48)
+    diffusion.train_diffusion(config, Run(tmp_path / "run"), data, source, progress=printed.append)
     records = read_metrics(tmp_path / "run" / "diffusion" / "metrics.jsonl")
-    asked = {
-        record["step"]: [record[name] for name in sorted(NAMES)]
-        for record in records
-        if record.keys() & NAMES
-    }
-    assert list(asked) == [20, 40] and len(records) == 4
-    before, after = map(max, asked.values())
+    measured = [record for record in records if record.keys() & NAMES]
+    assert [record["step"] for record in measured] == [20, 40] and len(records) == 4
+    before, after = (max(record[name] for name in NAMES) for record in measured)
     assert after > max(before, 0.2)
-    assert sum("text_gain/-6" in line for line in said) == 2 and not any(
-        "not heard" in line for line in said
-    )
+    assert sum("text_gain/-6" in line for line in printed) == 2
+    assert not any("ignores the text" in line for line in printed)
 
 
-def test_training_without_two_held_out_captions_asks_nothing(tiny_run):
-    """Of the tiny run's six clips one is held out."""
+def test_training_without_two_held_out_captions_measures_no_gain(tiny_run):
+    """One of the six clips of the tiny run is held out."""
     records = read_metrics(tiny_run / "diffusion" / "metrics.jsonl")
-    assert records and not any(
-        name.startswith("text_gain") for record in records for name in record
-    )
+    names = {name for record in records for name in record}
+    assert names and not any(name.startswith("text_gain") for name in names)
