@@ -16,7 +16,11 @@ from jen1_jax.errors import Refusal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 3 refused, 130 interrupted with the state saved; a fault has 1."""
+    """Runs one command and returns its exit status.
+
+    It is 0 for success, 3 for bad input and 130 for an interrupted command (training has saved its
+    state). Other exceptions are not caught.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     unknown = [text for text in rest if not text.startswith("--config.")]
@@ -27,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("overrides look like --config.train_diffusion.steps=1000")
         options.overrides = dict(text.removeprefix("--config.").split("=", 1) for text in rest)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # progress is read while it happens, also from a log file
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress at once, too
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("jen1_jax").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name not in ("tensorflow", "tensorflow_datasets", "array_record"):
             raise
         print(
-            f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an .npz file.",
+            f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an "
+            ".npz file.",
             file=sys.stderr,
         )
         return 3
@@ -79,7 +82,8 @@ def data_validate(options: argparse.Namespace) -> None:
     print(report)
     if report.problems:
         raise Refusal(
-            f"{options.dir} has {len(report.problems)} problems, listed above; prepare the data again."
+            f"{options.dir} has {len(report.problems)} problems, listed above; prepare the data "
+            "again."
         )
 
 
@@ -98,9 +102,15 @@ def data_encode(options: argparse.Namespace) -> None:
         )
     fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
     encode(
-        options.data, options.out, codec.encode, fingerprint, k=codec.k, hop=codec.hop, around=codec.encoder_reach,
+        options.data,
+        options.out,
+        codec.encode,
+        fingerprint,
+        k=codec.k,
+        hop=codec.hop,
+        around=codec.encoder_reach,
         text_fn=text.embed if text else None,
-    )  # fmt: skip
+    )
     print(f"latents written to {options.out}")
 
 
@@ -110,13 +120,9 @@ def train_autoencoder(options: argparse.Namespace) -> None:
 
     config, run = _configured(options)
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
-    hop = make_autoencoder(config).hop
-    data = _data(
-        config,
-        config.data.dir or str(run.path / "data"),
-        config.train_autoencoder.batch_size,
-        crop=crop - crop % hop,
-    )
+    crop -= crop % make_autoencoder(config).hop
+    directory = config.data.dir or str(run.path / "data")
+    data = _data(config, directory, config.train_autoencoder.batch_size, crop=crop)
     train_autoencoder(config, run, data, _source(options))
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
 
@@ -125,12 +131,8 @@ def train_diffusion(options: argparse.Namespace) -> None:
     from jen1_jax.training.diffusion import train_diffusion
 
     config, run = _configured(options)
-    data = _data(
-        config,
-        config.data.dir or str(run.path / "latents"),
-        config.train_diffusion.batch_size,
-        limit=config.data.limit,
-    )
+    directory = config.data.dir or str(run.path / "latents")
+    data = _data(config, directory, config.train_diffusion.batch_size, limit=config.data.limit)
     train_diffusion(config, run, data, _source(options))
     print(f"the diffusion model is in {run.path / 'diffusion'}")
 
@@ -177,23 +179,16 @@ def evaluate_autoencoder(options: argparse.Namespace) -> None:
         from data_pipeline.shard_data import ShardData
 
         data = ShardData(options.data, 8, seed=0)
-        if data.description["kind"] != "waveform":
-            raise Refusal(
-                f"{options.data} holds {data.description['kind']}; give the audio that they were made from."
-            )
+        _check_waveforms(data, options.data)
         clips = clips_of(data.sweep("test"))
     else:
         clips = clips_in(folder, codec.sample_rate)
-    report = evaluate_autoencoder(
-        codec, islice(clips, options.clips), Path(options.out), _Progress()
-    )
-    for name, figures in report["median"].items():
-        known = [
-            f"{figure.replace('_', ' ')} {figures[figure]:.2f}"
-            for figure in FIGURES
-            if figures[figure] is not None
-        ]
-        print(f"{name}: medians over {figures['clips']} held-out clips: {', '.join(known)}")
+    clips = islice(clips, options.clips)
+    report = evaluate_autoencoder(codec, clips, Path(options.out), _Progress())
+    for name, medians in report["median"].items():
+        known = [figure for figure in FIGURES if medians[figure] is not None]
+        listed = ", ".join(f"{figure.replace('_', ' ')} {medians[figure]:.2f}" for figure in known)
+        print(f"{name}: medians over {medians['clips']} held-out clips: {listed}")
     print(f"report, audio pairs and page.png are in {options.out}")
 
 
@@ -205,53 +200,53 @@ def evaluate_captions(options: argparse.Namespace) -> None:
     from jen1_jax.generation.model import Model
 
     data = ShardData(options.data, 8, seed=0)
-    if data.description["kind"] != "waveform":
-        raise Refusal(
-            f"{options.data} holds {data.description['kind']}; give the audio that they were made from."
-        )
+    _check_waveforms(data, options.data)
     model = Model.load(options.checkpoint, _Progress())
-    clips = clips_of(data.sweep("test"))
-    report = evaluate_captions(
-        model, clips, data.description["length"], options.clips, Path(options.out)
-    )
+    clips, length = clips_of(data.sweep("test")), data.description["length"]
+    report = evaluate_captions(model, clips, length, options.clips, Path(options.out))
     print(
-        f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s; ranks by what is nearest:"
+        f"captions of {report['clips']} held-out clips, the first {report['seconds']:.2f} s of "
+        "each; ranks of the right clip by similarity:"
     )
     print(table(report["rows"], report["clips"]))
     print(f"report, audio pairs and page.png are in {options.out}")
+
+
+def _check_waveforms(data, directory: str) -> None:
+    kind = data.description["kind"]
+    if kind != "waveform":
+        raise Refusal(f"{directory} holds {kind}; give the audio that they were encoded from.")
 
 
 def page(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.page import draw_run
     from jen1_jax.models.run import Run
 
-    draw_run(
-        Run.open(options.checkpoint), [Path(file) for file in options.audio], Path(options.out)
-    )
+    files = [Path(file) for file in options.audio]
+    draw_run(Run.open(options.checkpoint), files, Path(options.out))
     print(f"page written to {options.out}")
 
 
 def _configured(options):
+    """The configuration, which is also printed, and the run folder of a training command."""
     from jen1_jax.config import load_config, to_plain
     from jen1_jax.models.run import Run
 
     config = load_config(options.config, options.overrides)
-    print(
-        "\n".join(
-            f"{section}: {json.dumps(values)}" for section, values in to_plain(config).items()
-        )
-    )
+    for section, values in to_plain(config).items():
+        print(f"{section}: {json.dumps(values)}")
     return config, Run(Path(options.workdir))
 
 
 def _source(options):
+    """The run given by --autoencoder, if there is one."""
     from jen1_jax.models.run import Run
 
     return Run.open(options.autoencoder) if options.autoencoder else None
 
 
 def _data(config, directory: str, batch_size: int, *, crop: int | None = None, limit: int = 0):
-    """The training data in a folder of shards, or in one .npz file."""
+    """The training data from a folder of shards or from an .npz file."""
     if directory.endswith(".npz"):
         from jen1_jax.training.npz import NpzData
 
@@ -357,7 +352,7 @@ def _condition(text: str) -> tuple[str, Any]:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is a whole number from 1 on; got {text!r}")
+        raise argparse.ArgumentTypeError(f"it must be a whole number of at least 1; got {text!r}")
     return int(text)
 
 
@@ -424,20 +419,14 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="train the autoencoder or the diffusion model"
     ).add_subparsers(required=True)
-    for name, function, says in (
-        (
-            "autoencoder",
-            train_autoencoder,
-            "keep the encoder of another run, whose latents stay valid, and train its decoder on",
-        ),
-        ("diffusion", train_diffusion, "take the trained autoencoder of another run"),
+    keep_encoder = "keep the encoder of another run (latents stay valid) and train its decoder"
+    take_autoencoder = "use the trained autoencoder of another run"
+    for name, function, autoencoder_help in (
+        ("autoencoder", train_autoencoder, keep_encoder),
+        ("diffusion", train_diffusion, take_autoencoder),
     ):
-        sub = _command(
-            train,
-            name,
-            function,
-            f"train the {name} of a run; run again, it goes on from its last checkpoint",
-        )
+        about = f"train the {name} of a run, or continue from its last checkpoint"
+        sub = _command(train, name, function, about)
         sub.add_argument(
             "--config",
             required=True,
@@ -445,7 +434,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--workdir", required=True, metavar="RUN")
         sub.set_defaults(overrides={})
-        sub.add_argument("--autoencoder", metavar="RUN", help=says)
+        sub.add_argument("--autoencoder", metavar="RUN", help=autoencoder_help)
 
     for name, function, says in (
         ("generate", generate, "music from text"),
@@ -519,35 +508,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a trained model").add_subparsers(
         required=True
     )
-    sub = _command(
-        evaluate,
-        "autoencoder",
-        evaluate_autoencoder,
-        "how well held-out clips come through the autoencoder",
-    )
+    about = "measure how well the autoencoder reconstructs held-out clips"
+    sub = _command(evaluate, "autoencoder", evaluate_autoencoder, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
-    sub.add_argument(
-        "--data",
-        required=True,
-        help="prepared data, of which the test split is used, or a folder of audio files",
-    )
-    sub.add_argument("--clips", type=_count, help="how many clips, at most (default: all)")
+    data_help = "prepared data, whose test split is used"
+    sub.add_argument("--data", required=True, help=f"{data_help}, or a folder of audio files")
+    sub.add_argument("--clips", type=_count, help="maximum number of clips (default: all)")
     sub.add_argument("--out", required=True)
-    sub = _command(
-        evaluate, "captions", evaluate_captions, "whether the music follows held-out captions"
-    )
+    about = "measure whether the music follows held-out captions"
+    sub = _command(evaluate, "captions", evaluate_captions, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
-    sub.add_argument("--data", required=True, help="prepared data, of which the test split is used")
-    sub.add_argument(
-        "--clips",
-        type=_count,
-        default=48,
-        help="how many captions, at most (default: 48); each with one clip",
-    )
+    sub.add_argument("--data", required=True, help=data_help)
+    clips_help = "maximum number of clips, one for each caption (default: %(default)s)"
+    sub.add_argument("--clips", type=_count, default=48, help=clips_help)
     sub.add_argument("--out", required=True)
-    sub = _command(
-        commands, "page", page, "one picture of a run: audio files, round trips, loss curves"
-    )
+    about = "draw one picture of a run: audio files, round trips, loss curves"
+    sub = _command(commands, "page", page, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--out", required=True, help="a .png file")
     sub.add_argument("audio", nargs="*", help="WAV files to draw")

@@ -162,7 +162,7 @@ def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
     assert len(json.loads((out / "report.json").read_text())["clips"]) == 1
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--clips", "0"])
-    assert "whole number from 1 on" in capsys.readouterr().err
+    assert "whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_stride_of_0_is_refused(capsys, tmp_path):
