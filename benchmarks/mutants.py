@@ -60,7 +60,7 @@ MUTANTS = {
         "jen1_jax/training/diffusion_loss.py",
         'tasks.loss_mask(batch["mask"], _valid(batch), loss_on)',
         'tasks.loss_mask(batch["mask"], jnp.ones_like(batch["mask"]), loss_on)',
-        f"{LOSS}::test_an_example_counts_in_its_own_task_by_its_real_frames",
+        f"{LOSS}::test_an_example_counts_in_its_own_task_with_its_valid_frames",
     ),
     "the loss averages over padding": Mutant(
         "jen1_jax/training/diffusion_loss.py",
@@ -139,7 +139,7 @@ MUTANTS = {
         "jen1_jax/training/step.py",
         "average = lambda e, p: e + (1 - decay) * (p - e)",
         "average = lambda e, p: e",
-        "tests/training/test_step.py::test_ema_follows_early_and_settles_at_its_decay",
+        "tests/training/test_step.py::test_the_decay_of_the_ema_rises_to_its_configured_value",
     ),
     "a task's mean is over the batch": Mutant(
         "jen1_jax/training/step.py",

@@ -1,4 +1,4 @@
-"""What the autoencoder and its discriminator are trained on, and what an example counts."""
+"""The losses of the autoencoder and its discriminator, and how much an example counts."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def parts():
-    """Parameters of both trainables, and the settings of their losses."""
+    """The parameters of both trainables, and the settings of their losses."""
     model, params = build(dilations=(1,))
     critic = Discriminator((64, 32), 4)
     critic_params = critic.init(jax.random.key(2), BATCH["audio"][:1])["params"]
@@ -39,7 +39,7 @@ def parts():
 
 
 def both(settings, batch):
-    """Each trainable's losses as a function of all parameters."""
+    """The losses of each trainable as a function of all parameters."""
     return {
         "autoencoder": lambda p: autoencoder_losses(p, batch, sample_rate=48_000, **settings),
         "discriminator": lambda p: discriminator_losses(p, batch, **settings),
@@ -47,14 +47,14 @@ def both(settings, batch):
 
 
 def with_gradient(losses, params, name):
-    """The losses, and the gradient of their sum by one trainable's parameters."""
+    """The losses, and the gradient of their sum for the parameters of one trainable."""
     total = lambda own: sum(loss.sum() for loss in losses(params | {name: own}).values())
     return jax.jit(losses)(params), jax.jit(jax.grad(total))(params[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hinge", "least_squares"])
-def test_both_name_their_losses_and_learn_with_every_parameter(parts, kind):
+def test_both_return_their_losses_and_every_parameter_has_a_gradient(parts, kind):
     params, settings = parts
     config = settings["training"].copy_and_resolve_references()
     config.adversary.loss = kind
@@ -82,7 +82,7 @@ def test_losses_without_weight_are_left_out(parts):
 
 
 @pytest.mark.slow
-def test_before_its_start_the_discriminator_changes_nothing_and_learns_nothing(parts):
+def test_before_its_start_the_discriminator_adds_no_loss_and_gets_no_gradient(parts):
     params, settings = parts
     losses = both(settings, BATCH)
     found, _ = with_gradient(losses["autoencoder"], params, "autoencoder")
@@ -106,12 +106,12 @@ def test_the_ramp_begins_at_the_start_of_the_adversary():
         np.testing.assert_array_equal(found, np.full(2, ramp, np.float32))
 
 
-def test_the_waveform_loss_counts_samples_and_the_others_examples():
+def test_the_waveform_loss_is_averaged_over_samples_and_the_others_over_examples():
     found = counts({"valid_samples": jnp.array([8, 3, 0])}, ("waveform", "mel"))
     assert found["waveform"].tolist() == [8, 3, 0] and found["mel"].tolist() == [1, 1, 0]
 
 
-def test_training_masks_latents_by_its_key_and_none_at_rate_0():
+def test_the_key_decides_which_latents_are_masked_and_rate_0_masks_none():
     config = get_config().train_autoencoder
     config.losses.update(stft=0.0, mel=0.0, adversarial=0.0, feature_matching=0.0)
     audio = jax.random.normal(jax.random.key(2), (2, 256, 2))

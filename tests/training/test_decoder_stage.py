@@ -1,4 +1,4 @@
-"""A decoder-only stage: the encoder stays as it is to the last bit, and with it every latent that it made."""
+"""A decoder-only stage: the encoder does not change in any bit, so its latents stay valid."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def stage(tiny_run, tmp_path_factory):
-    """(source, run, config, data): a decoder-only stage trained to its end, with weight decay and the adversary at work."""
+    """(source, run, config, data) of a finished decoder-only stage with weight decay."""
     folder, config = tmp_path_factory.mktemp("stage"), tiny.config()
     config.train_autoencoder.weight_decay = 0.1
     data = NpzData(str(tiny.write_audio_npz(folder / "audio.npz")), 4, seed=1, crop=3072)
@@ -29,24 +29,21 @@ def same(ours, theirs) -> list[bool]:
     return jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs))
 
 
-def test_latents_stay_valid_and_the_decoder_moves(stage):
+def test_the_encoder_stays_and_the_decoder_changes(stage):
     before, after = (load_codec(run) for run in stage[:2])
     assert after.fingerprint == before.fingerprint
     assert all(same(after.params["encoder"], before.params["encoder"]))
     assert not any(same(after.params["decoder"], before.params["decoder"]))
 
 
-def test_it_starts_from_the_source_and_not_afresh(stage):
-    """After a few steps the decoder is still near the source's."""
+def test_the_decoder_starts_from_that_of_the_source(stage):
+    """After a few steps it is still near that of the source."""
     before, after = (load_codec(run).params["decoder"] for run in stage[:2])
-    far = [
-        np.abs(a - b).max()
-        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    ]
-    assert max(far) < 0.02
+    distances = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert max(jax.tree.leaves(distances)) < 0.02
 
 
-def test_going_on_without_the_source_is_refused(stage):
+def test_continuing_without_the_source_is_refused(stage):
     _, run, config, data = stage
     config = config.copy_and_resolve_references()
     config.train_autoencoder.steps += 1
@@ -62,8 +59,8 @@ def test_a_source_of_another_layout_is_refused(stage, tmp_path):
         train_autoencoder(config, Run(tmp_path / "other"), data, source)
 
 
-def test_a_codec_loads_whatever_it_was_trained_against(tiny_run, tmp_path):
-    """The configuration may drop or change the adversary when the diffusion model is trained: the autoencoder is still there."""
+def test_a_codec_does_not_depend_on_the_settings_of_the_adversary(tiny_run, tmp_path):
+    """The configuration may change the adversary before the diffusion model is trained."""
     shutil.copytree(tiny_run, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     config = run.config.copy_and_resolve_references().unlock()

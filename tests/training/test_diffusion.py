@@ -1,4 +1,4 @@
-"""Training the diffusion model: what it refuses, and what it saves."""
+"""The training of the diffusion model: what it refuses, and what it saves."""
 
 import contextlib
 
@@ -30,28 +30,26 @@ def parts(tiny_run):
     return config, codec, text, make_unet(config, codec.k, text), run
 
 
+def on_one_device(abstract):
+    """Shapes with the sharding of the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    return jax.tree.map(place, abstract)
+
+
 @pytest.mark.slow
-def test_text_encoder_and_projections_are_trained_and_saved(parts):
-    """Every parameter of the text encoder and of the network moved in training, and the checkpoint's EMA holds them all."""
+def test_every_parameter_is_trained_and_saved(parts):
+    """Those of the text encoder, too; the EMA of the checkpoint holds the same parameters."""
     config, codec, text, unet, run = parts
     optimizer, _ = adamw(config.train_diffusion)
     trainables = {"diffusion": make_trainable(config, unet, codec, text, optimizer)}
     abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(0)))
     checkpoints = Checkpoints(run.checkpoints("diffusion"))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    trained, _ = checkpoints.restore(
-        jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
-        )
-    )
-    fresh = init_state(trainables, jax.random.key(config.seed))
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), trained.params, fresh.params)
-    still = [
-        jax.tree_util.keystr(path)
-        for path, value in jax.tree_util.tree_leaves_with_path(moved)
-        if not value
-    ]
-    assert not still
+    trained, _ = checkpoints.restore(on_one_device(abstract))
+    initial = init_state(trainables, jax.random.key(config.seed))
+    same = jax.tree.map(np.array_equal, trained.params, initial.params)
+    paths = jax.tree_util.tree_leaves_with_path(same)
+    assert [jax.tree_util.keystr(path) for path, value in paths if value] == []
     assert set(trained.params["diffusion"]) == {"unet", "text"}
     assert jax.tree.structure(trained.ema) == jax.tree.structure(trained.params)
 
@@ -63,17 +61,11 @@ def test_generation_uses_the_ema_and_not_the_raw_parameters(parts, tiny_model):
     trainables = {"diffusion": make_trainable(config, unet, codec, text, optimizer)}
     abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(0)))
     ema = checkpoints.restore_ema("diffusion", abstract_diffusion(unet, text))[0]
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    state, _ = checkpoints.restore(
-        jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
-        )
-    )
+    state, _ = checkpoints.restore(on_one_device(abstract))
     same = lambda a, b: all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     assert same(tiny_model.sampler.params, ema["unet"])
-    assert same(ema["unet"], state.ema["diffusion"]["unet"]) and not same(
-        ema["unet"], state.params["diffusion"]["unet"]
-    )
+    assert same(ema["unet"], state.ema["diffusion"]["unet"])
+    assert not same(ema["unet"], state.params["diffusion"]["unet"])
 
 
 def write_latents(path, fingerprint, frames=96):
@@ -93,16 +85,13 @@ def write_latents(path, fingerprint, frames=96):
 def test_latents_of_another_autoencoder_are_refused_with_both_fingerprints(tiny_run, tmp_path):
     run = Run.open(tiny_run)
     own = run.record["fingerprints"]["autoencoder"]
+    data = write_latents(tmp_path / "latents.npz", "0123456789abcdef")
     with pytest.raises(Refusal, match=f"0123456789ab.*{own[:12]}.*encode the data again"):
-        diffusion.train_diffusion(
-            run.config, run, write_latents(tmp_path / "latents.npz", "0123456789abcdef")
-        )
+        diffusion.train_diffusion(run.config, run, data)
 
 
 @pytest.mark.parametrize("missing", ["start", "total"])
-def test_data_that_do_not_know_where_in_their_piece_they_begin_are_refused_where_it_is_asked_for(
-    tiny_run, tmp_path, missing
-):
+def test_data_without_the_fields_of_a_condition_are_refused(tiny_run, tmp_path, missing):
     path = tiny.write_audio_npz(tmp_path / "audio.npz")
     arrays = dict(np.load(path))
     del arrays[missing]
@@ -142,14 +131,12 @@ def test_waveforms_of_another_length_than_sampling_uses_are_refused(tiny_run, tm
 def test_training_draws_windows_of_latents_as_long_as_sampling_uses(
     tiny_run, tmp_path, monkeypatch, frames, window
 ):
-    """A frame more or less is how lengths are rounded."""
+    """A difference of one frame comes from rounding and is accepted."""
     run, trained = Run.open(tiny_run), []
-    data = write_latents(
-        tmp_path / "latents.npz", run.record["fingerprints"]["autoencoder"], frames
-    )
-    monkeypatch.setattr(
-        diffusion, "fit", lambda name, **given: trained.append(given["draw"].keywords["window"])
-    )
+    fingerprint = run.record["fingerprints"]["autoencoder"]
+    data = write_latents(tmp_path / "latents.npz", fingerprint, frames)
+    fit = lambda name, **arguments: trained.append(arguments["draw"].keywords["window"])
+    monkeypatch.setattr(diffusion, "fit", fit)
     train = lambda: diffusion.train_diffusion(run.config, Run(tmp_path / "run"), data, run)
     if window is None:
         with pytest.raises(Refusal, match=r"are 0\.13 s long"):
@@ -163,12 +150,10 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
     run = Run.open(tiny_run)
     config, record = run.config, run.record
     config.data.seconds = 2 * tiny.SECONDS
+    fingerprint = record["fingerprints"]["autoencoder"]
+    data = write_latents(tmp_path / "latents.npz", fingerprint, 192)
     with pytest.raises(Refusal, match=r"was trained with another `data\.seconds`"):
-        diffusion.train_diffusion(
-            config,
-            run,
-            write_latents(tmp_path / "latents.npz", record["fingerprints"]["autoencoder"], 192),
-        )
+        diffusion.train_diffusion(config, run, data)
     assert run.record == record
 
 
@@ -196,13 +181,9 @@ def test_a_trained_run_keeps_its_window(tiny_run, tmp_path):
         ("tasks", dict(weights=dict(text_to_music=-1.0)), "not negative"),
     ],
 )
-def test_settings_that_no_sample_would_survive_are_refused_before_training(
-    tmp_path, section, setting, refused
-):
-    config, data = (
-        tiny.config(),
-        NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0),
-    )
+def test_settings_that_cannot_work_are_refused_before_training(tmp_path, section, setting, refused):
+    config = tiny.config()
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 6, seed=0)
     config[section].update(setting)
     with pytest.raises(Refusal, match=refused):
         diffusion.train_diffusion(config, Run(tmp_path / "run"), data)
@@ -210,16 +191,15 @@ def test_settings_that_no_sample_would_survive_are_refused_before_training(
 
 
 @pytest.mark.parametrize("objective, refused", [("v", True), ("epsilon", True), ("x0", False)])
-def test_a_network_too_narrow_to_carry_the_noise_is_refused(parts, objective, refused):
+def test_a_network_too_narrow_to_predict_the_noise_is_refused(parts, objective, refused):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.update(dict(diffusion=dict(objective=objective), unet=dict(channels=2 * codec.k - 1)))
-    with (
-        pytest.raises(Refusal, match="at least 12, twice") if refused else contextlib.nullcontext()
-    ):
+    refusal = pytest.raises(Refusal, match="at least 12, twice")
+    with refusal if refused else contextlib.nullcontext():
         make_unet(config, codec.k, text)
 
 
-def test_latents_are_no_data_for_the_autoencoder(tmp_path):
+def test_training_the_autoencoder_on_latents_is_refused(tmp_path):
     path = tmp_path / "latents.npz"
     np.savez(
         path,

@@ -1,4 +1,4 @@
-"""What the network is given in training, and what its prediction costs."""
+"""The inputs of the network in training, and the loss of its prediction."""
 
 from functools import partial
 from unittest.mock import Mock
@@ -26,7 +26,7 @@ HOP, K = 64, 6
 
 
 def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
-    """Context where the mask says so, no text where it is left out, each example's own mode."""
+    """The context follows the mask, some texts are left out, and each example has its own mode."""
     rng, config, inputs = np.random.default_rng(0), tiny.config(), []
     config.unet.conditioning = ()
     config.diffusion.null_text_rate = 0.5
@@ -42,7 +42,7 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
     unet = Mock(
         spec=Denoiser,
         conditioning=(),
-        apply=lambda variables, *given: inputs.extend(given) or jnp.zeros_like(given[0]),
+        apply=lambda variables, *arrays: inputs.extend(arrays) or jnp.zeros_like(arrays[0]),
     )
     text, codec = Mock(spec=TextEncoder, trainable=False), Mock(spec=Codec)
     params = {"diffusion": {"unet": {}}}
@@ -67,7 +67,7 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
 
 
 @pytest.mark.parametrize("loss_on", ["all", "generated"])
-def test_an_example_counts_in_its_own_task_by_its_real_frames(loss_on):
+def test_an_example_counts_in_its_own_task_with_its_valid_frames(loss_on):
     mask = np.zeros((3, 8, 1), np.float32)
     mask[1, :3] = 1
     batch = {"mask": mask, "valid_frames": np.array([8, 6, 5]), "task": np.array([0, 1, 0])}
@@ -79,7 +79,7 @@ def test_an_example_counts_in_its_own_task_by_its_real_frames(loss_on):
 
 @pytest.mark.parametrize("loss_on", ["all", "generated"])
 def test_the_loss_is_the_mean_over_the_frames_that_count(loss_on):
-    """The network predicts 0, so that an example's loss is the power of its frames."""
+    """The network predicts 0, so that the loss is the mean square of the latents."""
     config, rng = tiny.config(), np.random.default_rng(0)
     config.unet.conditioning, config.tasks.loss_on = (), loss_on
     config.diffusion.objective = "x0"
@@ -120,7 +120,7 @@ def parts(tiny_run):
 
 @pytest.mark.slow
 def test_clips_encoded_in_the_step_have_the_latents_of_their_piece(parts):
-    """With the audio around them; without it, the latents at both ends of a clip are others."""
+    """This needs the audio before and after a clip: without it, the latents at its ends differ."""
     codec = parts[1]
     rng, frames, reach = np.random.default_rng(0), 12, codec.encoder_reach
     samples, around = frames * codec.hop, (reach + 1) * codec.hop
@@ -141,13 +141,13 @@ def test_clips_encoded_in_the_step_have_the_latents_of_their_piece(parts):
     whole = codec.encode(piece).reshape(3, frames, codec.k)
     np.testing.assert_allclose(in_step(batch), whole, atol=1e-4)
     alone = np.abs(np.asarray(in_step({"audio": batch["audio"]})) - whole)
-    assert alone[1, 0].max() > 0.01 and alone[1, -1].max() > 0.01  # both of its ends are cuts
-    assert alone[0, 0].max() < 1e-4 < alone[0, -1].max()  # the piece begins with this one
+    assert alone[1, 0].max() > 0.01 and alone[1, -1].max() > 0.01  # both its ends are cuts
+    assert alone[0, 0].max() < 1e-4 < alone[0, -1].max()  # the first clip begins the piece
 
 
 @pytest.mark.slow
-def test_a_last_clip_that_ends_within_a_hop_is_encoded_with_what_follows(parts):
-    """A clip need not be whole hops: the audio after it fills its last frame."""
+def test_a_clip_that_ends_within_a_hop_is_encoded_with_the_audio_after_it(parts):
+    """If its length is no multiple of the hop, its last frame needs the audio after it."""
     codec = parts[1]
     rng, reach, samples = np.random.default_rng(1), codec.encoder_reach, 5 * codec.hop + 10
     around = (reach + 1) * codec.hop
@@ -167,7 +167,7 @@ def test_a_last_clip_that_ends_within_a_hop_is_encoded_with_what_follows(parts):
 
 @pytest.mark.slow
 def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts):
-    """The latents are those of the piece from which the clips are cut."""
+    """Compared with the latents of the whole piece from which the clips are cut."""
     config, codec, text, unet = parts
     rng, samples = np.random.default_rng(0), 96 * codec.hop
     around = (codec.encoder_reach + 1) * codec.hop
@@ -202,9 +202,7 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("timed", [True, False])
-def test_the_loss_depends_on_the_place_in_the_piece_where_that_is_a_condition(
-    parts, tiny_model, timed
-):
+def test_the_loss_depends_on_the_position_in_the_piece_only_with_timing(parts, tiny_model, timed):
     config, codec, text = parts[0].copy_and_resolve_references(), *parts[1:3]
     config.unet.conditioning = ("timing",) if timed else ()
     unet = make_unet(config, codec.k, text)

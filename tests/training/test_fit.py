@@ -1,4 +1,4 @@
-"""The loop: a stopped run goes on as if it had never stopped, on the same mesh and on another."""
+"""The training loop: a resumed run ends with the same result as an uninterrupted one."""
 
 import ctypes
 import json
@@ -39,25 +39,27 @@ class StopsAt(NpzData):
 
 
 def losses(run: Run, part: str) -> list[tuple[int, float]]:
-    return [
-        (record["step"], record["loss"])
-        for record in read_metrics(run.path / part / "metrics.jsonl")
-    ]
+    records = read_metrics(run.path / part / "metrics.jsonl")
+    return [(record["step"], record["loss"]) for record in records]
 
 
 def checkpoint(run: Run, part: str) -> list[np.ndarray]:
-    """Every array that the newest checkpoint holds, as it is on the disk."""
+    """All arrays of the newest checkpoint, as they are stored."""
     from orbax.checkpoint import v1 as ocp
 
     latest = Checkpoints(run.checkpoints(part)).latest
-    loaded = ocp.load_checkpointables(
-        run.checkpoints(part).absolute() / str(latest), {"state": None}
-    )
+    folder = run.checkpoints(part).absolute() / str(latest)
+    loaded = ocp.load_checkpointables(folder, {"state": None})
     return [np.asarray(leaf) for leaf in jax.tree.leaves(loaded["state"])]
 
 
+def assert_same_checkpoint(one: Run, other: Run, part: str) -> None:
+    for ours, theirs in zip(checkpoint(one, part), checkpoint(other, part), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.slow
-def test_resume_is_exact(tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
     config = tiny.config()
     whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
     train_autoencoder(config, whole, data(tmp_path))
@@ -72,16 +74,11 @@ def test_resume_is_exact(tmp_path):
 
     assert losses(stopped, "autoencoder") == losses(whole, "autoencoder")
     assert [step for step, _ in losses(whole, "autoencoder")] == [1, 2, 3, 4, 5, 6]
-    for ours, theirs in zip(
-        checkpoint(stopped, "autoencoder"), checkpoint(whole, "autoencoder"), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    assert (
-        load_codec(Run.open(stopped.path)).fingerprint
-        == load_codec(Run.open(whole.path)).fingerprint
-    )
+    assert_same_checkpoint(stopped, whole, "autoencoder")
+    codecs = [load_codec(Run.open(run.path)) for run in (stopped, whole)]
+    assert codecs[0].fingerprint == codecs[1].fingerprint
 
-    # The diffusion model, on waveforms that it encodes in the step.
+    # The diffusion model, on waveforms that are encoded in the step.
     for run in (whole, stopped):
         waveforms = StopsAt(str(tmp_path / "audio.npz"), 6, seed=0)
         waveforms.stop = 3 if run is stopped else -1
@@ -91,20 +88,12 @@ def test_resume_is_exact(tmp_path):
             waveforms.stop = -1
         train_diffusion(config, run, waveforms)
     assert losses(stopped, "diffusion") == losses(whole, "diffusion")
-    for ours, theirs in zip(
-        checkpoint(stopped, "diffusion"), checkpoint(whole, "diffusion"), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_checkpoint(stopped, whole, "diffusion")
     record = json.loads((whole.path / "config.json").read_text())
     assert record["fingerprints"].keys() == {"autoencoder", "text"}
     metrics = read_metrics(whole.path / "diffusion" / "metrics.jsonl")[-1]
-    assert {
-        "loss/text_to_music",
-        "loss/inpainting",
-        "loss/continuation",
-        "steps_per_second",
-        "grad_norm",
-    } <= metrics.keys()
+    tasks = {"loss/text_to_music", "loss/inpainting", "loss/continuation"}
+    assert tasks | {"steps_per_second", "grad_norm"} <= metrics.keys()
     assert list((whole.path / "diffusion" / "tensorboard").iterdir())
 
 
@@ -115,19 +104,17 @@ def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
     arrays = dict(np.load(path))
     arrays["audio"] = np.full_like(arrays["audio"], np.nan)
     np.savez(path, **arrays)
-    said, data = [], NpzData(str(path), 4, seed=0, crop=3072)
+    messages, data = [], NpzData(str(path), 4, seed=0, crop=3072)
     with pytest.raises(Refusal, match="not been finite for 3 steps"):
-        train_autoencoder(tiny.config(), Run(tmp_path / "run"), data, progress=said.append)
-    first = ", ".join(map(str, next(data.batches(0))["index"]))
-    assert (
-        said[0]
-        == f"autoencoder: the loss of step 0 was not finite; skipped its batch, records {first}"
-    )
+        train_autoencoder(tiny.config(), Run(tmp_path / "run"), data, progress=messages.append)
+    records = ", ".join(map(str, next(data.batches(0))["index"]))
+    skipped = f"the loss of step 0 was not finite; skipped its batch, records {records}"
+    assert messages[0] == f"autoencoder: {skipped}"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
-def test_freed_memory_is_used_again_without_fetching_its_pages_anew():
+def test_freed_memory_is_used_again_without_new_page_faults():
     code = """if True:
         import resource
         from jen1_jax.training.loop import keep_freed_memory
@@ -144,5 +131,5 @@ def test_freed_memory_is_used_again_without_fetching_its_pages_anew():
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    fetched, kept = map(int, result.stdout.split())
-    assert kept < 10 < fetched  # of 2^14 pages, or fewer where they are huge
+    default, kept = map(int, result.stdout.split())
+    assert kept < 10 < default  # faults of 2^14 pages, or of fewer larger pages

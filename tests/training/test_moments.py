@@ -1,4 +1,4 @@
-"""Latent statistics over several processes."""
+"""The measurements of the training data after the autoencoder is trained."""
 
 import json
 import shutil
@@ -18,39 +18,32 @@ from tests import tiny
 from tests.autoencoder.testing import build
 
 
-def test_processes_merge_their_moments_without_losing_a_bit(monkeypatch):
+def test_moments_of_several_processes_are_merged_in_float64(monkeypatch):
     rng = np.random.default_rng(0)
-    vectors = 1e4 + rng.normal(size=(1000, 3)) * [
-        1,
-        1e-3,
-        5,
-    ]  # float32 would lose the small direction beside the large mean
+    # In float32 the large mean would hide the small deviations of the second direction.
+    vectors = 1e4 + rng.normal(size=(1000, 3)) * [1, 1e-3, 5]
     parts = [Moments.of(part) for part in np.split(vectors, [100, 400])]
     packed = []
     monkeypatch.setattr(jax, "process_count", lambda: len(parts))
-    monkeypatch.setattr(
-        whitening.multihost_utils,
-        "process_allgather",
-        lambda bits: packed.append(bits) or bits[None],
-    )
+    multihost = whitening.multihost_utils
+    collect = lambda bits: packed.append(bits) or bits[None]
+    monkeypatch.setattr(multihost, "process_allgather", collect)
     for part in parts:
         whitening.over_processes(part)
-    monkeypatch.setattr(
-        whitening.multihost_utils, "process_allgather", lambda bits: np.stack(packed)
-    )
+    monkeypatch.setattr(multihost, "process_allgather", lambda bits: np.stack(packed))
     total, expected = whitening.over_processes(parts[1]), Moments.of(vectors)
     assert total.count == 1000 and packed[0].dtype == np.uint32
     np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(total.covariance, expected.covariance, rtol=1e-6, atol=1e-9)
 
 
-def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
-    """Of a piece in the last batch too, and of no padding; a little more is left for what was not in the data."""
+def test_the_loudest_level_of_each_band_is_that_of_all_valid_frames():
+    """Those of the last batch count too, padding does not, and `ROOM` is added."""
     model, params = build(strides=(16, 2), window=64, phase_iterations=1)
     audio = 0.01 * np.random.default_rng(0).standard_normal((3, 10 * 32, 2)).astype(np.float32)
     audio[2, 64:128] *= 40
     loud = audio.copy()
-    loud[0, 256:] = 1.0  # behind what is valid
+    loud[0, 256:] = 1.0  # padding
     batches = [
         {"audio": loud[:2], "valid_samples": np.array([224, 320])},
         {"audio": loud[2:], "valid_samples": np.array([320])},
@@ -61,23 +54,21 @@ def test_the_loudest_level_of_each_band_is_that_of_all_real_frames():
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_measured_again_without_touching_the_whitening(tiny_run, tmp_path):
+def test_deleted_measurements_are_repeated_and_the_whitening_stays(tiny_run, tmp_path):
     run = Run(tmp_path / "run")
     shutil.copytree(tiny_run, run.path)
     before, measured = run.whitening.read_bytes(), json.loads(run.measured.read_text())
     assert 0 < measured["margin"] <= load_codec(run).encoder_reach
     run.measured.unlink()
-    data = NpzData(
-        str(tiny.write_audio_npz(tmp_path / "audio.npz", seed=5)), 4, seed=0, crop=3072
-    )  # other audio than before
+    other_audio = str(tiny.write_audio_npz(tmp_path / "audio.npz", seed=5))
+    data = NpzData(other_audio, 4, seed=0, crop=3072)
     autoencoder.train_autoencoder(tiny.config(), run, data, progress=lambda text: None)
-    assert (
-        run.whitening.read_bytes() == before and json.loads(run.measured.read_text())["margin"] > 0
-    )
+    assert run.whitening.read_bytes() == before
+    assert json.loads(run.measured.read_text())["margin"] > 0
     assert run.record == Run(tiny_run).record
 
 
-def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
+def test_missing_or_broken_measurements_are_refused(tmp_path):
     path = tmp_path / "measured.json"
     model, _ = build(strides=(16, 2), window=64, phase_iterations=1)
     good = {"margin": 1, "loudest": [1.5] * spectrum.bands(64)}
@@ -88,14 +79,10 @@ def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
         {"margin": 1.0},
         {"margin": 99},
     ]
-    for text in (
-        None,
-        "{",
-        "{}",
-        "[" * 100_000,
-        *(json.dumps(good | change) for change in changes),
-    ):
-        if text is not None:
+    missing = None
+    broken = ["{", "{}", "[" * 100_000, *(json.dumps(good | change) for change in changes)]
+    for text in (missing, *broken):
+        if text is not missing:
             path.write_text(text)
         with pytest.raises(Refusal, match=r"measured\.json.*delete it"):
             _load_measured(path, model)
@@ -106,24 +93,20 @@ def test_without_what_was_measured_an_autoencoder_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told(tmp_path):
+def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_reported(tmp_path):
     path = tiny.write_audio_npz(tmp_path / "audio.npz")
     arrays = dict(np.load(path))
     arrays["audio"][0, 5] = np.nan
     np.savez(path, **arrays)
-    said = []
-    autoencoder.train_autoencoder(
-        tiny.config(),
-        Run(tmp_path / "run"),
-        NpzData(str(path), 4, seed=0, crop=3072),
-        progress=said.append,
-    )
-    assert any("left out 1 examples that are not finite" in line for line in said)
+    messages, data = [], NpzData(str(path), 4, seed=0, crop=3072)
+    run = Run(tmp_path / "run")
+    autoencoder.train_autoencoder(tiny.config(), run, data, progress=messages.append)
+    assert any("left out 1 examples that are not finite" in line for line in messages)
     assert np.isfinite(load_codec(Run.open(tmp_path / "run")).whitening.scale).all()
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "says"),
+    ("section", "changes", "message"),
     [
         ("whitening", dict(keep=1.5), "whitening.keep"),
         ("train_autoencoder", dict(stft_windows=(255,)), "stft_windows are multiples of 4"),
@@ -154,7 +137,7 @@ def test_a_clip_that_is_not_finite_is_left_out_of_the_whitening_and_that_is_told
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(
-    tmp_path, section, changes, says
+    tmp_path, section, changes, message
 ):
     config = tiny.config()
     part = config
@@ -163,17 +146,15 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
     with config.unlocked():
         part.update(changes)
     data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(Refusal, match=message):
         autoencoder.train_autoencoder(config, Run(tmp_path / "run"), data)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_another_adversary_than_begun_with_is_refused_by_name(tmp_path):
-    config, data = (
-        tiny.config(),
-        NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072),
-    )
+def test_a_changed_adversary_is_refused_when_training_continues(tmp_path):
+    config = tiny.config()
+    data = NpzData(str(tiny.write_audio_npz(tmp_path / "audio.npz")), 4, seed=0, crop=3072)
     autoencoder.train_autoencoder(config, Run(tmp_path / "run"), data, progress=lambda line: None)
     config.train_autoencoder.steps += 1
     config.train_autoencoder.adversary.channels = 8

@@ -10,7 +10,7 @@ def test_a_url_is_refused():
         NpzData("gs://bucket/a.npz", 2, seed=0)
 
 
-def test_examples_stand_alone(tmp_path):
+def test_examples_have_no_audio_before_and_after_them(tmp_path):
     np.savez(
         tmp_path / "a.npz",
         audio=np.zeros((3, 8, 2), np.float32),

@@ -1,4 +1,4 @@
-"""The step as algebra: on a linear model whose gradients are known."""
+"""The training step, on a linear model whose gradients are known."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jen1_jax.training.step import Trainable, init_state, make_step
 
 
 def linear(weights=None, optimizer=None) -> Trainable:
-    """Two tasks of squared error; example i belongs to task i % 2 and counts i + 1 elements."""
+    """Two tasks with a squared error; example i belongs to task i % 2 and has i + 1 elements."""
 
     def losses(params, batch, frozen):
         error = jnp.square(batch["x"] @ params["model"]["w"] - batch["y"]).sum(-1)
@@ -46,9 +46,8 @@ def batch(size=8, seed=0):
 def run(trainable, batches, **options):
     trainables = {"model": trainable}
     state = init_state(trainables, jax.random.key(0))
-    step = jax.jit(
-        make_step(trainables, lambda key, step, batch: batch, **({"ema_decay": 0.9} | options))
-    )
+    options = {"ema_decay": 0.9} | options
+    step = jax.jit(make_step(trainables, lambda key, step, batch: batch, **options))
     metrics = []
     for item in batches:
         state, values = step(state, item)
@@ -67,13 +66,12 @@ def test_loss_is_the_sum_of_each_tasks_mean_over_its_own_elements():
     assert metrics["loss"] == pytest.approx(sum(means), rel=1e-5)
 
 
-def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
+def test_a_batch_without_a_task_does_not_change_the_logged_loss_of_the_task(tmp_path):
     trainables = {"model": linear()}
     state = init_state(trainables, jax.random.key(0))
     step = jax.jit(make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9))
-    both, even = (
-        step(state, {name: rows[:size] for name, rows in batch().items()})[1] for size in (8, 1)
-    )
+    _, both = step(state, batch())
+    _, even = step(state, {name: rows[:1] for name, rows in batch().items()})
     assert np.isnan(even["loss/odd"]) and float(even["loss"]) == float(even["loss/even"])
     log = _Log("model", tmp_path, 0, 2, schedule=lambda step: 0.0, progress=lambda text: None)
     for metrics in (both, even):
@@ -82,13 +80,12 @@ def test_a_batch_without_a_task_says_nothing_of_its_loss(tmp_path):
     log.close()
     (record,) = read_metrics(tmp_path / "metrics.jsonl")
     assert record["loss/odd"] == float(both["loss/odd"]) and record["skipped"] == 0
-    assert record["loss/even"] == pytest.approx(
-        (float(both["loss/even"]) + float(even["loss/even"])) / 2
-    )
+    mean = (float(both["loss/even"]) + float(even["loss/even"])) / 2
+    assert record["loss/even"] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
-def test_microbatches_change_nothing_though_their_counts_differ(microbatches):
+def test_microbatches_of_different_counts_do_not_change_the_result(microbatches):
     whole, metrics = run(linear(), [batch()])
     cut, metrics_cut = run(linear(), [batch()], microbatches=microbatches)
     np.testing.assert_allclose(cut.params["model"]["w"], whole.params["model"]["w"], rtol=1e-6)
@@ -96,7 +93,7 @@ def test_microbatches_change_nothing_though_their_counts_differ(microbatches):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_poisoned_batch_moves_the_data_position_and_nothing_else(poison):
+def test_a_batch_that_is_not_finite_changes_the_step_and_nothing_else(poison):
     bad = batch(seed=1)
     bad["x"][3, 1] = poison
     trainable = linear(optimizer=optax.adamw(0.01))
@@ -111,7 +108,7 @@ def test_a_poisoned_batch_moves_the_data_position_and_nothing_else(poison):
     np.testing.assert_array_equal(continued.params["model"]["w"], clean.params["model"]["w"])
 
 
-def test_ema_follows_early_and_settles_at_its_decay():
+def test_the_decay_of_the_ema_rises_to_its_configured_value():
     state, _ = run(linear(), [batch(seed=n) for n in range(3)], ema_decay=0.9)
     trainables = {"model": linear()}
     step = jax.jit(make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9))
@@ -125,7 +122,7 @@ def test_ema_follows_early_and_settles_at_its_decay():
 
 
 def follower() -> Trainable:
-    """An adversary's place: its loss reads the first trainable's parameters, and moves only its own."""
+    """Like an adversary: its loss depends on the first trainable and changes only its own value."""
     return Trainable(
         init=lambda key: {"v": jnp.ones(())},
         losses=lambda params, batch, frozen: {
@@ -144,7 +141,7 @@ def step_both(batch):
     return state, *step(state, batch)
 
 
-def test_trainables_move_at_once_each_by_its_own_loss():
+def test_all_trainables_are_updated_in_a_step_each_by_its_own_loss():
     before, after, metrics = step_both(batch())
     alone, (metrics_alone,) = run(linear(), [batch()])
     np.testing.assert_array_equal(after.params["model"]["w"], alone.params["model"]["w"])
@@ -154,33 +151,27 @@ def test_trainables_move_at_once_each_by_its_own_loss():
     assert float(metrics["loss"]) == metrics_alone["loss"] and float(metrics["loss/gap"]) > 0
 
 
-def test_a_step_that_one_trainable_must_skip_is_skipped_by_both():
+def test_a_step_that_one_trainable_has_to_skip_is_skipped_by_both():
     bad = batch()
     bad["y"][0] = np.nan  # only the first trainable reads it
     before, after, metrics = step_both(bad)
     assert float(metrics["skipped"]) == 1 and int(after.step) == 1
-    assert all(
-        jax.tree.leaves(jax.tree.map(np.array_equal, after.replace(step=before.step), before))
-    )
+    same = jax.tree.map(np.array_equal, after.replace(step=before.step), before)
+    assert all(jax.tree.leaves(same))
 
 
-def test_what_does_not_move_keeps_its_ema_bit_for_bit():
-    still = linear(optimizer=optax.set_to_zero())
-    state, _ = run(still, [batch(seed=n) for n in range(5)])
-    np.testing.assert_array_equal(
-        state.ema["model"]["w"],
-        init_state({"model": still}, jax.random.key(0)).params["model"]["w"],
-    )
+def test_the_ema_of_constant_parameters_is_constant_bit_for_bit():
+    constant = linear(optimizer=optax.set_to_zero())
+    state, _ = run(constant, [batch(seed=n) for n in range(5)])
+    initial = init_state({"model": constant}, jax.random.key(0))
+    np.testing.assert_array_equal(state.ema["model"]["w"], initial.params["model"]["w"])
 
 
-def test_streams_of_a_key_differ_and_repeat():
+def test_named_keys_differ_by_name_and_are_reproducible():
     key = jax.random.key(0)
-    draws = {
-        name: float(jax.random.uniform(named_key(key, name)))
-        for name in ("noise", "times", "tasks")
-    }
-    assert len(set(draws.values())) == 3
-    assert draws["noise"] == float(jax.random.uniform(named_key(key, "noise")))
+    draw = lambda name: float(jax.random.uniform(named_key(key, name)))
+    assert len({draw(name) for name in ("noise", "times", "tasks")}) == 3
+    assert draw("noise") == draw("noise")
 
 
 @pytest.mark.parametrize("size", [0.1, 30.0])
@@ -189,10 +180,11 @@ def test_gradients_are_clipped_by_their_global_norm(size):
     gradient = {"w": size * batch()["x"], "b": size * batch(seed=1)["y"]}
     clipped, _ = optax.clip_by_global_norm(config.clip).update(gradient, optax.EmptyState())
     optimizer, _ = adamw(config)
-    moments = [
-        optimizer.update(slopes, optimizer.init(gradient), gradient)[1]
-        for slopes in (gradient, clipped)
-    ]
-    mine, same = (optax.tree.get(state, "mu") for state in moments)
+
+    def moments(slopes):
+        _, state = optimizer.update(slopes, optimizer.init(gradient), gradient)
+        return optax.tree.get(state, "mu")
+
     assert (optax.global_norm(gradient) > config.clip) == (size == 30.0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, same)
+    equal = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)
+    jax.tree.map(equal, moments(gradient), moments(clipped))
