@@ -1,43 +1,50 @@
+"""Configurations: loading, overriding, checking and conversion to JSON."""
+
 import pytest
 
 from jen1_jax.config import from_plain, load_config, override, presets, to_plain
 from jen1_jax.errors import Refusal
 
+# The beginning of a configuration file.
+START = """
+from configs.jen1 import get_config as base
 
-def test_presets_load_and_survive_json():
+def get_config():
+    config = base()
+"""
+
+
+def test_presets_stay_the_same_when_converted_to_json_and_back():
     assert {"jen1", "quickstart"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert from_plain(to_plain(config), "it") == config
 
 
-def test_the_fast_preset_has_timing_and_the_paper_does_not():
+def test_the_preset_jen1_fast_has_timing_and_jen1_has_not():
     chosen = [load_config(name).unet.conditioning for name in ("jen1_fast", "jen1")]
     assert chosen == [("timing",), ()]
 
 
 def test_overrides_keep_the_type_of_their_field():
-    config = load_config(
-        "jen1",
-        {
-            "unet.channels": "64",
-            "train_diffusion.learning_rate": "1",
-            "unet.factors": "(2, 2)",
-            "text.encoder": "123",
-            "autoencoder.causal": "True",
-        },
-    )
+    overrides = {
+        "unet.channels": "64",
+        "train_diffusion.learning_rate": "1",
+        "unet.factors": "(2, 2)",
+        "text.encoder": "123",
+        "autoencoder.causal": "True",
+    }
+    config = load_config("jen1", overrides)
     assert config.unet.channels == 64
-    assert config.train_diffusion.learning_rate == 1.0 and isinstance(
-        config.train_diffusion.learning_rate, float
-    )
+    assert config.train_diffusion.learning_rate == 1.0
+    assert isinstance(config.train_diffusion.learning_rate, float)
     assert config.unet.factors == (2, 2)
     assert config.text.encoder == "123"
     assert config.autoencoder.causal is True
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("unet.chanels", "64", "no field 'unet.chanels'"),
         ("unett.channels", "64", "no field"),
@@ -48,22 +55,20 @@ def test_overrides_keep_the_type_of_their_field():
         ("autoencoder.causal", "1", "holds a bool"),
     ],
 )
-def test_unknown_keys_and_wrong_types_are_refused_by_name(key, value, says):
-    with pytest.raises(Refusal, match=says):
+def test_unknown_keys_and_wrong_types_are_refused_by_name(key, value, message):
+    with pytest.raises(Refusal, match=message):
         load_config("jen1", {key: value})
 
 
-def test_a_value_is_a_literal_and_never_code():
+def test_a_value_is_a_literal_and_is_not_executed():
     config = load_config("jen1")
     with pytest.raises(Refusal):
         override(config, "unet.channels", "__import__('os').getpid()")
 
 
-def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
+def test_a_file_is_loaded_and_missing_files_and_presets_are_refused(tmp_path):
     own = tmp_path / "own.py"
-    own.write_text(
-        "from configs.jen1 import get_config as base\n\ndef get_config():\n    return base()\n"
-    )
+    own.write_text(f"{START}    return config\n")
     assert load_config(str(own)) == load_config("jen1")
     with pytest.raises(Refusal, match="no configuration file"):
         load_config(str(tmp_path / "absent.py"))
@@ -76,7 +81,7 @@ def test_a_file_is_read_and_what_is_missing_is_refused(tmp_path):
 
 def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
     own = tmp_path / "own.py"
-    start = "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n    with config.unlocked():\n"
+    start = f"{START}    with config.unlocked():\n"
     own.write_text(start + "        config.train_diffusion.learning_rat = 1.0\n    return config\n")
     with pytest.raises(Refusal, match="learning_rat is not a field"):
         load_config(str(own))
@@ -86,7 +91,7 @@ def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("unet", [], "unet is a section"),
         ("unet.channels", "12", "channels holds a int"),
@@ -104,18 +109,18 @@ def test_a_file_with_an_unknown_or_a_missing_field_is_refused(tmp_path):
         ("unet.chanels", 3, "chanels is not a field"),
     ],
 )
-def test_a_configuration_edited_by_hand_is_refused_by_the_name_of_what_is_wrong(key, value, says):
+def test_a_wrong_field_of_a_stored_configuration_is_refused_by_its_name(key, value, message):
     values = to_plain(load_config("quickstart"))
     *sections, name = key.split(".")
     part = values
     for section in sections:
         part = part[section]
     part[name] = value
-    with pytest.raises(Refusal, match=rf"RUN/config\.json.*{says}"):
+    with pytest.raises(Refusal, match=rf"RUN/config\.json.*{message}"):
         from_plain(values, "RUN/config.json")
 
 
-def test_an_integer_may_stand_for_a_float_and_lists_may_have_another_length():
+def test_an_integer_is_accepted_for_a_float_and_lists_may_have_another_length():
     values = to_plain(load_config("quickstart"))
     values["data"]["seconds"], values["mesh"]["rules"] = 5, values["mesh"]["rules"] * 2
     values["tasks"]["ratios"]["outpainting"] = 1
@@ -129,10 +134,7 @@ def test_a_loaded_configuration_is_locked():
 
 def test_a_file_that_sets_an_unknown_field_of_a_locked_configuration_is_refused(tmp_path):
     own = tmp_path / "own.py"
-    start = (
-        "from configs.jen1 import get_config as base\n\ndef get_config():\n    config = base()\n"
-    )
-    own.write_text(f"{start}    config.unet.chanels = 3\n    return config\n")
+    own.write_text(f"{START}    config.unet.chanels = 3\n    return config\n")
     with pytest.raises(Refusal, match=r"own\.py.*chanels"):
         load_config(str(own))
 
@@ -141,11 +143,11 @@ def test_a_file_that_sets_an_unknown_field_of_a_locked_configuration_is_refused(
     "key, text",
     [("unet.factors", "(2.0, 4.0)"), ("diffusion.guidance_limit", "1e999"), ("seed", "1e999")],
 )
-def test_what_a_record_could_not_hold_is_refused_before_training(key, text):
+def test_overrides_that_a_run_could_not_store_are_refused(key, text):
     with pytest.raises(Refusal, match=key.split(".")[-1]):
         load_config("quickstart", {key: text})
 
 
-def test_a_rule_may_leave_an_axis_out():
+def test_a_rule_may_leave_out_an_axis():
     rules = load_config("quickstart", {"mesh.rules": "(('kernel', (None, 'fsdp')),)"}).mesh.rules
     assert rules == (("kernel", (None, "fsdp")),)
