@@ -1,17 +1,21 @@
-"""Every test runs on the CPU, offline, with the array shapes in jen1_jax's signatures checked at each call."""
+"""All tests run on the CPU and offline.
+
+The array shapes in the signatures of jen1_jax are checked at each call.
+"""
 
 import atexit
 import os
 import shutil
 import tempfile
 
-# What one process compiles the others load, in a folder of this run alone: what another machine or version compiled must not
-# decide a result here. Workers and programs that tests start find it in their environment.
+# The processes of one test run share a compilation cache, in a new folder: programs that another
+# machine or version has compiled must not be used. Workers and started programs inherit its path.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jen1-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Compiling takes most of the time here, and little of what is compiled runs for long (tests/test_learning.py does without).
+# Compiling takes most of the time of the tests, so it is made fast and the programs are slow.
+# tests/test_learning.py runs long programs and does not use these flags.
 os.environ.update(
     JAX_PLATFORMS="cpu",
     XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
@@ -26,14 +30,14 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook finds it as a loaded module)
 
-# Left installed for the whole session: it must come before the first import of jen1_jax.
+# Installed before the first import of jen1_jax, for the whole session.
 install_import_hook("jen1_jax", "tests.typecheck.check")
 
 import pytest  # noqa: E402  (after the hook)
 
 
 def pytest_collection_modifyitems(items):
-    """What needs a trained run is slow."""
+    """Marks all tests that need a trained run as slow."""
     for item in items:
         if "tiny_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
@@ -41,7 +45,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """A run folder with both halves trained for a few steps; read it, do not write it."""
+    """A run with both models trained for a few steps; tests must not write into its folder."""
     from jen1_jax.models.run import Run
     from jen1_jax.training.autoencoder import train_autoencoder
     from jen1_jax.training.diffusion import train_diffusion
@@ -58,7 +62,7 @@ def tiny_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_run):
-    """The loaded tiny run: it makes noise, quickly."""
+    """The loaded tiny run, which generates noise in little time."""
     import jen1_jax
 
     return jen1_jax.load(tiny_run)

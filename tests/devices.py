@@ -1,4 +1,7 @@
-"""Several simulated devices: JAX counts them when it starts, so what wants them has a process of its own."""
+"""Runs programs on several simulated devices.
+
+Their number is fixed when JAX starts, so each program runs in a new process.
+"""
 
 import os
 import subprocess
@@ -6,7 +9,7 @@ import sys
 
 
 def run_on(devices: int, program: str, *arguments) -> str:
-    """What the Python `program` prints, in a process that finds so many devices."""
+    """The output of the Python `program` in a process with this number of devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", program, *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""The house rules on who may import whom, read off the source files."""
+"""The rules on which room of the project may import which, checked in the source files."""
 
 import ast
 import importlib.util
@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
-ANYONE = {"errors", "registry", "keys", "files", "batch", "__version__"}
+ALWAYS_ALLOWED = {"errors", "registry", "keys", "files", "batch", "__version__"}
 
-# What each room may import of jen1_jax, besides itself and what every room may.
+# A room is a package or module of jen1_jax (docs/glossary.md). These are the other rooms that each
+# room may import, besides those of `ALWAYS_ALLOWED`.
 NETWORKS = {"autoencoder", "text", "unet"}
 ARRAYS = {"diffusion", "tasks"}
-CORE = {"layers", "config", "sharding", "conditioning"} | NETWORKS | ARRAYS
+CORE = {"conditioning", "config", "layers", "sharding"} | NETWORKS | ARRAYS
 ROOMS = {
     "errors": set(),
     "registry": set(),
@@ -30,6 +31,7 @@ ROOMS = {
     "diffusion": set(),
     "tasks": {"diffusion"},
     **{room: {"layers"} for room in NETWORKS},
+    "conditioning": {"layers", "batch"},
     "models": CORE,
     **{room: CORE | {"models"} for room in ("training", "planning", "generation", "export")},
     "evaluation": CORE | {"models", "generation"},
@@ -39,7 +41,10 @@ ROOMS = {
 
 
 def imports(tree: ast.AST, package: tuple[str, ...]) -> set[str]:
-    """Absolute dotted names of all modules that a tree imports, `from a import b` as a.b; TYPE_CHECKING blocks are left out."""
+    """The absolute dotted names of all imports in a tree; `from a import b` gives a.b.
+
+    Blocks under `if TYPE_CHECKING` are left out.
+    """
     found, waiting = set(), [tree]
     while waiting:
         node = waiting.pop()
@@ -84,16 +89,16 @@ def roots(names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sources("jen1_jax"), ids=str)
-def test_a_room_imports_only_from_below(path):
+def test_a_room_imports_only_the_rooms_that_it_may(path):
     room = Path(path.parts[1]).stem
-    assert room in ROOMS, f"{path} belongs to no room that the design knows"
+    assert room in ROOMS, f"{path} belongs to a room that is not in ROOMS"
     used = {name.split(".")[1] for name in imported_by(path) if name.startswith("jen1_jax.")}
-    assert used <= ROOMS[room] | {room} | ANYONE, f"{path} reaches up"
+    assert used <= ROOMS[room] | {room} | ALWAYS_ALLOWED
 
 
 @pytest.mark.parametrize("path", sources("jen1_jax/training"), ids=str)
-def test_training_knows_no_guidance(path):
-    """A model trained on guided predictions learns to undo them."""
+def test_training_does_not_import_guidance(path):
+    """A model trained on guided predictions would learn to undo the guidance."""
     assert not {name for name in imported_by(path) if "guid" in name.lower()}
 
 
@@ -103,9 +108,9 @@ def test_jen1_jax_needs_neither_tensorflow_nor_torch(path):
 
 
 @pytest.mark.parametrize("path", sources("jen1_jax"), ids=str)
-def test_only_the_command_line_knows_the_data_pipeline_and_lazily(path):
-    lazily = path == Path("jen1_jax/cli.py")
-    assert "data_pipeline" not in roots(imported_by(path, only_at_import=lazily))
+def test_only_the_command_line_imports_the_data_pipeline_and_only_in_functions(path):
+    in_functions = path == Path("jen1_jax/cli.py")
+    assert "data_pipeline" not in roots(imported_by(path, only_at_import=in_functions))
 
 
 @pytest.mark.parametrize("path", sources("configs", "launch", "benchmarks"), ids=str)
@@ -114,48 +119,43 @@ def test_only_the_data_pipeline_imports_tensorflow(path):
 
 
 @pytest.mark.parametrize("path", sources("data_pipeline"), ids=str)
-def test_the_data_pipeline_stands_alone(path):
+def test_the_data_pipeline_imports_only_errors_and_files_of_jen1_jax(path):
     allowed = {"jen1_jax.errors.Refusal"} | {
         f"jen1_jax.files.{name}" for name in ("local", "whole_folder", "write_text")
     }
-    assert {name for name in imported_by(path) if name.startswith("jen1_jax")} <= allowed
+    used = {name for name in imported_by(path) if name.startswith("jen1_jax")}
+    assert used <= allowed
 
 
 @pytest.mark.parametrize("path", sources("configs"), ids=str)
-def test_a_configuration_only_sets_values(path):
+def test_a_configuration_imports_no_code(path):
     assert roots(imported_by(path)) <= {"ml_collections", "configs"}
 
 
-def test_importing_jen1_jax_is_quick_and_light():
+def test_importing_jen1_jax_is_fast_and_does_not_import_large_libraries():
     code = (
         "import sys, jen1_jax; loaded = {name.split('.')[0] for name in sys.modules}; "
         "print(*sorted(loaded & {'tensorflow', 'tensorflow_datasets', 'torch', 'transformers'}))"
     )
-    seconds = []
+    command, seconds = [sys.executable, "-c", code], []
     for _ in range(2):
         start = time.perf_counter()
-        heavy = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split()
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
-        assert heavy == []
+        assert result.stdout.split() == []
     assert min(seconds) < 3
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="this PyTorch comes without Triton"
 )
-def test_triton_survives_tensorflow():
-    """tensorflow/tensorflow#124205: a process that has both would crash."""
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", "import data_pipeline._tf, triton"], cwd=ROOT
-        ).returncode
-        == 0
-    )
+def test_triton_and_tensorflow_can_be_imported_in_one_process():
+    """It would crash without the workaround for tensorflow/tensorflow#124205."""
+    command = [sys.executable, "-c", "import data_pipeline._tf, triton"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
 
 
-def test_the_reader_of_imports_sees_every_form():
+def test_every_form_of_import_is_found():
     tree = ast.parse(
         "import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g\n"
         "def late():\n    import h\n"
@@ -166,8 +166,7 @@ def test_the_reader_of_imports_sees_every_form():
 
 
 @pytest.mark.parametrize("path", sources("benchmarks"), ids=str)
-def test_a_benchmark_is_started_as_its_own_text_says(path):
-    """Only from the checkout's root as a module: not every one of them finds the others as a script."""
-    assert f"python -m benchmarks.{path.stem}" in ast.get_docstring(
-        ast.parse((ROOT / path).read_text())
-    )
+def test_the_docstring_of_a_benchmark_names_its_command(path):
+    """It is started as a module, since as a script it could not import other benchmarks."""
+    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    assert f"python -m benchmarks.{path.stem}" in docstring

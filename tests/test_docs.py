@@ -1,4 +1,4 @@
-"""The README and docs/: links, anchors and named files exist, and the examples do what they say."""
+"""README.md and docs/: links, anchors and named files exist, and the example of a task works."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ FOLDERS = "benchmarks|configs|data_pipeline|docs|jen1_jax|launch|tests"
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives the headings of a page; a repeated one ends in its number."""
+    """The anchors that GitHub gives to the headings of a page; repeated ones get a number."""
     seen, found = Counter(), set()
     for heading in re.findall(r"^#+ +(.+)$", FENCED.sub("", text), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -30,13 +30,13 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of all relative links and pictures."""
+    """The targets of all relative links and images."""
     targets = re.findall(r"\]\(([^)\s]+)\)", INLINE.sub("", FENCED.sub("", text)))
     return [target for target in targets if not re.match(r"\w+:", target)]
 
 
 def named(text: str) -> set[str]:
-    """The files of the checkout that code names, and the modules that its commands start."""
+    """The files and modules of the project that are named in code."""
     code = "\n".join(FENCED.findall(text) + INLINE.findall(FENCED.sub("", text)))
     paths = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w", code)
     modules = re.findall(r"python -m (benchmarks\.\w+)", code)
@@ -44,7 +44,7 @@ def named(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(page):
+def test_every_link_has_a_file_and_every_anchor_a_heading(page):
     text, missing = (ROOT / page).read_text(), []
     for target in links(text):
         path, _, anchor = target.partition("#")
@@ -73,7 +73,7 @@ def test_every_link_that_the_code_prints_exists():
         assert not anchor or anchor in anchors((ROOT / path).read_text()), link
 
 
-def test_the_reader_of_pages_sees_every_form():
+def test_every_form_of_anchor_link_and_file_name_is_found():
     text = (
         "# A `b` c\n## Same\n## Same\n```\n# no heading\n[no](link.md)\nbash launch/x.sh\n```\n"
         "[a](b.md#c) ![d](e.png) [f](https://g.h) `[no](i.md)` `jen1_jax/x.py` "
@@ -85,7 +85,7 @@ def test_the_reader_of_pages_sees_every_form():
 
 
 @pytest.mark.slow
-def test_the_fourth_task_of_the_worked_example_is_drawn(tmp_path):
+def test_the_task_of_the_example_in_the_docs_is_drawn(tmp_path):
     known = list(tasks.TASKS)
     text = (ROOT / "docs/extending.md").read_text()
     file = tmp_path / "outpainting.py"
@@ -97,10 +97,9 @@ def test_the_fourth_task_of_the_worked_example_is_drawn(tmp_path):
         for name in set(tasks.TASKS) - set(known):
             del tasks.TASKS[name]
     mask = np.asarray(drawn.mask[..., 0])[np.asarray(drawn.task) == len(known)]
-    assert len(mask) == 4  # its share of 20, beside text-to-music's two
+    assert len(mask) == 4  # a fifth of the batch, since text-to-music has two fifths
     for row in mask:
         given = np.flatnonzero(row)
-        assert (
-            (np.diff(given) == 1).all() and given[0] > 0 and given[-1] < 29 and not row[30:].any()
-        )
+        assert (np.diff(given) == 1).all() and given[0] > 0 and given[-1] < 29
+        assert not row[30:].any()
         assert 0.2 - 2 / 30 <= 1 - len(given) / 30 <= 0.8

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and nothing is written to a folder called `gs:`."""
+"""Files appear complete or not at all, and URLs are refused as paths."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_local_paths_stay_as_they_are(path):
     assert str(local(path)) == path
 
 
-def test_a_file_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(KeyError), whole_file(tmp_path / "a.txt") as partial:
         partial.write_text("half")
@@ -26,7 +26,7 @@ def test_a_file_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_a_folder_appears_with_all_its_files_or_not_at_all(tmp_path):
+def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path):
     with pytest.raises(KeyError), whole_folder(tmp_path / "out") as folder:
         (folder / "half").touch()
         raise KeyError

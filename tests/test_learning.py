@@ -1,6 +1,7 @@
-"""It learns, end to end: captions never seen are followed, and what was learnt by heart comes back in all three tasks.
+"""Small models learn: they follow unseen captions and reproduce memorised clips in all tasks.
 
-Each benchmark trains in a process of its own, which compiles for speed: the flags of the other tests would make its steps slow.
+Each benchmark trains in a new process without the compiler flags of the other tests, which would
+make its steps slow.
 """
 
 import json
@@ -14,7 +15,7 @@ from benchmarks.follow import SIGNIFICANT
 
 
 def figures(benchmark, folder):
-    """What `python -m benchmarks.NAME` prints last."""
+    """The figures that `python -m benchmarks.NAME` prints in its last line."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--folder", str(folder)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -29,7 +30,7 @@ def memorised(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task, error", [("text", 0.3), ("inpaint", 0.6), ("extend", 0.5)])
-def test_what_was_learnt_by_heart_comes_back_in_every_task(memorised, task, error):
+def test_memorised_clips_are_reproduced_in_every_task(memorised, task, error):
     assert memorised["memorisation"][task]["nearest"] >= 7
     assert memorised["memorisation"][task]["error"] < error
 
@@ -40,6 +41,6 @@ def test_an_inpainted_hole_has_no_jump_at_its_edges(memorised):
 
 
 @pytest.mark.slow
-def test_captions_never_seen_are_followed_and_no_text_is_not(tmp_path):
+def test_generated_music_follows_unseen_captions_and_without_text_it_does_not(tmp_path):
     rows = figures("follow", tmp_path)
     assert rows["right captions"]["p"] < SIGNIFICANT and rows["no text"]["p"] > 0.01

@@ -1,4 +1,7 @@
-"""The presets are what they claim: size, latent rate, work per example, and no sampler lets the future through at their depth."""
+"""Size, latent rate and operations of the presets.
+
+With their networks, no causal sample depends on later noise.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ PRESETS = {"jen1": jen1.get_config(), "jen1_fast": jen1_fast.get_config()}
 
 
 def inputs(unet, batch, frames, tokens, make):
-    """The U-Net's inputs by name, each made by `make(shape, dtype)`."""
+    """The inputs of the U-Net by name, each created by `make(shape, dtype)`."""
     shapes = {
         "noisy": (frames, unet.out_channels),
         "context": (frames, unet.out_channels),
@@ -31,13 +34,13 @@ def inputs(unet, batch, frames, tokens, make):
         "causal": (),
     }
     dtypes = {"text_lengths": jnp.int32, "causal": bool}
-    made = {
+    arrays = {
         name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()
     }
     place = {"start": jnp.zeros(1), "total": jnp.zeros(1)}
     width = jax.eval_shape(Timing().features, place).shape[1]
     vectors = {name: make((batch, width), jnp.float32) for name in unet.conditioning}
-    return made | {"conditioning": vectors}
+    return arrays | {"conditioning": vectors}
 
 
 @pytest.mark.slow
@@ -48,17 +51,15 @@ def inputs(unet, batch, frames, tokens, make):
         ("jen1_fast", 535_684_416, 23.4375, 64, 0.348),
     ],
 )
-def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, teraflops):
+def test_parameters_latent_rate_and_operations_of_a_preset(preset, parameters, rate, k, teraflops):
     config = PRESETS[preset]
     autoencoder = Autoencoder(**config.autoencoder)
-    unet = UNet(
-        **config.unet, out_channels=int(config.whitening.keep * config.autoencoder.latent_channels)
-    )
+    channels = int(config.whitening.keep * config.autoencoder.latent_channels)
+    unet = UNet(**config.unet, out_channels=channels)
     assert config.audio.sample_rate / autoencoder.hop == rate
     assert unet.out_channels == k
-    arguments = inputs(
-        unet, 1, round(config.data.seconds * rate), config.text.max_length, jax.ShapeDtypeStruct
-    ).values()
+    frames, tokens = round(config.data.seconds * rate), config.text.max_length
+    arguments = inputs(unet, 1, frames, tokens, jax.ShapeDtypeStruct).values()
     variables = jax.eval_shape(unet.init, jax.random.key(0), *arguments)
     leaves = jax.tree.leaves(variables)
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
@@ -66,11 +67,15 @@ def test_size_latent_rate_and_work_of_an_example(preset, parameters, rate, k, te
     assert round(flops(unet.apply, variables, *arguments) / 1e12, 3) == teraflops
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
-)
+SLOW_PRESETS = [pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
+
+
+@pytest.fixture(scope="module", params=SLOW_PRESETS)
 def deep(request):
-    """(denoise, its schedule's levels) of a preset's layout, narrow: causal with text, causal without, and bidirectional."""
+    """(denoise, log-SNRs, noise) for a network with the layers of a preset, but narrow.
+
+    The three examples are causal with text, causal without text, and bidirectional.
+    """
     config = PRESETS[request.param].copy_and_resolve_references()
     with config.unlocked():
         config.unet.update(channels=4, head_dim=4, text_features=6, dtype="float32", remat="none")
@@ -96,7 +101,7 @@ def deep(request):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_no_sampler_lets_the_future_through(deep, sampler):
+def test_with_every_sampler_causal_frames_do_not_depend_on_later_noise(deep, sampler):
     denoise, levels, noise = deep
     keys = jax.random.split(jax.random.key(0), 3)
     with jax.disable_jit():  # or every sampler would compile the network into its loop

@@ -1,4 +1,4 @@
-"""Eight devices give the loss of one. Devices are counted when JAX starts, so every run has a process of its own."""
+"""Training on eight simulated devices gives the same losses as on one."""
 
 import json
 
@@ -29,14 +29,15 @@ config.train_autoencoder.steps = int(sys.argv[3])
 path = tiny.write_audio_npz(folder / "audio.npz")
 run = Run(folder / "run")
 source = Run.open(sys.argv[4]) if sys.argv[4] else None
-train_autoencoder(config, run, NpzData(str(path), 8, 0, crop=3072), source, progress=lambda text: None)
+data = NpzData(str(path), 8, 0, crop=3072)
+train_autoencoder(config, run, data, source, progress=lambda text: None)
 losses = [record["loss"] for record in read_metrics(run.path / "autoencoder" / "metrics.jsonl")]
 print(json.dumps([jax.device_count(), losses]))
 """
 
 
 def run(program, devices, *arguments):
-    """What the program prints last, having found as many devices as it should."""
+    """The result that the program prints in its last line."""
     count, printed = json.loads(run_on(devices, program, *arguments).splitlines()[-1])
     assert count == devices
     return printed
@@ -52,18 +53,14 @@ def test_eight_devices_give_the_loss_of_one_and_restore_its_checkpoint(tmp_path)
     one = train(tmp_path / "one", {"data": -1, "fsdp": 1, "tensor": 1}, devices=1)
     eight = train(tmp_path / "eight", {"data": 2, "fsdp": 2, "tensor": 2}, devices=8)
     assert eight == pytest.approx(one, rel=1e-4)
-    # the first run's checkpoint goes on on the other mesh, and the other way round
+    # Each checkpoint is continued on another number of devices.
     more = train(tmp_path / "one", {"data": 4, "fsdp": 2, "tensor": 1}, devices=8, steps=6)
     fewer = train(tmp_path / "eight", {"data": -1, "fsdp": 1, "tensor": 1}, devices=1, steps=6)
     assert more[:4] == one and fewer[:4] == eight and len(more) == len(fewer) == 6
     assert more[4:] == pytest.approx(fewer[4:], rel=1e-3)
-    # a decoder-only stage takes over what another mesh has trained
-    stage = train(
-        tmp_path / "stage",
-        {"data": 2, "fsdp": 2, "tensor": 2},
-        devices=8,
-        source=tmp_path / "one" / "run",
-    )
+    # A decoder-only stage starts from a run that was trained on another number of devices.
+    axes, source = {"data": 2, "fsdp": 2, "tensor": 2}, tmp_path / "one" / "run"
+    stage = train(tmp_path / "stage", axes, devices=8, source=source)
     assert stage[0] < one[0]
 
 
@@ -82,26 +79,29 @@ from tests import tiny
 
 folder, encoder, trained = map(Path, sys.argv[1:])
 config = tiny.config()
+several = jax.device_count() > 1
 with config.unlocked():
-    config.mesh.axes = dict(data=-1, fsdp=2, tensor=1) if jax.device_count() > 1 else dict(data=1, fsdp=1, tensor=1)
+    config.mesh.axes = dict(data=-1 if several else 1, fsdp=2 if several else 1, tensor=1)
     config.text.encoder, config.unet.text_features = str(encoder), 16
 config.train_diffusion.update(batch_size=8, steps=2)
 text = TextEncoder.frozen(str(encoder), 16, "float32", local_layout(config))
-with jax.set_mesh(make_mesh(config, jax.devices()[:2])):  # another mesh, as every process of several has
+# On another mesh than in training, as each process has one of its own devices.
+with jax.set_mesh(make_mesh(config, jax.devices()[:2])):
     embedding, _ = text.embed(tiny.CAPTIONS)
 run = Run(folder)
 data = NpzData(str(tiny.write_audio_npz(folder.parent / "audio.npz")), 8, seed=0)
 train_diffusion(config, run, data, Run.open(trained), progress=lambda text: None)
 losses = [record["loss"] for record in read_metrics(run.path / "diffusion" / "metrics.jsonl")]
 loaded = Model.load(folder).text
-parts = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(loaded.params) if leaf.ndim > 1]
+matrices = [leaf for leaf in jax.tree.leaves(loaded.params) if leaf.ndim > 1]
+parts = [matrix.addressable_shards[0].data.size / matrix.size for matrix in matrices]
 same = np.array_equal(loaded.embed(tiny.CAPTIONS)[0], embedding)
 print(json.dumps([jax.device_count(), [losses, embedding.tolist(), parts, same, text.fingerprint]]))
 """
 
 
 @pytest.mark.slow
-def test_a_frozen_text_encoder_is_split_over_the_devices_and_embeds_as_on_one(tiny_run, tmp_path):
+def test_a_sharded_frozen_text_encoder_embeds_as_on_one_device(tiny_run, tmp_path):
     layout = transformers.T5Config(
         feed_forward_proj="gated-gelu", vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=2
     )
@@ -112,9 +112,9 @@ def test_a_frozen_text_encoder_is_split_over_the_devices_and_embeds_as_on_one(ti
         for devices in (1, 8)
     )
     for losses, _, _, same, _ in (one, eight):
-        assert len(losses) == 2 and same  # what is loaded to generate with is what was trained with
+        assert len(losses) == 2 and same  # the loaded text encoder is that of training
     assert eight[0] == pytest.approx(one[0], rel=1e-4)
-    np.testing.assert_allclose(eight[1], one[1], atol=2e-3)  # of float16, about 1
+    np.testing.assert_allclose(eight[1], one[1], atol=2e-3)  # float16 values of about 1
     assert np.abs(one[1]).max() > 1
-    assert set(one[2]) == {1.0} and set(eight[2]) == {1 / 8}  # every matrix
+    assert set(one[2]) == {1.0} and set(eight[2]) == {1 / 8}  # the share of each matrix on a device
     assert eight[4] == one[4]

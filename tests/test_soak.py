@@ -9,7 +9,7 @@ from tests import tiny
 
 
 @pytest.mark.slow
-def test_silence_square_waves_and_poisoned_batches_train_through(tmp_path, monkeypatch):
+def test_training_continues_through_silence_square_waves_and_damaged_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(soak_autoencoder, "POISON", 7)
     config = tiny.config()
     config.train_autoencoder.update(steps=40, log_every=5)

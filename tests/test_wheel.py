@@ -1,4 +1,4 @@
-"""An installed wheel works outside the checkout: it has its presets and types, and it trains."""
+"""An installed wheel has its presets and type information, and it trains."""
 
 import os
 import subprocess
@@ -23,32 +23,20 @@ sys.exit(main(sys.argv[2:]))
 
 
 def run(arguments, **options):
-    result = subprocess.run(
-        [str(argument) for argument in arguments], capture_output=True, text=True, **options
-    )
+    command = [str(argument) for argument in arguments]
+    result = subprocess.run(command, capture_output=True, text=True, **options)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 @pytest.mark.slow
 def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT])
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    run([*build, "--outdir", tmp_path, ROOT])
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-index",
-            "--target",
-            site,
-            wheel,
-        ]
-    )
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    run([*install, "--target", site, wheel])
     assert (site / "jen1_jax" / "py.typed").is_file()
     data = tiny.write_audio_npz(tmp_path / "audio.npz")
     overrides = [
@@ -60,19 +48,9 @@ def test_an_installed_wheel_trains_two_steps_of_a_packaged_preset(tmp_path):
         "--config.train_autoencoder.seconds=0.08",
         "--config.train_autoencoder.stft_windows=(256,)",
     ]
-    train = [
-        "train",
-        "autoencoder",
-        "--config",
-        "quickstart",
-        "--workdir",
-        tmp_path / "run",
-        *overrides,
-    ]
-    output = run(
-        [sys.executable, "-c", PROGRAM, site, *train],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(site)},
-    )
+    train = ["train", "autoencoder", "--config", "quickstart", "--workdir", tmp_path / "run"]
+    command = [sys.executable, "-c", PROGRAM, site, *train, *overrides]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    output = run(command, cwd=tmp_path, env=environment)
     assert "autoencoder 2/2" in output or "whitening" in output
     assert (tmp_path / "run" / "autoencoder" / "whitening.npz").is_file()

@@ -1,4 +1,4 @@
-"""A run so small that it trains in seconds: what the tests of training, generation and the command line share."""
+"""A configuration and data that train in seconds, for many tests."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ CAPTIONS = ("a low tone on the left", "a high tone on the right", "two tones", "
 
 
 def config() -> ConfigDict:
-    """The paper preset with every size cut down."""
+    """The preset `jen1` with all sizes reduced."""
     config = get_config()
     with config.unlocked():
         config.autoencoder.update(
@@ -63,13 +63,13 @@ def config() -> ConfigDict:
 
 
 def write_audio_npz(path: Path, seed: int = 0) -> Path:
-    """Six short stereo clips, one of them held out and one of them short."""
+    """Writes six stereo clips, of which one is held out and one is half as long."""
     rng = np.random.default_rng(seed)
     samples = round(SECONDS * 48_000)
     t = np.arange(samples) / 48_000
-    tones = np.sin(
-        2 * np.pi * rng.uniform(200, 2000, (6, 1, 2)) * t[:, None] + rng.uniform(0, 6, (6, 1, 2))
-    )
+    frequencies = rng.uniform(200, 2000, (6, 1, 2))
+    phases = rng.uniform(0, 6, (6, 1, 2))
+    tones = np.sin(2 * np.pi * frequencies * t[:, None] + phases)
     audio = (0.3 * tones + 0.02 * rng.standard_normal((6, samples, 2))).astype(np.float32)
     valid = np.full(6, samples, np.int32)
     valid[1], audio[1, samples // 2 :] = samples // 2, 0

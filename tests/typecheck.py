@@ -1,4 +1,7 @@
-"""The run-time checker of the import hook in conftest.py: an int may stand where a float is asked for, as PEP 484 says."""
+"""The type checker that the import hook in conftest.py uses at run time.
+
+As in PEP 484, an int is accepted for a float.
+"""
 
 from beartype import BeartypeConf, beartype
 
