@@ -1,4 +1,4 @@
-"""Losses are finite on every pathological signal, ignore padding, and measure what they should."""
+"""The losses are finite on extreme signals, ignore padding, and have the expected values."""
 
 from functools import partial
 
@@ -47,44 +47,43 @@ def test_values_and_gradients_are_finite(loss, gradient_of, prediction):
     assert np.isfinite(gradient_of(prediction)).all()
 
 
-def test_zero_only_when_equal(loss):
+def test_a_loss_is_zero_only_for_equal_signals(loss):
     assert np.asarray(loss(BATCH, BATCH, FULL)).max() < 1e-5
     assert (np.asarray(loss(0.5 * BATCH, BATCH, FULL))[1:] > 0.05).all()
 
 
-def test_padding_does_not_count(loss):
+def test_padding_changes_neither_the_loss_nor_its_gradient(loss):
     valid = jnp.array([100, 300, 512, 700, 0])
-    behind = (jnp.arange(SAMPLES) >= valid[:, None])[..., None]
+    padding = (jnp.arange(SAMPLES) >= valid[:, None])[..., None]
     prediction = BATCH[::-1] + 0.1
-    clean = loss(prediction, BATCH, valid)
-    dirty = loss(prediction + 5.0 * behind, BATCH - 3.0 * behind, valid)
-    np.testing.assert_allclose(clean, dirty, rtol=1e-6)
+    before = loss(prediction, BATCH, valid)
+    after = loss(prediction + 5.0 * padding, BATCH - 3.0 * padding, valid)
+    np.testing.assert_allclose(before, after, rtol=1e-6)
     gradient = jax.grad(lambda p: loss(p, BATCH, valid).sum())(prediction)
-    assert not np.where(behind, gradient, 0).any()
-    assert clean[-1] == 0  # an example without samples
+    assert not np.where(padding, gradient, 0).any()
+    assert before[-1] == 0  # an example without samples
 
 
-def test_examples_do_not_mix(loss):
+def test_the_loss_of_an_example_does_not_depend_on_the_others(loss):
     together = loss(BATCH[::-1] * 0.7, BATCH, FULL)
     alone = loss((BATCH[::-1] * 0.7)[2:3], BATCH[2:3], FULL[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-5)
 
 
-def test_waveform_ignores_loudness():
-    quiet, loud = (
-        losses.waveform(0.5 * g * BATCH[4:], g * BATCH[4:], FULL[4:]) for g in (0.1, 1.0)
-    )
+def test_the_waveform_loss_does_not_depend_on_loudness():
+    noise = BATCH[4:]
+    quiet, loud = (losses.waveform(0.5 * g * noise, g * noise, FULL[4:]) for g in (0.1, 1.0))
     np.testing.assert_allclose(quiet, loud, rtol=1e-4)
 
 
-def test_a_nearly_silent_example_does_not_outweigh_its_batch():
-    """The same error on both; without a limit the quiet one would weigh thousands of times more."""
+def test_a_nearly_silent_example_has_a_limited_waveform_loss():
+    """With the same error and no limit, the quiet loss would be thousands of times larger."""
     noise = BATCH[4:]
     quiet, loud = (losses.waveform(g * noise + 0.01, g * noise, FULL[4:]) for g in (1e-4, 1.0))
     assert loud < quiet <= 0.01 / losses.QUIET
 
 
-def test_stft_matches_a_plain_transform():
+def test_stft_equals_the_transform_of_one_frame():
     x = np.asarray(BATCH[4])
     ours = losses.stft(jnp.asarray(x)[None], 64)[0, 1, 5]
     hann = np.hanning(65)[:-1]
@@ -92,40 +91,32 @@ def test_stft_matches_a_plain_transform():
 
 
 @pytest.mark.slow
-def test_stft_hears_a_collapsed_stereo_image():
-    """Left and right of equal magnitude spectra but opposite sign: only mid and side tell them from mono."""
-    mono, wide = (
-        SIGNALS["noise"][:, :1] * jnp.ones(2),
-        SIGNALS["noise"][:, :1] * jnp.array([1.0, -1.0]),
-    )
-    loss = LOSSES["stft"](mono[None], wide[None], FULL[:1])
-    left_right = jnp.abs(
-        jnp.abs(losses.stft(mono[None], 256)) - jnp.abs(losses.stft(wide[None], 256))
-    ).max()
-    assert left_right < 1e-6 and loss[0] > 1
+def test_the_stft_loss_detects_a_lost_stereo_image():
+    """If left and right have opposite signs, only mid and side differ from those of mono."""
+    noise = SIGNALS["noise"][None, :, :1]
+    mono, wide = noise * jnp.ones(2), noise * jnp.array([1.0, -1.0])
+    loss = LOSSES["stft"](mono, wide, FULL[:1])
+    magnitudes = [jnp.abs(losses.stft(audio, 256)) for audio in (mono, wide)]  # of left and right
+    assert jnp.abs(magnitudes[0] - magnitudes[1]).max() < 1e-6 and loss[0] > 1
 
 
 @pytest.mark.slow
-def test_kl_is_least_at_unit_variance():
+def test_the_kl_loss_has_its_minimum_at_zero_mean_and_unit_variance():
     z = jax.random.normal(jax.random.key(0), (1, 4000, 3))
     at = lambda scale, shift=0.0: float(losses.kl(z * scale + shift, jnp.array([4000]))[0])
-    assert (
-        at(1.0) < 0.01 < at(1.3)
-        and at(1.0) < at(0.7)
-        and at(1.0, 0.5) == pytest.approx(0.125, abs=0.02)
-    )
+    assert at(1.0) < 0.01 < at(1.3) and at(1.0) < at(0.7)
+    assert at(1.0, 0.5) == pytest.approx(0.125, abs=0.02)
     constant = jnp.zeros((1, 8, 3))
     gradient = jax.grad(lambda z: losses.kl(z, jnp.array([8])).sum())(constant)
     assert np.isfinite(gradient).all()
     padded = jnp.concatenate([z, 9 * z], 1)
-    np.testing.assert_allclose(
-        losses.kl(padded, jnp.array([4000])), losses.kl(z, jnp.array([4000])), rtol=1e-5
-    )
+    valid = jnp.array([4000])
+    np.testing.assert_allclose(losses.kl(padded, valid), losses.kl(z, valid), rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_mel_is_the_distance_of_log_mel_magnitudes():
-    """Against librosa's own path from magnitudes to bands, in float64."""
+def test_the_mel_loss_is_the_distance_of_log_mel_magnitudes():
+    """The reference is computed in float64 with the filters of librosa."""
     pair = BATCH[3:5] + 0.1 * BATCH[4:]
     loss = LOSSES["mel"](pair[1:], pair[:1], FULL[:1])
     expected = []
@@ -133,28 +124,23 @@ def test_mel_is_the_distance_of_log_mel_magnitudes():
         bands = librosa.filters.mel(sr=48_000, n_fft=window, n_mels=window // 16, norm=None)
         logs = []
         for audio in np.asarray(pair, np.float64)[::-1]:
-            views = [
-                audio[:, 0],
-                audio[:, 1],
-                audio.sum(1) / 2**0.5,
-                (audio[:, 0] - audio[:, 1]) / 2**0.5,
-            ]
+            left, right = audio.T
+            signals = [left, right, (left + right) / 2**0.5, (left - right) / 2**0.5]
             hann = np.hanning(window + 1)[:-1]
             starts = range(0, SAMPLES, window // 4)
-            frames = [
-                [np.pad(v, (0, window))[s : s + window] * hann / hann.sum() for s in starts]
-                for v in views
-            ]
+            padded = [np.pad(signal, (0, window)) for signal in signals]
+            frames = [[signal[s : s + window] for s in starts] for signal in padded]
+            frames = np.array(frames) * hann / hann.sum()
             magnitude = np.sqrt(np.abs(np.fft.rfft(frames)) ** 2 + losses.FLOOR**2)
             logs.append(np.log(magnitude @ bands.T + losses.FLOOR))
         expected.append(np.abs(logs[0] - logs[1]).mean())
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4)
 
 
-def test_waveform_hears_left_right_mid_and_side():
+def test_the_waveform_loss_is_the_mean_over_left_right_mid_and_side():
     full = jnp.full(1, 8)
     target = jnp.ones((1, 8, 2))
-    off = lambda left, right: float(waveform(target + jnp.array([left, right]), target, full)[0])
-    np.testing.assert_allclose(off(0.2, 0.2), (0.2 + 0.2 + 0.2 * 2**0.5) / 4, rtol=1e-5)
-    np.testing.assert_allclose(off(0.2, -0.2), off(0.2, 0.2), rtol=1e-5)
-    np.testing.assert_allclose(off(0.2, 0.0), (0.2 + 2 * 0.2 / 2**0.5) / 4, rtol=1e-5)
+    loss = lambda left, right: float(waveform(target + jnp.array([left, right]), target, full)[0])
+    np.testing.assert_allclose(loss(0.2, 0.2), (0.2 + 0.2 + 0.2 * 2**0.5) / 4, rtol=1e-5)
+    np.testing.assert_allclose(loss(0.2, -0.2), loss(0.2, 0.2), rtol=1e-5)
+    np.testing.assert_allclose(loss(0.2, 0.0), (0.2 + 2 * 0.2 / 2**0.5) / 4, rtol=1e-5)

@@ -1,4 +1,7 @@
-"""Products with statistics and filters ask for full float32, which an accelerator does not give by default."""
+"""Products with statistics and filters have full float32 precision.
+
+Accelerators have a lower precision by default.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +12,19 @@ from jen1_jax.autoencoder import losses, spectrum
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 
 AUDIO, LATENTS, VALID = jnp.zeros((1, 1024, 2)), jnp.zeros((1, 5, 4)), jnp.full(1, 1024)
-WHITENING = fit_whitening(
-    Moments.of(np.random.default_rng(0).normal(size=(50, 4))), keep=1.0, floor=1e-5
-)
+MOMENTS = Moments.of(np.random.default_rng(0).normal(size=(50, 4)))
+WHITENING = fit_whitening(MOMENTS, keep=1.0, floor=1e-5)
 LEVELS = jnp.zeros((1, 16, spectrum.bands(256)))
 
 
 def precisions(jaxpr) -> list:
-    """Of every matrix product, in nested programs too."""
+    """The precision of every matrix product, in nested programs too."""
     found = []
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             found.append(equation.params["precision"])
-        for inner in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
-        ):
+        is_program = lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 found += precisions(inner)
@@ -42,6 +42,6 @@ def precisions(jaxpr) -> list:
     ],
     ids=["whitening", "its inverse", "mel", "levels", "audio of levels"],
 )
-def test_products_are_exact(function, arguments):
+def test_products_have_the_highest_precision(function, arguments):
     found = precisions(jax.make_jaxpr(function)(*arguments).jaxpr)
     assert found and all(precision == (jax.lax.Precision.HIGHEST,) * 2 for precision in found)

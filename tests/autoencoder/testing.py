@@ -1,4 +1,4 @@
-"""An autoencoder so small that tests compile fast, with weights in general position."""
+"""A small autoencoder that compiles fast, with random weights of which none are zero."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ def build(**changes):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        level = {"alpha": 1.0, "scale": 0.6}.get(
-            path[-1].key, 0.0
-        )  # a kernel's own size is normalised away
+        # The mean of a kernel may be 0, since kernels are normalised.
+        level = {"alpha": 1.0, "scale": 0.6}.get(path[-1].key, 0.0)
         return (level + 0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)
