@@ -126,7 +126,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     if not isinstance(node, ConfigDict) or name not in node or isinstance(node[name], ConfigDict):
         section = node if isinstance(node, ConfigDict) else config
         known = ", ".join(section.keys())
-        raise Refusal(f"The configuration has no field {key!r}; that section has: {known}.")
+        raise Refusal(
+            f"The configuration has no field {key!r}; the fields at that level are: {known}."
+        )
     old = node[name]
     try:
         value = ast.literal_eval(text)

@@ -91,7 +91,7 @@ def roots(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("path", sources("jen1_jax"), ids=str)
 def test_a_room_imports_only_the_rooms_that_it_may(path):
     room = Path(path.parts[1]).stem
-    assert room in ROOMS, f"{path} belongs to a room that is not in ROOMS"
+    assert room in ROOMS, f"{path} is part of a room that is not in ROOMS"
     used = {name.split(".")[1] for name in imported_by(path) if name.startswith("jen1_jax.")}
     assert used <= ROOMS[room] | {room} | ALWAYS_ALLOWED
 

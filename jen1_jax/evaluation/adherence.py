@@ -80,7 +80,7 @@ def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> Drum
 def compare(
     generated: Clips, reference: Clips, sample_rate: int, drums: DrumDetector | None = None
 ) -> dict[str, Any]:
-    """Compares `generated` with `reference` clips; the n-th of the one belongs to the n-th other.
+    """Compares generated clips with references; `reference[n]` is that of `generated[n]`.
 
     The result holds the figures of each view (see `retrieval`), the ratio of the medians of each of
     the `RATIOS`, and the difference of the medians of each of the `SHARES`. With a detector it also

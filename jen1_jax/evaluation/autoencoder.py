@@ -102,7 +102,7 @@ def evaluate_autoencoder(
                 "autoencoder again."
             )
         measured = figures(reconstruction, original, codec.sample_rate)
-        # A silent clip has no figures (NaN), which JSON does not know.
+        # The figures of a silent clip are NaN, which JSON cannot hold.
         finite = {name: value if np.isfinite(value) else None for name, value in measured.items()}
         record = {
             "name": clip.name,

@@ -30,7 +30,7 @@ def one_per_caption(clips: Iterable[Clip], samples: int, limit: int) -> list[Cli
 
     A caption keeps its first clip that is long enough. Which captions are kept does not depend on
     the order of the clips, since captions are sorted by their hash. Clips of one file share a
-    caption and resemble each other: one of them has to stand for all.
+    caption and are similar, so that several of them would count too much.
     """
     chosen: dict[bytes, Clip] = {}
     for clip in clips:

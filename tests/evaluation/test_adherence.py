@@ -1,6 +1,6 @@
 """Retrieval ranks by timbre, rhythm and key.
 
-Clips like their reference rank first; clips without a relation to it rank as chance says.
+Clips like their reference have low ranks; those of other clips are as expected by chance.
 """
 
 import numpy as np
@@ -52,7 +52,7 @@ def test_peak_side_and_treble_measure_a_louder_mono_and_low_passed_copy(referenc
     assert adherence.compare(low_passed, wide, RATE)["treble"] < -10
 
 
-def test_noise_and_exchanged_clips_rank_as_chance(reference):
+def test_noise_and_exchanged_clips_have_the_ranks_of_chance(reference):
     noise = 0.1 * np.random.default_rng(0).standard_normal(reference.shape).astype(np.float32)
     row = adherence.compare(noise, reference, RATE)
     assert min(row[view]["p"] for view in adherence.VIEWS) > 0.01

@@ -92,10 +92,10 @@ def test_microbatches_of_different_counts_do_not_change_the_result(microbatches)
     assert metrics_cut[0] == pytest.approx(metrics[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_batch_that_is_not_finite_changes_the_step_and_nothing_else(poison):
+@pytest.mark.parametrize("not_finite", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_changes_the_step_and_nothing_else(not_finite):
     bad = batch(seed=1)
-    bad["x"][3, 1] = poison
+    bad["x"][3, 1] = not_finite
     trainable = linear(optimizer=optax.adamw(0.01))
     before, _ = run(trainable, [batch()])
     after, metrics = run(trainable, [batch(), bad])
