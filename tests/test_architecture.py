@@ -31,7 +31,6 @@ ROOMS = {
     "diffusion": set(),
     "tasks": {"diffusion"},
     **{room: {"layers"} for room in NETWORKS},
-    "conditioning": {"layers", "batch"},
     "models": CORE,
     **{room: CORE | {"models"} for room in ("training", "planning", "generation", "export")},
     "evaluation": CORE | {"models", "generation"},

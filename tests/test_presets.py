@@ -10,7 +10,7 @@ import pytest
 
 from configs import jen1, jen1_fast
 from jen1_jax.autoencoder.model import Autoencoder
-from jen1_jax.conditioning.timing import Timing
+from jen1_jax.conditioning import CONDITIONERS
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
@@ -37,9 +37,11 @@ def inputs(unet, batch, frames, tokens, make):
     arrays = {
         name: make((batch, *shape), dtypes.get(name, jnp.float32)) for name, shape in shapes.items()
     }
-    place = {"start": jnp.zeros(1), "total": jnp.zeros(1)}
-    width = jax.eval_shape(Timing().features, place).shape[1]
-    vectors = {name: make((batch, width), jnp.float32) for name in unet.conditioning}
+    vectors = {}
+    for name in unet.conditioning:
+        values = dict.fromkeys(CONDITIONERS[name].names, jnp.zeros(1))
+        width = jax.eval_shape(CONDITIONERS[name].features, values).shape[1]
+        vectors[name] = make((batch, width), jnp.float32)
     return arrays | {"conditioning": vectors}
 
 
@@ -105,10 +107,10 @@ def test_with_every_sampler_causal_frames_do_not_depend_on_later_noise(deep, sam
     denoise, levels, noise = deep
     keys = jax.random.split(jax.random.key(0), 3)
     with jax.disable_jit():  # or every sampler would compile the network into its loop
-        before = np.asarray(sample(SAMPLERS[sampler], denoise, noise, levels, keys))
+        before = np.asarray(SAMPLERS[sampler](denoise, noise, levels, keys))
         for frame in (1, noise.shape[1] // 2 + 1, noise.shape[1] - 1):
             after = np.asarray(
-                sample(SAMPLERS[sampler], denoise, noise.at[:, frame:].add(1.0), levels, keys)
+                SAMPLERS[sampler](denoise, noise.at[:, frame:].add(1.0), levels, keys)
             )
             np.testing.assert_array_equal(after[:2, :frame], before[:2, :frame])
             assert (after[:2, frame] != before[:2, frame]).any(axis=-1).all()
