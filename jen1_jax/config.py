@@ -9,6 +9,7 @@ import importlib.util
 import math
 import pkgutil
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
                 f"There is no configuration file {name}; give a path to one or a preset: "
                 f"{', '.join(presets())}."
             )
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader = SourceFileLoader(Path(name).stem, name)
+        module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=name))
+        loader.exec_module(module)
     elif name in presets():
         module = importlib.import_module(f"configs.{name}")
     else:

@@ -13,7 +13,7 @@ from jen1_jax.errors import Refusal
 
 
 def local(path: str | os.PathLike) -> Path:
-    """`path` on this machine; raises `Refusal` for a URL, which would become a folder of that name."""
+    """`path` on this machine; raises `Refusal` for a URL, which would become a folder's name."""
     text = os.fspath(path)
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:/)", text):
         raise Refusal(
@@ -25,7 +25,7 @@ def local(path: str | os.PathLike) -> Path:
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes that name when the block ends, and is deleted if it raises.
+    """A path to write to, which is renamed to `path` when the block ends, or deleted if it raises.
 
     Several processes may write the same file: the last one wins.
     """
@@ -46,7 +46,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A new folder beside `path`, which takes that name when the block ends, and is deleted if it raises.
+    """A new folder, which is renamed to `path` when the block ends, or deleted if it raises.
 
     Raises:
         Refusal: `path` holds something already, or cannot be written.
@@ -67,7 +67,8 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(folder, target)
     except OSError as error:
         raise Refusal(
-            f"Writing {path} failed: {error.strerror or error}; free some space or name another folder."
+            f"Writing {path} failed: {error.strerror or error}; free some space or name another "
+            "folder."
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

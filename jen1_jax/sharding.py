@@ -56,7 +56,7 @@ def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
-        spec = [None] * leaf.ndim
+        spec: list[str | None] = [None] * leaf.ndim
         for dimension, axis in zip(reversed(range(leaf.ndim)), axes, strict=False):
             if axis and leaf.shape[dimension] % mesh.shape[axis] == 0:
                 spec[dimension] = axis

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: one sentence and an exit status for everything that can go wrong."""
+"""The command line: one sentence and an exit status for everything that can go wrong."""
 
 import copy
 import json
@@ -223,7 +223,10 @@ def test_statistics_of_another_autoencoder(capsys, tiny_run, tmp_path):
 
 
 def test_a_diffusion_model_of_another_autoencoder(capsys, tiny_run, tmp_path):
-    """The autoencoder of a longer training put in its place: its own record agrees with it, the diffusion model's does not."""
+    """The autoencoder of a longer training takes its place.
+
+    Its own record agrees with it, and the diffusion model's does not.
+    """
     from jen1_jax.models.run import Run
     from jen1_jax.training.autoencoder import train_autoencoder
     from jen1_jax.training.npz import NpzData

@@ -12,7 +12,7 @@ from configs import jen1, jen1_fast
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.conditioning import CONDITIONERS
 from jen1_jax.diffusion.objectives import OBJECTIVES
-from jen1_jax.diffusion.samplers import SAMPLERS, sample
+from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
 from jen1_jax.planning.flops import flops
 from jen1_jax.unet import UNet

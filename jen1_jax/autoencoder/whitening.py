@@ -93,7 +93,7 @@ class Whitening:
     def save(self, path: Path) -> None:
         """Writes an .npz file, which appears under its final name only when it is complete."""
         with whole_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, **self.arrays())
+            np.savez(file, mean=self.mean, basis=self.basis, scale=self.scale)
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":

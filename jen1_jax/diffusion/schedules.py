@@ -33,10 +33,10 @@ class Schedule(Protocol):
 class Beta:
     """DDPM's discrete variances (Ho et al. 2020), interpolated between the steps.
 
-    beta^(1/power) is linear in the step. Step i of `num_steps` is t = i / (num_steps - 1), where the
-    log-SNR is that of the discrete schedule. Power 1 is the paper's "linear"; power 2, linear in
-    sqrt(beta), is that of latent diffusion code with the same numbers. With zero terminal SNR, alpha
-    is shifted and scaled so that it ends at 0 and begins at the same value (Lin et al. 2023,
+    beta^(1/power) is linear in the step. Step i of `num_steps` is t = i / (num_steps - 1), where
+    the log-SNR is that of the discrete schedule. Power 1 is the paper's "linear"; power 2, linear
+    in sqrt(beta), is that of latent diffusion code with the same numbers. With zero terminal SNR,
+    alpha is shifted and scaled so that it ends at 0 and begins at the same value (Lin et al. 2023,
     algorithm 1), and is interpolated.
     """
 

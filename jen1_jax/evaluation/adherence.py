@@ -35,7 +35,7 @@ def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[st
     These are a vector for each of the `VIEWS`, a number for each of the `RATIOS` and `SHARES`, and
     the vector `drums`, the input of the drum detector.
     """
-    mono = np.mean(audio, axis=1, dtype=np.float64)
+    mono = np.asarray(audio, np.float64).mean(axis=1)
     power = np.abs(librosa.stft(mono, n_fft=FFT, hop_length=HOP)) ** 2
     highest = min(20_000, sample_rate / 2)
     filters = librosa.filters.mel(sr=sample_rate, n_fft=FFT, n_mels=MELS, fmax=highest)

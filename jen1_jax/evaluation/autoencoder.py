@@ -127,9 +127,10 @@ def evaluate_autoencoder(
             "There is no held-out audio to evaluate on; prepare data with a larger "
             "--test-fraction, or give a folder."
         )
-    report = {"median": {"all": {"clips": len(records)} | medians(records)}, "clips": records}
+    median = {"all": {"clips": len(records)} | medians(records)}
     if tonal := [record for record in records if record["tonal"]]:
-        report["median"]["tonal"] = {"clips": len(tonal)} | medians(tonal)
+        median["tonal"] = {"clips": len(tonal)} | medians(tonal)
+    report = {"median": median, "clips": records}
     write_text(out / "report.json", json.dumps(report, indent=1))
     title = "Autoencoder: held-out audio and its round trip"
     run_page(out / "page.png", title, pairs=pairs, sample_rate=codec.sample_rate)

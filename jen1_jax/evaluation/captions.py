@@ -19,6 +19,7 @@ from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.files import write_text
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
+from jen1_jax.generation.options import SamplingOptions
 
 PAIRS = 4  # clips that are written as audio and drawn, each with the music of its caption
 MIN_CLIPS = 8
@@ -75,7 +76,7 @@ def evaluate_captions(
     for first in range(0, len(clips), BATCH):
         part = clips[first : first + BATCH]
         seeds = [seed + number for number in range(first, first + len(part))]
-        timing = {}
+        timing: SamplingOptions = {}
         if "timing" in model.sampler.unet.conditioning:
             # Such a model was trained with the position of each clip in its piece.
             starts, totals = [clip.start for clip in part], [clip.total for clip in part]

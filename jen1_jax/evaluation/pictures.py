@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +22,7 @@ HERTZ = (500, 1000, 2000, 4000, 8000, 16_000)  # labels, up to half the sample r
 INK, GREY, RULE = "#1f2430", "#6b7280", "#d9dce3"
 CHANNELS, GENERATED = ("#2f5d8a", "#7096bd"), "#e08a1e"
 PARTS = ("#b5573a", "#4f8f97", "#8a6fa8", "#5b8c5a", "#b08a3c")
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "text.color": INK,

@@ -58,7 +58,8 @@ def si_sdr(reconstruction: Stereo, original: Stereo) -> float:
     x, y = (np.asarray(audio, np.float64).ravel() for audio in (original, reconstruction))
     if _silent(x):
         return float("nan")
-    squared_cosine = (x @ y) ** 2 / max((x @ x) * (y @ y), TINY**2)  # of the angle between them
+    products = float(x @ x), float(x @ y), float(y @ y)
+    squared_cosine = products[1] ** 2 / max(products[0] * products[2], TINY**2)  # of their angle
     ratio = max(squared_cosine, TINY) / max(1 - squared_cosine, TINY)
     return float(10 * np.log10(ratio))
 

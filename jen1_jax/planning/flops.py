@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -19,7 +20,7 @@ def flops(function: Callable, *args) -> int:
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
+def _count(jaxpr: Any) -> int:  # a Jaxpr; its types do not say what its arrays have
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params

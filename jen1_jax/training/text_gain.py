@@ -107,7 +107,7 @@ def others(captions: Sequence[str]) -> Int[np.ndarray, " captions"]:
     return np.array(rows)
 
 
-def held_out(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray] | None:
+def held_out(batches: Iterable[Mapping[str, Any]]) -> Any | None:
     """The first `EXAMPLES` examples of `batches` that have a caption and finite data.
 
     They get the field `other` of `text_errors`. The result is None if all captions are the same.
@@ -165,7 +165,7 @@ class TextGain(Hook):
         examples = held_out(held_out_clips)
         if examples is None:
             return
-        batch = dict(inputs(examples)) | {"other": examples["other"]}
+        batch: Any = {**inputs(examples), "other": examples["other"]}
         if "audio" in batch:
             batch["latents"] = _encode(batch, codec)
             batch["valid_frames"] = -(-batch["valid_samples"] // codec.hop)
@@ -216,7 +216,7 @@ class TextGain(Hook):
 def _encode(batch: Inputs, codec: Codec) -> Float[np.ndarray, "batch frames k"]:
     """The latents of waveforms, encoded as in the training step, a few at a time."""
     names = ("audio", "before", "after", "has_before", "has_after")
-    waveforms = {name: batch[name] for name in names if name in batch}
+    waveforms: Any = {name: array for name, array in batch.items() if name in names}
     frozen = {"autoencoder": codec.params}
     encode_some = jax.jit(lambda part: encode(part, codec, frozen))
     parts = [

@@ -24,7 +24,7 @@ def objective(request):
 
 @pytest.fixture(scope="module")
 def arrays():
-    """clean, noise and a network's output, all of the size that whitened latents have, and one log-SNR per example."""
+    """Clean latents, noise and a network's output at unit variance, and a log-SNR per example."""
     draws = np.random.default_rng(0).normal(size=(3, len(LOG_SNRS), 4, 3)).astype(np.float32)
     return *map(
         jnp.asarray, draws * np.array([3, 1, 1], np.float32)[:, None, None, None]
