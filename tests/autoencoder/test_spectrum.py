@@ -203,7 +203,7 @@ def test_decoding_around_known_audio_returns_it(codec):
         ({"window": 2048}, "four times strides"),
         ({"window": 32, "strides": (8, 2, 4, 5, 8), "causal": True}, "without autoencoder.causal"),
         ({"phase_iterations": -1}, "phase_iterations"),
-        ({"window": 32, "strides": (8, 2, 4, 5, 8)}, "with autoencoder.window at least 1"),
+        ({"window": 32, "strides": (8, 2, 4, 5, 8)}, "at least 1 with autoencoder.window"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
