@@ -5,6 +5,7 @@
 It trains a tiny autoencoder and a tiny U-Net on eight clips with eight captions. Then it generates
 each clip from its caption alone, inpaints a hole in it, and continues its beginning. Each result is
 decoded to audio and encoded again, and compared with all eight clips: is the right one the nearest?
+Pieces of other lengths than a window are compared with the beginning of a whole window.
 It needs nothing else, and takes under 10 minutes on two CPU cores. `tests/test_learning.py` and
 `benchmarks/golden.py` run it.
 """
@@ -36,6 +37,7 @@ SEED = 11
 CLIPS = 8
 HOLE = (0.4, 0.8)  # seconds
 GIVEN = 0.64  # seconds of a clip that are given to continuation
+LENGTHS = (0.25, 0.5, 0.75, 2, 4)  # of other pieces, in windows
 
 
 def config() -> ConfigDict:
@@ -147,6 +149,28 @@ def compare(model: Model) -> dict[str, Any]:
     return results | {"seam": max(seams), "si_sdr": float(np.median(reconstructions))}
 
 
+def lengths(model: Model) -> dict[str, float]:
+    """By the length of a piece, in windows: how much worse its beginning is than a whole window's.
+
+    That is the ratio of the squared distances to the clip, in dB, over the same frames: the median
+    over the clips. The last frames of a shorter piece do not count, since the encoder sees its end.
+    """
+    ratios = {str(length): [] for length in LENGTHS}
+    for number, clip in enumerate(clips()):
+        truth = model.codec.encode(clip.audio)
+        window = model.codec.encode(model.generate(clip.caption, SECONDS, seed=number))
+        for length in LENGTHS:
+            piece = model.generate(clip.caption, length * SECONDS, seed=number)
+            latents = model.codec.encode(piece)[: len(truth)]
+            frames = slice(len(latents) - model.codec.encoder_reach)
+            errors = [
+                np.sum((found[: len(latents)] - truth[: len(latents)])[frames] ** 2)
+                for found in (latents, window)
+            ]
+            ratios[str(length)].append(float(10 * np.log10(errors[0] / errors[1])))
+    return {length: float(np.median(each)) for length, each in ratios.items()}
+
+
 def figures(folder: Path) -> dict[str, Any]:
     """Trains, compares, and returns the figures that `benchmarks/golden.py` records."""
     began = time.monotonic()
@@ -172,6 +196,7 @@ def figures(folder: Path) -> dict[str, Any]:
             for name in ("text", "inpaint", "extend")
         },
         "seam": compared["seam"],
+        "lengths_db": lengths(model),
         "steps_per_second": speed,
         "train_seconds": trained - began,
         "sample_seconds": sampled,

@@ -32,7 +32,7 @@ GROUP = 4  # batches of clips that are read together
 def encode(
     folder: str,
     out: str,
-    encode_fn: Callable[[np.ndarray], np.ndarray],
+    encode_fn: Callable[[np.ndarray, np.ndarray], np.ndarray],
     fingerprint: Mapping,
     *,
     k: int,
@@ -45,9 +45,9 @@ def encode(
     """Writes the latent data set `out` from the waveform data set `folder`, in the same order.
 
     Args:
-        encode_fn: audio float32 [batch_size, frames * hop, 2] -> whitened latents
-            [batch_size, frames, k]. There are at most four numbers of frames: a clip is padded to
-            whole hops and has none, one or two neighbours.
+        encode_fn: audio float32 [batch_size, frames * hop, 2] and how many samples of each are
+            audio, [batch_size] -> whitened latents [batch_size, frames, k]. There are at most four
+            numbers of frames: a clip is padded to whole hops and has none, one or two neighbours.
         fingerprint: JSON values that identify the encoder (and the text encoder), written to
             fingerprint.json.
         around: frames of the adjoining clips on each side that are encoded with a clip and then
@@ -147,13 +147,17 @@ def _encode_group(
         first, length = around * before, frames + around * (before + after)
         for batch in (places[at : at + batch_size] for at in range(0, len(places), batch_size)):
             audio = np.zeros((batch_size, length * hop, 2), np.float32)
-            for row, place in zip(audio, batch, strict=False):
+            valid = np.zeros(batch_size, np.int64)
+            for number, place in enumerate(batch):
+                row = audio[number]
                 parts = [clips[place - 1]["audio"][samples - first * hop :]] if before else []
                 parts += [clips[place]["audio"]]
                 parts += [clips[place + 1]["audio"]] if after else []
                 whole = np.concatenate(parts)[: len(row)]
                 row[: len(whole)] = whole / np.float32(32767)
-            latents = np.asarray(encode_fn(audio))
+                valid[number] = first * hop + clips[place]["valid_samples"]
+                valid[number] += clips[place + 1]["valid_samples"] if after else 0
+            latents = np.asarray(encode_fn(audio, np.minimum(valid, length * hop)))
             if latents.shape != (batch_size, length, k):
                 raise Refusal(
                     f"The encoder gave {latents.shape} for {batch_size} clips, "

@@ -31,7 +31,7 @@ class ShardData:
             "dir": folder,
             "kind": about.kind,
             "length": about.shape[0],  # of an example: samples, or latent frames
-            "fields": [*stream.TEXTS, *(stream.TIMING if crop is None else ())],
+            "fields": stream.fields(about, whole=crop is None),
             "examples": dict(about.examples),
             "limit": limit,
             "seed": seed,

@@ -61,9 +61,9 @@ def batches(
 
     Yields:
         Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b]. With `around`,
-        also before and after float32 [b, around, 2], and has_before and has_after bool [b]: they
-        are zeros and false where no clip adjoins, at the ends of a piece or at a clip that was
-        dropped. Beyond the end of a piece, `after` is zero.
+        also before and after float32 [b, around, 2], and before_samples and after_samples int32
+        [b]: how many of their samples next to the clip are audio; the others are zero. There are
+        none where no clip adjoins, at the ends of a piece or at a clip that was dropped.
         Latents: latents float16 [b, frames, k], valid_frames int32 [b]. If the data set holds
         embeddings, also text_embedding float16 [b, tokens, d] and text_lengths int32 [b].
         Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's
@@ -154,12 +154,19 @@ def batches(
     return stream
 
 
+def fields(about: Info, whole: bool) -> list[str]:
+    """The fields of a batch of this data set; those of windows (not `whole`) have no timing."""
+    data = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
+    return [*data, *TEXTS, *(TIMING if whole else ()), "index"]
+
+
 def _surroundings(
     before: Mapping, clip: Mapping, after: Mapping, around: int, samples: int
 ) -> dict[str, tf.Tensor]:
     """The last `around` samples of the records `before` and the first ones of those `after`.
 
-    Int16 [b, around, 2], zeros where a record does not adjoin to that of `clip`, and bool [b].
+    Int16 [b, around, 2], zeros where a record does not adjoin to that of `clip`, and how many
+    samples of each are audio, int32 [b].
     """
     ids, starts = (
         tf.stack([records[name] for records in (before, clip, after)]) for name in ("id", "start")
@@ -172,6 +179,7 @@ def _surroundings(
     )
     has_before, has_after = tf.unstack(tf.ensure_shape(has, [2, None]))
     frame = 2 * tf.int16.size  # bytes
+    valid = tf.cast(after["valid_samples"], tf.int32)
 
     def part(records, first, present):
         raw = tf.strings.substr(records["audio"], first * frame, around * frame)
@@ -181,8 +189,8 @@ def _surroundings(
     return {
         "before": part(before, samples - around, has_before),
         "after": part(after, 0, has_after),
-        "has_before": has_before,
-        "has_after": has_after,
+        "before_samples": tf.where(has_before, around, 0),
+        "after_samples": tf.where(has_after, tf.minimum(valid, around), 0),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class Clips(TypedDict, total=False):
@@ -21,8 +21,8 @@ class Clips(TypedDict, total=False):
     # Of waveforms that are encoded in the step: the audio of the piece directly before and after.
     before: Float[np.ndarray, "batch around 2"]
     after: Float[np.ndarray, "batch around 2"]
-    has_before: Bool[np.ndarray, " batch"]
-    has_after: Bool[np.ndarray, " batch"]
+    before_samples: Int[np.ndarray, " batch"]  # of them, next to the clip, that are audio
+    after_samples: Int[np.ndarray, " batch"]
     latents: Float[np.ndarray, "batch frames k"]  # whitened
     valid_frames: Int[np.ndarray, " batch"]
     caption: np.ndarray  # of strings [batch]
@@ -47,8 +47,8 @@ class Inputs(TypedDict, total=False):
     valid_samples: Int[Array, " batch"]
     before: Float[Array, "batch around 2"]
     after: Float[Array, "batch around 2"]
-    has_before: Bool[Array, " batch"]
-    has_after: Bool[Array, " batch"]
+    before_samples: Int[Array, " batch"]
+    after_samples: Int[Array, " batch"]
     latents: Float[Array, "batch frames k"]
     valid_frames: Int[Array, " batch"]
     tokens: Int[Array, "batch tokens"]  # for a text encoder that is trained
@@ -58,6 +58,16 @@ class Inputs(TypedDict, total=False):
     other: Int[Array, " batch"]  # the row of another text, for training/text_gain.py
     start: Float[Array, " batch"]  # as in `Clips`, where the data know it
     index: Any  # stays on the host
+
+
+class AutoencoderInputs(TypedDict, total=False):
+    """What the device gets to train the autoencoder; see training/autoencoder_losses.py."""
+
+    audio: Float[Array, "batch samples 2"]
+    valid_samples: Int[Array, " batch"]
+    ramp: Float[Array, " batch"]  # weight of the adversarial losses, from their start on
+    mask_key: Key[Array, " batch"]  # drawn in the step
+    index: Any
 
 
 class Drawn(Inputs, total=False):

@@ -104,7 +104,7 @@ def data_encode(options: argparse.Namespace) -> None:
     encode(
         options.data,
         options.out,
-        codec.encode,
+        lambda audio, valid: codec.encode(audio, valid_samples=valid),
         fingerprint,
         k=codec.k,
         hop=codec.hop,
@@ -197,11 +197,10 @@ def evaluate_captions(options: argparse.Namespace) -> None:
     from jen1_jax.evaluation.adherence import table
     from jen1_jax.evaluation.autoencoder import clips_of
     from jen1_jax.evaluation.captions import evaluate_captions
-    from jen1_jax.generation.model import Model
 
     data = ShardData(options.data, 8, seed=0)
     _check_waveforms(data, options.data)
-    model = Model.load(options.checkpoint, _Progress())
+    model = _model(options)
     clips, length = clips_of(data.sweep("test")), data.description["length"]
     report = evaluate_captions(model, clips, length, options.clips, Path(options.out))
     print(
@@ -274,8 +273,12 @@ def _out(options) -> Path:
 
 
 def _model(options):
+    """The model of a run, after the user's own files that register what it needs."""
+    from jen1_jax.config import run_file
     from jen1_jax.generation.model import Model
 
+    for file in options.imports:
+        run_file(file)
     return Model.load(options.checkpoint, _Progress(), options.overrides)
 
 
@@ -449,6 +452,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="RUN",
             help="a trained run; other settings of sampling: --config.diffusion.sampler=heun etc.",
         )
+        _add_import(sub)
         sub.set_defaults(overrides={})
         if name != "generate":
             sub.add_argument("--audio", required=True)
@@ -521,6 +525,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, help=data_help)
     clips_help = "maximum number of clips, one for each caption (default: %(default)s)"
     sub.add_argument("--clips", type=_count, default=48, help=clips_help)
+    _add_import(sub)
+    sub.set_defaults(overrides={})
     sub.add_argument("--out", required=True)
     about = "draw one picture of a run: audio files, round trips, loss curves"
     sub = _command(commands, "page", page, about)
@@ -528,6 +534,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="a .png file")
     sub.add_argument("audio", nargs="*", help="WAV files to draw")
     return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a Python file to execute first, which registers your own conditioner or sampler",
+    )
 
 
 def _command(commands, name: str, function, says: str) -> argparse.ArgumentParser:

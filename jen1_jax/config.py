@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,9 +35,7 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
                 f"There is no configuration file {name}; give a path to one or a preset: "
                 f"{', '.join(presets())}."
             )
-        loader = SourceFileLoader(Path(name).stem, name)
-        module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=name))
-        loader.exec_module(module)
+        module = run_file(name)
     elif name in presets():
         module = importlib.import_module(f"configs.{name}")
     else:
@@ -55,6 +54,16 @@ def load_config(name: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
         override(config, key, value)
     _check_types(to_plain(config), _all_fields(), name)
     return config.lock()
+
+
+def run_file(name: str) -> ModuleType:
+    """Executes a Python file as a module; what it registers can then be used by name."""
+    if not Path(name).is_file():
+        raise Refusal(f"There is no file {name}; give the path of a Python file.")
+    loader = SourceFileLoader(Path(name).stem, name)
+    module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=name))
+    loader.exec_module(module)
+    return module
 
 
 def _all_fields() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jen1_jax.errors import Refusal
 def local(path: str | os.PathLike) -> Path:
     """`path` on this machine; raises `Refusal` for a URL, which would become a folder's name."""
     text = os.fspath(path)
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:/)", text):
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+(?=:/)", text):
         raise Refusal(
             f"{text} is a URL ({scheme[0]}:), and only local paths can be read and written; "
             "mount or copy it, and give the local path."
@@ -51,15 +51,15 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         Refusal: `path` holds something already, or cannot be written.
     """
-    target = local(path).absolute()
+    target = local(path).resolve()  # of a link to a folder, the folder
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Refusal(f"{path} already exists and is not empty; name another folder with --out.")
+        raise Refusal(f"{path} already exists and is not empty; name another folder.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise Refusal(
-            f"Cannot write into {target.parent} ({error.strerror}); name another folder with --out."
+            f"Cannot write into {target.parent} ({error.strerror}); name another folder."
         ) from None
     try:
         yield folder
@@ -67,8 +67,8 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(folder, target)
     except OSError as error:
         raise Refusal(
-            f"Writing {path} failed: {error.strerror or error}; free some space or name another "
-            "folder."
+            f"Writing {path} failed: {error.strerror or error}; if the disk is full, free some "
+            "space or name another folder."
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -216,6 +216,12 @@ def draw_tasks(
     return TaskBatch(tasks, mask[..., None], causal)
 
 
+LOSS_ON = Registry(
+    "loss_on",
+    {"all": lambda mask, valid: valid, "generated": lambda mask, valid: valid * (1 - mask)},
+)
+
+
 def loss_mask(
     mask: Float[Array, "batch frames 1"], valid: Float[Array, "batch frames 1"], loss_on: str
 ) -> Float[Array, "batch frames"]:
@@ -223,4 +229,4 @@ def loss_mask(
 
     With `loss_on` "all" these are all valid frames, with "generated" those that were not given.
     """
-    return Registry("loss_on", {"all": valid, "generated": valid * (1 - mask)})[loss_on][..., 0]
+    return LOSS_ON[loss_on](mask, valid)[..., 0]

@@ -12,7 +12,7 @@ def test_urls_are_refused_by_their_scheme(url):
         local(url)
 
 
-@pytest.mark.parametrize("path", ["run", "/tmp/a b", "runs/12:30", "C", "a.b/c"])
+@pytest.mark.parametrize("path", ["run", "/tmp/a b", "runs/12:30", "C", "a.b/c", "C:/runs"])
 def test_local_paths_stay_as_they_are(path):
     assert str(local(path)) == path
 
@@ -37,3 +37,8 @@ def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
     with pytest.raises(Refusal, match="already exists"), whole_folder(tmp_path / "out"):
         pass
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "whole").touch()
+    assert (tmp_path / "empty" / "whole").exists() and (tmp_path / "link").is_symlink()

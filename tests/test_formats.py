@@ -41,7 +41,7 @@ def test_a_data_set_is_read(unpacked):
 
 def test_a_run_of_another_schema_is_refused_with_the_version_that_wrote_it(unpacked, tmp_path):
     record = json.loads((unpacked / "run/config.json").read_text())
-    record |= {"schema": 2, "versions": {"jen1-jax": "9.1"}}
+    record |= {"schema": 2, "versions": {"jen1-jax": "9.1"}, "new": {}}
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(Refusal, match=r"schema 2, and this version .* reads 1; .*\(9\.1\)"):
         Run.open(tmp_path)
@@ -51,5 +51,13 @@ def test_a_run_of_another_schema_is_refused_with_the_version_that_wrote_it(unpac
 def test_a_record_without_a_number_as_its_schema_is_refused(unpacked, tmp_path, schema):
     record = json.loads((unpacked / "run/config.json").read_text()) | {"schema": schema}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(Refusal, match="its schema is no whole number"):
+    with pytest.raises(Refusal, match="a whole number as its schema"):
+        Run.open(tmp_path)
+
+
+def test_a_run_from_before_schemas_is_refused_as_one_of_another_version(unpacked, tmp_path):
+    record = json.loads((unpacked / "run/config.json").read_text())
+    del record["schema"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(Refusal, match=r"schema 0, .* use the version that wrote it"):
         Run.open(tmp_path)

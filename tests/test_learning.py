@@ -41,6 +41,11 @@ def test_an_inpainted_hole_has_no_jump_at_its_edges(memorised):
 
 
 @pytest.mark.slow
+def test_a_piece_of_any_length_begins_as_well_as_a_whole_window(memorised):
+    assert all(abs(decibels) < 1 for decibels in memorised["lengths_db"].values())
+
+
+@pytest.mark.slow
 def test_generated_music_follows_unseen_captions_and_without_text_it_does_not(tmp_path):
     rows = figures("follow", tmp_path)
     assert rows["right captions"]["p"] < SIGNIFICANT and rows["no text"]["p"] > 0.01

@@ -13,7 +13,7 @@ from functools import cached_property
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder
@@ -81,15 +81,21 @@ class Codec:
         return fingerprint(self.params, self.whitening, sample_rate=self.sample_rate, hop=self.hop)
 
     def encode(
-        self, audio: Float[np.ndarray, "*batch samples 2"], progress: Progress = no_progress
+        self,
+        audio: Float[np.ndarray, "*batch samples 2"],
+        progress: Progress = no_progress,
+        valid_samples: Int[np.ndarray, " batch"] | None = None,
     ) -> Float[np.ndarray, "*batch frames k"]:
         """Whitened latents of `audio`, which is padded with zeros to whole hops.
 
-        `audio` may be a memory map: it is read chunk by chunk.
+        `audio` may be a memory map: it is read chunk by chunk. Only the first `valid_samples` of
+        each example are audio (default: all); the latents of the others have no meaning.
         """
         if audio.ndim == 2:
             return self.encode(audio[None], progress)[0]
         hop = self.hop
+        if valid_samples is None:
+            valid_samples = np.full(len(audio), audio.shape[1])
 
         def read(start, stop):
             part = audio[:, start * hop : stop * hop]
@@ -104,6 +110,7 @@ class Codec:
             self.k,
             self.encoder_reach,
             progress,
+            -(-valid_samples // hop),
         )
 
     def decode(
@@ -146,6 +153,7 @@ class Codec:
             self.hop * 2,
             self.decoder_reach,
             progress,
+            np.full(len(latents), latents.shape[1]),
         )
         return audio.reshape(len(latents), -1, 2)[:, :samples]
 
@@ -158,6 +166,7 @@ class Codec:
         width: int,
         margin: int,
         progress: Progress,
+        valid_frames: Int[np.ndarray, " batch"],
     ) -> Float[np.ndarray, "batch frames {width}"]:
         """`function` of the array [batch, frames, _] that `read(start, stop)` reads, in chunks."""
         keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
@@ -169,7 +178,8 @@ class Codec:
             before = first - (start - margin)
             within = ((0, 0), (before, size - before - (last - first)), (0, 0))
             part = np.pad(read(first, last), within)
-            valid = np.pad(np.ones((batch, last - first, 1), np.float32), within)
+            valid = (np.arange(first, last) < valid_frames[:, None]).astype(np.float32)
+            valid = np.pad(valid[..., None], within)
             done = np.asarray(function(part, valid))[:, margin : margin + keep]
             result[:, start : start + keep] = done[:, : frames - start]
         progress(frames, frames)

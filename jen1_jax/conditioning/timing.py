@@ -1,8 +1,6 @@
 """Where in its piece an example lies."""
 
 import math
-from numbers import Real
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ from jaxtyping import Array, Float
 
 from jen1_jax.batch import Clips, Numbers, Values
 from jen1_jax.conditioning.conditioner import Conditioner
-from jen1_jax.errors import Refusal
 from jen1_jax.layers.embeddings import fourier_features
 
 SECONDS_LIMIT = 3600.0
@@ -20,7 +17,8 @@ class Timing(Conditioner):
     """The second of its piece at which an example starts, and the length of the whole piece.
 
     These two numbers are Stable Audio's (Evans et al. 2024, arXiv 2402.04825), which learns a
-    vector for every second instead of the features below.
+    vector for every second instead of the features below. Generation knows them of each window,
+    from `start` and `total`, so that nobody gives them as a condition.
     """
 
     names = fields = ("start", "total")
@@ -30,12 +28,6 @@ class Timing(Conditioner):
             "start": np.asarray(clips["start"], np.float32),
             "total": np.asarray(clips["total"], np.float32),
         }
-
-    def given(self, value: Any) -> dict[str, float]:
-        start, total = value
-        if not all(isinstance(each, Real) for each in value) or not 0 <= start <= total:
-            raise Refusal(f"A piece of {total!r} seconds has no part that starts at {start!r} s.")
-        return {"start": float(start), "total": float(total)}
 
     def window(self, values: Values, first: Numbers, seconds: Numbers) -> Values:
         start = values["start"] + first

@@ -109,18 +109,6 @@ OBJECTIVES = Registry(
 )
 
 
-def convert(
-    prediction: Latents, noisy: Latents, log_snr: LogSNR, source: Objective, target: Objective
-) -> Latents:
-    """A prediction for `source` as one for `target`, with the same clean latents and noise.
-
-    The log-SNR must be finite.
-    """
-    alpha, sigma = _per_example(log_snr)
-    clean = source.clean(prediction, noisy, log_snr)
-    return target.target(clean, (noisy - alpha * clean) / sigma, log_snr)
-
-
 def min_snr_weight(objective: Objective, log_snr: LogSNR, gamma: float) -> LogSNR:
     """The weight of an example's loss by which clean latents' errors count min(SNR, gamma).
 

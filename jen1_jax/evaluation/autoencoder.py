@@ -19,7 +19,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.evaluation.reconstruction import figures, medians
-from jen1_jax.files import write_text
+from jen1_jax.files import local, write_text
 from jen1_jax.generation.audio import read_audio, write_wav
 from jen1_jax.generation.model import Progress
 
@@ -83,6 +83,7 @@ def evaluate_autoencoder(
     over the tonal ones. Raises `Refusal` if `out` cannot be written, if there are no clips, or if a
     reconstruction is not finite.
     """
+    out = local(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.adherence import VIEWS, compare
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.files import write_text
+from jen1_jax.files import local, write_text
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
 from jen1_jax.generation.options import SamplingOptions
@@ -64,6 +64,7 @@ def evaluate_captions(
             f"captions; there are {len(clips)} such clips of {seconds:.2f} s, and it needs at "
             f"least {MIN_CLIPS}: prepare more data, or a larger --test-fraction."
         )
+    out = local(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
+from jen1_jax.files import local
 from jen1_jax.generation.audio import read_audio
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
@@ -18,7 +19,7 @@ def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:
     Prompt and generated spans of a file are read from the JSON file beside it, if there is one.
     Raises `Refusal` if a file cannot be read, or if `out` is no PNG file that can be written.
     """
-    rate = run.config.audio.sample_rate
+    out, rate = local(out), run.config.audio.sample_rate
     sounds = [_sound(path, rate) for path in files]
     demos = run.path / "autoencoder" / "demos"
     pairs = []

@@ -114,13 +114,15 @@ def check_place(
 
 
 def condition_values(
-    conditioners: Mapping[str, Conditioner], given: Mapping[str, Any]
+    conditioners: Mapping[str, Conditioner], given: Any
 ) -> dict[str, dict[str, float]]:
     """The values of the model's conditioners, without "timing", for what a person gives by name.
 
     Raises `Refusal` for a name that the model does not have, for a value that makes no sense, and
     where a value is missing that every example had in training.
     """
+    if not isinstance(given, Mapping):
+        raise Refusal(f"Conditions are values by name, like {{'tempo': 120}}; {given!r} is not.")
     others = {name: each for name, each in conditioners.items() if name != "timing"}
     if unknown := given.keys() - others.keys():
         raise Refusal(

@@ -1,6 +1,6 @@
 """Sampling of latents by a trained U-Net, window by window and step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -45,11 +45,25 @@ class Step(NamedTuple):
     guidance_scale: Float32[Array, ""]
 
 
+class Snapshot(NamedTuple):
+    """Sampling before one of its steps: frames done and in all, and what is being denoised.
+
+    `windows` has the slice of each piece by its row; `state.clean` holds the current estimates of
+    their clean latents, in the same order.
+    """
+
+    done: int
+    total: int
+    windows: Mapping[int, slice]
+    state: samplers.State
+
+
 @dataclass(frozen=True)
 class LatentSampler:
     """A trained U-Net with its settings of sampling. It samples `window` frames at once.
 
-    `sample` does everything. `start`, `step` and `latents` are its parts, for one batch of windows:
+    `sample` does everything, and `iterate` does it step by step. `start`, `step` and `latents` are
+    their parts, for one batch of windows:
 
         log_snrs = sampler.log_snrs(steps)
         state = sampler.start(batch)
@@ -101,6 +115,33 @@ class LatentSampler:
             )
             for request in requests
         ]
+        for snapshot in self.iterate(
+            pieces,
+            prompts,
+            seeds=seeds,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            causal=causal,
+            strength=strength,
+        ):
+            progress(snapshot.done, snapshot.total)
+        return [piece.latents for piece in pieces]
+
+    def iterate(
+        self,
+        pieces: Sequence[Piece],
+        prompts: Prompts,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance_scale: float,
+        causal: bool | None = None,
+        strength: float = 1.0,
+    ) -> Iterator[Snapshot]:
+        """Samples the missing frames of `pieces`, which change, and stops before each step.
+
+        For previews and cancelling; see `sample` for the arguments.
+        """
         log_snrs = self.log_snrs(steps, strength)
         total = sum(piece.missing() for piece in pieces)
         while rows := [row for row, piece in enumerate(pieces) if piece.missing()][:BATCH]:
@@ -120,13 +161,12 @@ class LatentSampler:
             )
             state = self.start(batch, float(log_snrs[0]) if strength < 1 else -np.inf)
             for index in range(steps):
-                progress(done + new * index // steps, total)
+                yield Snapshot(done + new * index // steps, total, windows, state)
                 before, state = state, self.step(batch, state, index, log_snrs, guidance_scale)
-                jax.block_until_ready(before)  # so that `progress` is at most one step ahead
+                jax.block_until_ready(before)  # so that the caller is at most one step ahead
             latents = np.asarray(self.latents(state))
             for row, sampled in zip(rows, latents, strict=False):
                 pieces[row].fill(windows[row], sampled)
-        return [piece.latents for piece in pieces]
 
     @property
     def conditioners(self) -> dict[str, conditioner.Conditioner]:

@@ -194,7 +194,6 @@ def copy_autoencoder(source: Run, run: Run) -> None:
             f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another "
             "--workdir."
         )
-    run.path.mkdir(parents=True, exist_ok=True)
     with whole_folder(run.path / "autoencoder") as folder:
         left_out = shutil.ignore_patterns("tensorboard", "demos")
         shutil.copytree(source.path / "autoencoder", folder, ignore=left_out, dirs_exist_ok=True)

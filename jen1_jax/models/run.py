@@ -87,16 +87,19 @@ class Run:
             )
         try:
             record = json.loads(self.record_path.read_text())
-            _check_record(record)
+            schema = _schema(record)
+            if schema == SCHEMA:
+                _check_record(record)
         except (ValueError, OSError, RecursionError) as error:
             raise Refusal(
                 f"{self.record_path} is not the record of a run ({error}); restore it from a copy."
             ) from None
-        if record["schema"] != SCHEMA:
+        if schema != SCHEMA:
+            versions = record.get("versions")
+            wrote = versions.get("jen1-jax") if isinstance(versions, dict) else None
             raise Refusal(
-                f"{self.record_path} has the schema {record['schema']}, and this version of "
-                f"jen1-jax reads {SCHEMA}; use the version that wrote it "
-                f"({record['versions'].get('jen1-jax', 'unknown')})."
+                f"{self.record_path} has the schema {schema}, and this version of jen1-jax reads "
+                f"{SCHEMA}; use the version that wrote it ({wrote or 'unknown'})."
             )
         return record
 
@@ -146,12 +149,17 @@ class Run:
         return folder.is_dir() and any(folder.iterdir())
 
 
-def _check_record(record: Any) -> None:
+def _schema(record: Any) -> int:
+    """The schema of a record, 0 where it has none; raises `ValueError` for what is no record."""
+    if not isinstance(record, dict) or type(record.get("schema", 0)) is not int:
+        raise ValueError("it is no object with a whole number as its schema")
+    return record.get("schema", 0)
+
+
+def _check_record(record: dict[str, Any]) -> None:
     """Raises `ValueError` where `record` does not have the form of `config.json`."""
-    if not isinstance(record, dict) or record.keys() != {"schema", *_SECTIONS}:
+    if record.keys() != {"schema", *_SECTIONS}:
         raise ValueError(f"it must hold schema, {', '.join(_SECTIONS)} and nothing else")
-    if type(record["schema"]) is not int:
-        raise ValueError("its schema is no whole number")
     for name, kind in _SECTIONS.items():
         section = record[name]
         if not isinstance(section, dict) or not all(

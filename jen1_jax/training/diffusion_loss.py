@@ -97,25 +97,24 @@ def encode(batch: Inputs, codec: Codec, frozen: PyTree) -> Float[Array, "batch f
 
     Where the batch has the audio before and after a clip, the clip is encoded with it, and gets
     the latents that it has in its piece. Encoded alone, a clip has disturbed latents at its ends.
+    Padding is no audio: where a piece ends, the encoder sees its end and not silence.
     """
     audio, hop = batch["audio"], codec.hop
     frames = -(-audio.shape[1] // hop)
+    begin, end = jnp.zeros_like(batch["valid_samples"]), batch["valid_samples"]
+    first = 0
     if "before" in batch:
-        reach = batch["before"].shape[1] // hop - 1  # the last hop fills the clip's own last frame
-        whole = jnp.concatenate([batch["before"], audio, batch["after"]], axis=1)
-        first = batch["before"].shape[1] - reach * hop
-        audio = whole[:, first : first + (frames + 2 * reach) * hop]
-        real = lambda has, count: jnp.tile(has[:, None].astype(jnp.float32), (1, count))
-        parts = (
-            real(batch["has_before"], reach),
-            jnp.ones((len(audio), frames)),
-            real(batch["has_after"], reach),
-        )
-        valid, first = jnp.concatenate(parts, axis=1)[..., None], reach
-    else:
-        audio = jnp.pad(audio, ((0, 0), (0, frames * hop - audio.shape[1]), (0, 0)))
-        valid, first = None, 0
-    latents = codec.model.apply({"params": frozen["autoencoder"]}, audio, valid, method="encode")
+        around = batch["before"].shape[1]
+        audio = jnp.concatenate([batch["before"], audio, batch["after"]], axis=1)
+        begin = around - batch["before_samples"]
+        end = around + batch["valid_samples"] + batch["after_samples"]
+        first = around // hop
+    audio = jnp.pad(audio, ((0, 0), (0, -audio.shape[1] % hop), (0, 0)))
+    starts = jnp.arange(0, audio.shape[1], hop)
+    valid = (starts >= begin[:, None]) & (starts < end[:, None])
+    latents = codec.model.apply(
+        {"params": frozen["autoencoder"]}, audio, valid[..., None].astype(float), method="encode"
+    )
     return codec.whitening.apply(latents[:, first : first + frames])
 
 

@@ -21,8 +21,8 @@ UNCHANGED = (
     "valid_samples",
     "before",
     "after",
-    "has_before",
-    "has_after",
+    "before_samples",
+    "after_samples",
     "start",
     "index",
 )

@@ -14,7 +14,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,15 +64,22 @@ class Hook:
     def start(self, step: int) -> None:
         """Called once, before step `step`, the first one."""
 
-    def after_step(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """Called with the state after `step` batches; what it returns is logged with the metrics.
+    def after_step(self, step: int) -> None:
+        """Called when `step` batches have been given to the device, which may still compute."""
 
-        Reading `state` waits for the device: do it in few steps only.
+    def due(self, step: int) -> bool:
+        """Whether `evaluate` is called after `step` batches."""
+        return False
+
+    def evaluate(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """Reads the state after `step` batches; what it returns is logged with the metrics.
+
+        The device is idle meanwhile, and the time does not count in the speed of training.
         """
         return {}
 
     def close(self) -> None:
-        """Called once, when training has ended, or was stopped by a signal or an error."""
+        """Called once after `start`, when training has ended, was stopped, or has failed."""
 
 
 class Interrupted(Exception):
@@ -161,38 +168,36 @@ def fit(
             out_shardings=(layout, None),
         )
         frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
-        log = _Log(name, directory, start, training.steps, schedule, progress)
-        with _stop_signal() as stopped:
-            try:
+        with _stop_signal() as stopped, ExitStack() as stack:
+            stack.callback(checkpoints.close)
+            log = _Log(name, directory, start, training.steps, schedule, progress)
+            stack.callback(log.close)
+            for hook in hooks:
+                hook.start(start)
+                stack.callback(hook.close)
+            stream = batches(start)
+            for step in range(start, training.steps):
+                batch = dict(next(stream))
+                index = np.asarray(batch.pop("index", ()))
+                state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
+                if step > start and step % training.log_every == 0:
+                    log.write(step)  # waits for earlier steps alone, not for this one
+                log.add(metrics, index)
+                done, stop = step + 1, stopped()
+                if done % training.checkpoint_every == 0 or done == training.steps or stop:
+                    checkpoints.save(done, state, record)
                 for hook in hooks:
-                    hook.start(start)
-                stream = batches(start)
-                for step in range(start, training.steps):
-                    batch = dict(next(stream))
-                    index = np.asarray(batch.pop("index", ()))
-                    state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
-                    if step > start and step % training.log_every == 0:
-                        log.write(step)  # waits for earlier steps alone, not for this one
-                    log.add(metrics, index)
-                    done = step + 1
-                    due = done % training.checkpoint_every == 0 or done == training.steps
-                    if due or stopped():
-                        checkpoints.save(done, state, record)
-                    for hook in hooks:
+                    hook.after_step(done)
+                    if hook.due(done):
+                        jax.block_until_ready(state)
                         began = time.monotonic()
-                        if figures := hook.after_step(done, state):
-                            log.add_figures(figures, time.monotonic() - began)
-                    if done == training.steps or stopped():
-                        log.write(done)
-                    if stopped():
-                        raise Interrupted(
-                            f"{name} stopped at step {done}; the same command goes on from there."
-                        )
-            finally:
-                for hook in hooks:
-                    hook.close()
-                log.close()
-                checkpoints.close()
+                        log.add_figures(hook.evaluate(done, state), began)
+                if done == training.steps or stop:
+                    log.write(done)
+                if stop:
+                    raise Interrupted(
+                        f"{name} stopped at step {done}; the same command goes on from there."
+                    )
         return state
 
 
@@ -230,10 +235,10 @@ class _Log:
             jax.block_until_ready(metrics)
             self._clock, self._timed_from = time.monotonic(), self._last + 1
 
-    def add_figures(self, figures: Mapping[str, float], seconds: float) -> None:
-        """Adds `figures` to the next record; the `seconds` they took do not count in the speed."""
+    def add_figures(self, figures: Mapping[str, float], began: float) -> None:
+        """Adds `figures` to the next record; the time since `began` does not count in the speed."""
         self._figures |= figures
-        self._clock += seconds
+        self._clock += time.monotonic() - began
 
     def write(self, step: int) -> None:
         values = [

@@ -24,8 +24,8 @@ class NpzData:
         latents: [n, frames, k], with valid_frames [n] and the string `fingerprint`.
         caption: strings [n].
         test: bool [n], true for held-out examples.
-        start, total: [n], only needed for `unet.timing`: the seconds at which each example begins
-            in its piece, and the seconds that the piece lasts.
+        start, total: [n], only needed for the conditioner "timing": the seconds at which each
+            example begins in its piece, and the seconds that the piece lasts.
 
     Args:
         crop: cut a random window of so many samples out of each example.

@@ -182,10 +182,11 @@ class TextGain(Hook):
 
         self._errors = errors
 
-    def after_step(self, step: int, state: TrainState) -> dict[str, float]:
+    def due(self, step: int) -> bool:
         every, steps = self._training.checkpoint_every, self._training.steps
-        if self._batch is None or (step % every and step != steps):
-            return {}
+        return self._batch is not None and (step % every == 0 or step == steps)
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         gains = {}
         for log_snr in LOG_SNRS:
             error = self._errors(state.ema["diffusion"], self._batch, float(log_snr))
@@ -215,7 +216,8 @@ class TextGain(Hook):
 
 def _encode(batch: Inputs, codec: Codec) -> Float[np.ndarray, "batch frames k"]:
     """The latents of waveforms, encoded as in the training step, a few at a time."""
-    names = ("audio", "before", "after", "has_before", "has_after")
+    sizes = ("valid_samples", "before_samples", "after_samples")
+    names = ("audio", "before", "after", *sizes)
     waveforms: Any = {name: array for name, array in batch.items() if name in names}
     frozen = {"autoencoder": codec.params}
     encode_some = jax.jit(lambda part: encode(part, codec, frozen))

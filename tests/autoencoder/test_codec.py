@@ -159,3 +159,16 @@ def test_fingerprint_depends_on_the_encoder_whitening_rate_and_hop_only(codec):
     ]
     prints = [other.fingerprint for other in others]
     assert len({now, *prints}) == len(prints) + 1
+
+
+@pytest.mark.slow
+def test_what_follows_the_valid_samples_does_not_count(codec):
+    """An example that ends within a batch of longer ones has the latents that it has alone."""
+    audio = np.stack([audio_of(160), audio_of(161)[:160]])
+    found = codec.encode(audio, valid_samples=np.array([160, 60]))
+    np.testing.assert_allclose(found[0], codec.encode(audio[0]), atol=1e-5)
+    alone = codec.encode(np.pad(audio[1, :60], ((0, 4), (0, 0))))  # to whole hops
+    silenced = audio[1].copy()
+    silenced[60:64] = 0  # within the last hop, what follows is still read
+    found = codec.encode(silenced[None], valid_samples=np.array([60]))[0]
+    np.testing.assert_allclose(found[:8], alone, atol=1e-5)

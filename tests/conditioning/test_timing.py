@@ -2,10 +2,8 @@
 
 import jax
 import numpy as np
-import pytest
 
 from jen1_jax.conditioning.timing import SECONDS_LIMIT, Timing
-from jen1_jax.errors import Refusal
 
 timing = jax.jit(lambda start, total: Timing().features({"start": start, "total": total}))
 
@@ -32,9 +30,3 @@ def test_a_part_of_an_example_starts_later_and_may_end_its_piece():
     moved = Timing().window(values, np.float32([2, 0]), np.float32([np.inf, 3]))
     np.testing.assert_array_equal(moved["start"], [12, 10])
     np.testing.assert_array_equal(moved["total"], [60, 13])
-
-
-@pytest.mark.parametrize("place", [(-1.0, 5.0), (6.0, 5.0), ("a", 5.0)])
-def test_a_place_outside_its_piece_is_refused(place):
-    with pytest.raises(Refusal, match="no part that starts at"):
-        Timing().given(place)

@@ -14,7 +14,7 @@ from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
 AROUND = 9000
-NAMES = {"before", "after", "has_before", "has_after"}
+NAMES = {"before", "after", "before_samples", "after_samples"}
 LENGTHS = {"three": 3.0, "padded": 2.6, "gap": 3.0, "single": 1.0}  # in clips
 
 
@@ -59,19 +59,20 @@ def test_every_clip_comes_with_the_true_audio_around_it(pieces, clips):
         first = AROUND + number * SAMPLES
         for field, start in (("before", first - AROUND), ("after", first + SAMPLES)):
             assert clip[field].shape == (AROUND, 2) and clip[field].dtype == np.float32
-            expected = padded[start : start + AROUND] * clip[f"has_{field}"]
+            expected = padded[start : start + AROUND] * (clip[f"{field}_samples"] > 0)
             np.testing.assert_allclose(clip[field], expected, atol=1e-4)
 
 
 def test_the_ends_of_a_piece_and_a_dropped_clip_are_edges(clips):
-    has = {key: (bool(clip["has_before"]), bool(clip["has_after"])) for key, clip in clips.items()}
-    three = [(False, True), (True, True), (True, False)]
-    assert [has["three", number] for number in range(3)] == three
-    assert [has["padded", number] for number in range(3)] == three
-    assert has["gap", 0] == has["gap", 2] == has["single", 0] == (False, False)
+    found = {key: (clip["before_samples"], clip["after_samples"]) for key, clip in clips.items()}
+    three = [(0, AROUND), (AROUND, AROUND), (AROUND, 0)]
+    assert [found["three", number] for number in range(3)] == three
+    end = min(round(0.6 * SAMPLES), AROUND)  # of the last clip of "padded", which is shorter
+    assert [found["padded", number] for number in range(3)] == [three[0], (AROUND, end), three[2]]
+    assert found["gap", 0] == found["gap", 2] == found["single", 0] == (0, 0)
     for clip in clips.values():
-        assert clip["has_before"] or not clip["before"].any()
-        assert clip["has_after"] or not clip["after"].any()
+        assert clip["before_samples"] or not clip["before"].any()
+        assert not clip["after"][clip["after_samples"] :].any()
 
 
 def test_clips_of_one_file_adjoin_only_in_the_order_of_time():
@@ -94,7 +95,8 @@ def assert_same(a, b):
 
 def test_a_restart_continues_exactly_and_processes_share_the_batches(data):
     whole = take(6, data, around=AROUND)
-    assert whole[0].keys() >= NAMES and sum(batch["has_before"].sum() for batch in whole) > 4
+    assert whole[0].keys() >= NAMES
+    assert sum((batch["before_samples"] > 0).sum() for batch in whole) > 4
     (resumed,) = take(1, data, around=AROUND, start_step=5)
     assert_same(whole[5], resumed)
     shares = [take(6, data, around=AROUND, process_index=i, process_count=2) for i in range(2)]

@@ -115,3 +115,6 @@ def test_conditions_are_given_left_out_where_training_did_so_and_refused_otherwi
         condition_values({"tempo": always}, {})
     with pytest.raises(Refusal, match="no condition 'key'; it has tempo"):
         condition_values({"tempo": sometimes}, {"key": "C"})
+    for wrong in (120, None, "tempo=120", [("tempo", 120)]):
+        with pytest.raises(Refusal, match="Conditions are values by name"):
+            condition_values({"tempo": sometimes}, wrong)

@@ -118,31 +118,47 @@ def parts(tiny_run):
     return config, codec, text, make_unet(config, codec.k, text)
 
 
-@pytest.mark.slow
-def test_clips_encoded_in_the_step_have_the_latents_of_their_piece(parts):
-    """This needs the audio before and after a clip: without it, the latents at its ends differ."""
-    codec = parts[1]
-    rng, frames, reach = np.random.default_rng(0), 12, codec.encoder_reach
-    samples, around = frames * codec.hop, (reach + 1) * codec.hop
-    piece = rng.uniform(-0.5, 0.5, (3 * samples, 2)).astype(np.float32)
-    padded = np.pad(piece, ((around, around), (0, 0)))
-    cut = lambda first, length: np.stack(
-        [padded[around + n * samples + first :][:length] for n in range(3)]
+def cut(piece, clip, around):
+    """A batch of the clips of a piece, each with the audio around it."""
+    count = -(-len(piece) // clip)
+    padded = np.pad(piece, ((around, (count + 1) * clip + around - len(piece)), (0, 0)))
+    part = lambda first, length: np.stack(
+        [padded[around + n * clip + first :][:length] for n in range(count)]
     )
-    batch = {
-        "audio": cut(0, samples),
-        "before": cut(-around, around),
-        "after": cut(samples, around),
-        "has_before": np.array([False, True, True]),
-        "has_after": np.array([True, True, False]),
+    left = len(piece) - clip * np.arange(count)  # samples from the beginning of each clip on
+    return {
+        "audio": part(0, clip),
+        "valid_samples": np.minimum(left, clip),
+        "before": part(-around, around),
+        "after": part(clip, around),
+        "before_samples": np.minimum(np.arange(count), 1) * around,
+        "after_samples": np.clip(left - clip, 0, around),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [36, 27, 25, 26.3])
+def test_clips_encoded_in_the_step_have_the_latents_of_their_piece(parts, length):
+    """With the audio around them, whether or not the piece ends with a clip, or with a hop."""
+    codec, rng, frames = parts[1], np.random.default_rng(0), 12
+    clip, around = frames * codec.hop, (codec.encoder_reach + 1) * codec.hop
+    piece = rng.uniform(-0.5, 0.5, (round(length * codec.hop), 2)).astype(np.float32)
+    batch, frozen = cut(piece, clip, around), {"autoencoder": codec.params}
+    found = np.asarray(jax.jit(lambda batch: encode(batch, codec, frozen))(batch))
+    whole = codec.encode(piece)
+    np.testing.assert_allclose(found.reshape(-1, codec.k)[: len(whole)], whole, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_clip_encoded_alone_has_other_latents_at_its_ends(parts):
+    codec, rng, frames = parts[1], np.random.default_rng(0), 12
+    piece = rng.uniform(-0.5, 0.5, (3 * frames * codec.hop, 2)).astype(np.float32)
+    alone = {"audio": piece.reshape(3, -1, 2), "valid_samples": np.full(3, len(piece) // 3)}
     frozen = {"autoencoder": codec.params}
-    in_step = jax.jit(lambda batch: encode(batch, codec, frozen))
-    whole = codec.encode(piece).reshape(3, frames, codec.k)
-    np.testing.assert_allclose(in_step(batch), whole, atol=1e-4)
-    alone = np.abs(np.asarray(in_step({"audio": batch["audio"]})) - whole)
-    assert alone[1, 0].max() > 0.01 and alone[1, -1].max() > 0.01  # both its ends are cuts
-    assert alone[0, 0].max() < 1e-4 < alone[0, -1].max()  # the first clip begins the piece
+    found = np.asarray(jax.jit(lambda batch: encode(batch, codec, frozen))(alone))
+    off = np.abs(found - codec.encode(piece).reshape(found.shape))
+    assert off[1, 0].max() > 0.01 and off[1, -1].max() > 0.01  # both its ends are cuts
+    assert off[0, 0].max() < 1e-4 < off[0, -1].max()  # the first clip begins the piece
 
 
 @pytest.mark.slow
@@ -152,13 +168,13 @@ def test_a_clip_that_ends_within_a_hop_is_encoded_with_the_audio_after_it(parts)
     rng, reach, samples = np.random.default_rng(1), codec.encoder_reach, 5 * codec.hop + 10
     around = (reach + 1) * codec.hop
     piece = rng.uniform(-0.5, 0.5, (around + samples + around, 2)).astype(np.float32)
-    yes = np.ones(1, bool)
     batch = {
         "audio": piece[None, around : around + samples],
         "before": piece[None, :around],
         "after": piece[None, around + samples :],
-        "has_before": yes,
-        "has_after": yes,
+        "valid_samples": np.array([samples]),
+        "before_samples": np.array([around]),
+        "after_samples": np.array([around]),
     }
     whole = codec.encode(piece)[reach + 1 :][:6]
     found = jax.jit(lambda batch: encode(batch, codec, {"autoencoder": codec.params}))(batch)
@@ -172,19 +188,10 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts):
     rng, samples = np.random.default_rng(0), 96 * codec.hop
     around = (codec.encoder_reach + 1) * codec.hop
     piece = rng.uniform(-0.5, 0.5, (2 * samples, 2)).astype(np.float32)
-    clips = piece.reshape(2, samples, 2)
-    silence = np.zeros((around, 2), np.float32)
     tokens, lengths = text.tokenize(["two tones"] * 2)
     place = {"start": np.zeros(2, np.float32), "total": np.ones(2, np.float32)}
     common = {"tokens": tokens, "text_lengths": lengths, "conditions": {"timing": place}}
-    waveforms = common | {
-        "audio": clips,
-        "valid_samples": np.full(2, samples),
-        "before": np.stack([silence, clips[0, -around:]]),
-        "after": np.stack([clips[1, :around], silence]),
-        "has_before": np.array([False, True]),
-        "has_after": np.array([True, False]),
-    }
+    waveforms = common | cut(piece, samples, around)
     latents = codec.encode(piece).reshape(2, 96, codec.k)
     encoded = common | {"latents": latents, "valid_frames": np.full(2, 96)}
     trainable = make_trainable(config, unet, codec, text, adamw(config.train_diffusion)[0])

@@ -1,13 +1,16 @@
 """The training loop: a resumed run ends with the same result as an uninterrupted one."""
 
 import ctypes
+import itertools
 import json
 import signal
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jen1_jax.errors import Refusal
@@ -15,10 +18,12 @@ from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
+from jen1_jax.sharding import make_mesh
 from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
-from jen1_jax.training.loop import Interrupted
+from jen1_jax.training.loop import Hook, Interrupted, fit
 from jen1_jax.training.npz import NpzData
+from jen1_jax.training.step import Trainable
 from tests import tiny
 
 
@@ -110,6 +115,67 @@ def test_a_loss_that_stays_infinite_stops_the_run(tmp_path, monkeypatch):
     records = ", ".join(map(str, next(data.batches(0))["index"]))
     skipped = f"the loss of step 0 was not finite; skipped its batch, records {records}"
     assert messages[0] == f"autoencoder: {skipped}"
+
+
+class Stops(Hook):
+    """Receives a signal while the loop calls it after step 3; `broken` fails in `close`."""
+
+    def __init__(self, broken=False):
+        self.broken, self.closed = broken, False
+
+    def after_step(self, step):
+        if step == 3 and not self.broken:
+            signal.raise_signal(signal.SIGTERM)
+
+    def close(self):
+        self.closed = True
+        if self.broken:
+            raise RuntimeError("close")
+
+
+def count_to_six(directory, *hooks):
+    """Six steps of a training that adds 1 to a number, without a checkpoint before the last."""
+    counter = Trainable(
+        init=lambda key: {"w": jnp.zeros(2)},
+        losses=lambda params, batch, frozen: {"sum": -params["counter"]["w"].sum() * jnp.ones(1)},
+        counts=lambda batch: {"sum": jnp.ones(1)},
+        weights={"sum": 1.0},
+        optimizer=optax.sgd(1.0),
+    )
+    training = tiny.config().train_diffusion
+    training.update(batch_size=1, checkpoint_every=100)
+    return fit(
+        "count",
+        directory=directory,
+        trainables={"counter": counter},
+        draw=lambda key, step, batch: batch,
+        batches=lambda start: itertools.repeat({"x": np.zeros(1, np.float32)}),
+        training=training,
+        schedule=lambda step: 1.0,
+        mesh=make_mesh(tiny.config()),
+        rules=(),
+        seed=0,
+        record={"what": "a count"},
+        hooks=hooks,
+        progress=lambda text: None,
+    )
+
+
+def test_a_signal_during_a_hook_saves_the_state_before_training_stops(tmp_path):
+    with pytest.raises(Interrupted):
+        count_to_six(tmp_path, Stops())
+    steps = Checkpoints(tmp_path / "checkpoints").steps
+    assert steps and steps[-1] in (3, 4)
+    state = count_to_six(tmp_path)
+    assert np.asarray(state.params["counter"]["w"]).tolist() == [6, 6]
+
+
+def test_a_hook_that_fails_to_close_costs_neither_the_checkpoint_nor_the_other_hooks(tmp_path):
+    other = Stops()
+    other.after_step = lambda step: None
+    with pytest.raises(RuntimeError, match="close"):
+        count_to_six(tmp_path, other, Stops(broken=True))
+    assert other.closed and Checkpoints(tmp_path / "checkpoints").latest == 6
 
 
 @pytest.mark.slow

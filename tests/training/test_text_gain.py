@@ -180,7 +180,7 @@ def test_without_two_different_captions_nothing_is_measured(captions):
         window=8,
         progress=print,
     )
-    assert hook.after_step(6, state(0.5)) == {}
+    assert not hook.due(6)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_one_message_says_that_the_text_is_ignored_and_one_that_it_is_used_later
     latents = batch["latents"][:, 0]
     right, other = 0.5 * latents, latents - 0.5 * latents[batch["other"]]
     for step, share in ((9, 0.0), (11, 0.0), (20, 0.0), (40, 0.5), (60, 0.0), (80, 0.5)):
-        gains = hook.after_step(step, state(share))
+        gains = hook.evaluate(step, state(share))
         for text in printed:
             parts = ("ignores the text", "uses the text now")
             messages += [(step, part) for part in parts if part in text]
