@@ -476,8 +476,8 @@ def main() -> None:
     page = options.out / "page.png"
     run_page(page, f"{options.run}: held-out captions", sounds)
     np.savez(
-        options.out / "made.npz",
-        made=generated[:8].astype(np.float16),
+        options.out / "generated.npz",
+        generated=generated[:8].astype(np.float16),
         real=real[:8].astype(np.float16),
         caption=wanted[:8],
     )

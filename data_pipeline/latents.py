@@ -66,7 +66,7 @@ def encode(
     frames, total = -(-samples // hop), sum(about.examples.values())
     around = min(around, samples // hop)
     decode, done, captions = features(folder).deserialize_example_np, 0, set()
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     with whole_folder(out) as target:
         with Writer(target, latent_features(frames, k), f"latents of {folder}") as writer:
             for split, size in about.examples.items():
@@ -96,9 +96,9 @@ def encode(
                         captions.add(example["caption"])
                         writer.write(split, example)
                     done += len(chosen)
-                    if time.monotonic() - told > 5:
-                        told = time.monotonic()
-                        speed = done * about.seconds / (told - began)
+                    if time.monotonic() - reported > 5:
+                        reported = time.monotonic()
+                        speed = done * about.seconds / (reported - began)
                         progress(f"{done}/{total} clips, {speed:.0f} times real time")
         (target / FINGERPRINT).write_text(
             json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"

@@ -98,7 +98,7 @@ def prepare(
     shares = {"test": test_fraction, "train": 1 - test_fraction}
     count, length, captions = Counter(), Counter(), set()
     dropped, digests, accepted, not_needed = {"tail": 0.0, "silence": 0.0}, {}, 0, 0
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
 
     def split_of(place: float) -> str:
         test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
@@ -139,11 +139,11 @@ def prepare(
                     length[split] += piece["valid_samples"] / SAMPLE_RATE
                     if full(split):
                         break
-                if time.monotonic() - told > 5:
-                    told, total = time.monotonic(), sum(length.values())
+                if time.monotonic() - reported > 5:
+                    reported, total = time.monotonic(), sum(length.values())
                     progress(
                         f"{done}/{len(items)} files, {total / 3600:.2f} hours, "
-                        f"{total / (told - began):.0f} times real time"
+                        f"{total / (reported - began):.0f} times real time"
                     )
             if not accepted:
                 raise Refusal(

@@ -61,7 +61,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
     )
     figures, valid_rows, captions, files = defaultdict(list), Counter(), Counter(), defaultdict(set)
-    problems, told, done, total = [], time.monotonic(), 0, sum(about.examples.values())
+    problems, reported, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():
         read = records(folder, split)
         for place in range(count):
@@ -95,8 +95,8 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
             ).items():
                 figures[name].append(figure)
             done += 1
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
+            if time.monotonic() - reported > 5:
+                reported = time.monotonic()
                 progress(f"{done}/{total} records")
     for split in files.keys() - {"train"}:
         if leaked := files["train"] & files[split]:

@@ -1,4 +1,4 @@
-"""What the denoiser is told of an example besides its text: one vector for each conditioner.
+"""What the denoiser is given besides text: one vector per example from each conditioner.
 
 A new one is a class in one file and its name in `unet.conditioning` (docs/extending.md).
 """

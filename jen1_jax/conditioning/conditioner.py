@@ -20,7 +20,7 @@ from jen1_jax.keys import named_key
 
 
 class Conditioner:
-    """One kind of conditioning, told to the denoiser as one vector per example.
+    """One kind of conditioning, which gives the denoiser one vector per example.
 
     Subclasses set the attributes and define `read`, `given` and `features`; `window` only where
     the values depend on which part of an example is used.
