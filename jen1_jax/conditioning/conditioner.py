@@ -52,7 +52,11 @@ class Conditioner:
         return values
 
     def features(self, values: Values) -> Float[Array, "batch features"]:
-        """The vectors of known values; a linear layer of the denoiser reads them."""
+        """A vector for each example, from values [batch] that are all known.
+
+        A linear layer of the denoiser reads them. Zeros mean an unknown value, so that no known
+        value should give zeros only.
+        """
         raise NotImplementedError
 
 
@@ -75,7 +79,13 @@ def embed(
         values = {key: conditions[name][key] for key in conditioner.names}
         known = jnp.isfinite(jnp.stack(list(values.values()))).all(0)
         some = {key: jnp.where(known, value, 1.0) for key, value in values.items()}
-        vectors[name] = conditioner.features(some) * known[:, None]
+        features = conditioner.features(some)
+        if features.ndim != 2 or len(features) != len(known):
+            raise Refusal(
+                f"The conditioner {name!r} gives features of the shape {features.shape} for "
+                f"{len(known)} examples; it must give one vector for each, [batch, n]."
+            )
+        vectors[name] = features * known[:, None]
     return vectors
 
 

@@ -43,7 +43,11 @@ def diffusion_inputs(clips: Clips, config: ConfigDict, text: TextEncoder) -> Inp
         if any(map(text.tokenizer.truncated, full)):
             _warn_cut(text.max_length)
     conditioners = conditioning.chosen(config.unet.conditioning)
-    return inputs | {"conditions": conditioner.read(conditioners, clips)}
+    conditions = conditioner.read(conditioners, clips)
+    for name, values in conditions.items():
+        if not np.isfinite(np.stack(list(values.values()))).all(0).any():
+            _warn_unknown(name)
+    return inputs | {"conditions": conditions}
 
 
 def autoencoder_inputs(clips: Clips, step: int, training: ConfigDict) -> dict[str, np.ndarray]:
@@ -57,6 +61,16 @@ def autoencoder_inputs(clips: Clips, step: int, training: ConfigDict) -> dict[st
     if ramp > 0:
         inputs["ramp"] = np.full(len(clips["audio"]), min(ramp, 1), np.float32)
     return inputs
+
+
+@cache
+def _warn_unknown(name: str) -> None:
+    """Says so once in a process."""
+    log.warning(
+        "No clip of a batch has a value for the condition %r. Does the data's field have the name "
+        "and the type that the conditioner reads?",
+        name,
+    )
 
 
 @cache

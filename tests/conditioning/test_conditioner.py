@@ -24,6 +24,16 @@ def test_an_unknown_value_gives_a_vector_of_zeros_and_a_known_one_its_features()
     np.testing.assert_allclose(found["tempo"], expected, rtol=1e-6)
 
 
+class Flat(Tempo):
+    def features(self, values):
+        return values["tempo"]  # of the shape [batch]
+
+
+def test_features_that_are_no_vector_for_each_example_are_refused():
+    with pytest.raises(Refusal, match=r"'flat' gives features of the shape \(3,\)"):
+        embed({"flat": Flat()}, {"flat": {"tempo": np.ones(3, np.float32)}})
+
+
 def test_no_gradient_is_nan_where_a_value_is_unknown():
     """A gradient by the weights that read the vectors, as in training."""
     conditions = {"tempo": {"tempo": np.float32([np.nan, 90])}}
