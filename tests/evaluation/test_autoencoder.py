@@ -1,6 +1,7 @@
 """The evaluation of an autoencoder with random weights."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,3 +40,10 @@ def test_progress_is_reported_for_each_clip(codec, tmp_path, monkeypatch):
     activities = ("encoding a", "decoding a", "encoding b", "decoding b")
     finished = [(activity, done, total) for activity, done, total in reports if done]
     assert finished == [(activity, frames, frames) for activity in activities]
+
+
+def test_a_url_as_the_folder_is_refused_before_anything_is_written(codec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=r"is a URL \(gs:\)"):
+        evaluate_autoencoder(codec, [Clip("a", AUDIO)], Path("gs://bucket/report"))
+    assert not list(tmp_path.iterdir())
