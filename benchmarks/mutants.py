@@ -58,8 +58,8 @@ MUTANTS = {
     ),
     "training counts padding": Mutant(
         "jen1_jax/training/diffusion_loss.py",
-        'tasks.loss_mask(batch["mask"], _valid(batch), loss_on)',
-        'tasks.loss_mask(batch["mask"], jnp.ones_like(batch["mask"]), loss_on)',
+        'tasks.loss_mask(batch["mask"], valid, loss_on)',
+        'tasks.loss_mask(batch["mask"], jnp.ones_like(valid), loss_on)',
         f"{LOSS}::test_an_example_counts_in_its_own_task_with_its_valid_frames",
     ),
     "the loss averages over padding": Mutant(

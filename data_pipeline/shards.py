@@ -121,6 +121,13 @@ class Info:
     seconds: float | None  # of one record; None for latents
     fingerprint: Mapping | None  # of the encoder; None for waveforms
 
+    @property
+    def data_fields(self) -> tuple[str, str]:
+        """The field with the data, and that with how much of it is valid."""
+        if self.kind == "waveform":
+            return "audio", "valid_samples"
+        return "latents", "valid_frames"
+
 
 def info(folder: str) -> Info:
     """What the data set in `folder` holds. Raises Refusal if there is none that can be read."""

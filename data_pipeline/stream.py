@@ -93,9 +93,7 @@ def batches(
     read, records_in_split = records(folder, split), about.examples[split]
     size = min(limit or records_in_split, records_in_split)
     share, stride = batch_size // process_count, records_in_split // size
-    data, valid = (
-        ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
-    )
+    data, valid = about.data_fields
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
     spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
@@ -156,8 +154,7 @@ def batches(
 
 def fields(about: Info, whole: bool) -> list[str]:
     """The fields of a batch of this data set; those of windows (not `whole`) have no timing."""
-    data = ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
-    return [*data, *TEXTS, *(TIMING if whole else ()), "index"]
+    return [*about.data_fields, *TEXTS, *(TIMING if whole else ()), "index"]
 
 
 def _surroundings(

@@ -57,9 +57,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         Refusal: there is no data set, or a shard cannot be read.
     """
     about, decode = info(folder), features(folder).deserialize_example_np
-    data, valid_name = (
-        ("audio", "valid_samples") if about.kind == "waveform" else ("latents", "valid_frames")
-    )
+    data, valid_name = about.data_fields
     figures, valid_rows, captions, files = defaultdict(list), Counter(), Counter(), defaultdict(set)
     problems, reported, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():

@@ -3,8 +3,9 @@
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax import conditioning, tasks
@@ -61,8 +62,9 @@ def losses(
     """
     params = params["diffusion"]
     clean = encode(batch, codec, frozen) if "audio" in batch else batch["latents"]
-    valid = _valid(batch)
-    clean, mask = clean.astype(jnp.float32) * valid, batch["mask"]
+    mask = batch["mask"]
+    valid = valid_mask(batch["valid_frames"], mask.shape[1])
+    clean = clean.astype(jnp.float32) * valid
     log_snr = schedule.log_snr(batch["time"])
     objective = OBJECTIVES[config.diffusion.objective]
     prediction = unet.apply(
@@ -88,7 +90,8 @@ def losses(
 
 def counts(batch: Drawn, loss_on: str) -> PerExample:
     """For each task, how many frames of an example count in its mean: none of another task's."""
-    frames = tasks.loss_mask(batch["mask"], _valid(batch), loss_on).sum(axis=1)
+    valid = valid_mask(batch["valid_frames"], batch["mask"].shape[1])
+    frames = tasks.loss_mask(batch["mask"], valid, loss_on).sum(axis=1)
     return {name: frames * (batch["task"] == n) for n, name in enumerate(tasks.TASKS)}
 
 
@@ -128,6 +131,8 @@ def embed_text(
     return batch["text_embedding"].astype(jnp.float32)
 
 
-def _valid(batch: Drawn) -> Float[Array, "batch frames 1"]:
-    frames = batch["mask"].shape[1]
-    return (jnp.arange(frames) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
+def valid_mask(
+    valid_frames: Int[Array | np.ndarray, " batch"], frames: int
+) -> Float[Array, "batch frames 1"]:
+    """1 for the first `valid_frames` of each example's `frames`, 0 for its padding."""
+    return (jnp.arange(frames) < valid_frames[:, None])[..., None].astype(jnp.float32)

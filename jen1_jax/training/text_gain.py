@@ -23,7 +23,7 @@ from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training.diffusion_loss import embed_text, encode
+from jen1_jax.training.diffusion_loss import embed_text, encode, valid_mask
 from jen1_jax.training.loop import Hook
 from jen1_jax.training.step import TrainState
 
@@ -58,7 +58,7 @@ def text_errors(
     """
     clean = batch["latents"].astype(jnp.float32)
     size, frames, _ = clean.shape
-    valid = (jnp.arange(frames) < batch["valid_frames"][:, None])[..., None].astype(jnp.float32)
+    valid = valid_mask(batch["valid_frames"], frames)
     level = jnp.full(size, log_snr, jnp.float32)
     clean, no_context, bidirectional = clean * valid, jnp.zeros_like(clean), jnp.zeros(size, bool)
     noisy = corrupt(clean, jax.random.normal(key, clean.shape), level)
