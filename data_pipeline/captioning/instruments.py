@@ -181,14 +181,14 @@ NAMES = {
 FAMILIES = {
     "piano": (("keys", "keyboard"), ("keys", "pianos", "keyboards")),
     "keys": (("keys", "keyboard"), ("keys", "keyboards")),
-    "mallets": (("mallets", "mallet instrument"), ("mallets", "mallet instruments")),
+    "mallets": (("mallets",), ("mallets", "mallet instruments")),
     "bells": (("bells",), ("bells",)),
     "organ": (("organ",), ("organs",)),
     "guitar": (("guitar",), ("guitars",)),
     "bass": (("bass",), ("bass",)),
-    "strings": (("bowed string instrument",), ("strings", "string instruments")),
+    "strings": ((), ("strings", "bowed strings")),
     "voices": (("voices",), ("voices",)),
-    "brass": (("brass", "brass instrument"), ("brass", "brass instruments")),
+    "brass": (("brass",), ("brass", "brass instruments")),
     "saxophone": (("sax", "saxophone"), ("saxes", "saxophones")),
     "woodwind": (("woodwind",), ("woodwinds",)),
     "synth lead": (("synth", "synth lead", "lead synth"), ("synths", "synth leads")),
@@ -227,4 +227,4 @@ def family_words(name: str, count: int) -> tuple[str, ...]:
 
 def plural(words: str) -> bool:
     """Whether a name such as "strings" takes the verb's plural."""
-    return words.endswith("s") and not words.endswith("ss") or words == "timpani"
+    return (words.endswith("s") and not words.endswith("ss")) or words == "timpani"

@@ -88,7 +88,7 @@ _PLAYED = {
     "medium": ("at a medium volume", "neither soft nor loud", "played mezzo-forte"),
     "loud": ("played loudly", "at a high volume", "played with force", "played forte"),
 }
-SPARSE, BUSY = 3.0, 10.0  # notes per second: sparse below the one, busy above the other
+SPARSE, BUSY = 4.0, 16.0  # notes per second: sparse below the one, busy above the other
 _DENSITY = {
     "sparse": (
         ("sparse", "spacious", "uncluttered"),
@@ -138,7 +138,7 @@ def a(phrase: str) -> str:
 
 
 def listed(items: Sequence[str], last: str = "and") -> str:
-    """ "a, b and c"."""
+    """The items with commas and a word before the last one, as in "a, b and c"."""
     return f" {last} ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
@@ -161,7 +161,7 @@ def tempo(truth: dict, dice: Dice) -> Words:
             f"around {near} beats a minute",
         )
     )
-    adjective = dice.pick(fitting(TEMPO, bpm))
+    adjective = dice.pick([w for w in fitting(TEMPO, bpm) if w != "moderate"])
     pace = dice.pick([w for w in fitting(TEMPO, bpm) if "tempo" not in w])
     italian = dice.pick(fitting(ITALIAN, bpm))
     return Words(
@@ -175,7 +175,17 @@ def tempo(truth: dict, dice: Dice) -> Words:
                 f"marked {italian}",
             )
         ),
-        tag=dice.pick((number, number, number, adjective, adjective, f"{pace} tempo", italian)),
+        tag=dice.pick(
+            (
+                number,
+                number,
+                adjective,
+                adjective,
+                f"{pace} tempo",
+                f"{pace} ({exact} bpm)",
+                italian,
+            )
+        ),
         says=dice.pick((f"the tempo is {number}", f"the tempo is {pace}", f"the pace is {pace}")),
     )
 
@@ -245,7 +255,7 @@ def dynamics(truth: dict, dice: Dice) -> Words:
 
 
 def texture(truth: dict) -> str:
-    """ "sparse" or "busy", or "" for what is neither."""
+    """How dense the notes are: "sparse" or "busy", or "" for neither."""
     return "sparse" if truth["density"] < SPARSE else "busy" if truth["density"] > BUSY else ""
 
 
@@ -338,7 +348,7 @@ def style(truth: dict, dice: Dice) -> Words:
 def section_name(truth: dict) -> str:
     """The section without its number; a letter becomes "A section"."""
     name = re.sub(r"[\s_-]*\d+$", "", truth["section"].strip())
-    return f"{name.upper()} section" if len(name) == 1 else name
+    return f"{name.upper()} section" if len(name) == 1 else name.lower()
 
 
 def section(truth: dict, dice: Dice) -> Words:

@@ -29,14 +29,19 @@ NAMEABLE = dict(
 _TOGETHER = ("instruments", "melody", "bass", "drums")  # these share one phrase
 _WORDS = {field: getattr(words, field) for field in NAMEABLE if field not in _TOGETHER}
 # Styles that are also names of pieces; others need a noun, as in "a rock tune".
-_PIECES = frozenset(
-    "waltz tango samba rumba bolero mambo polka march ballad blues beguine foxtrot minuet gavotte "
-    "sarabande jig reel hornpipe hymn lullaby nocturne rag shuffle nova cha-cha mazurka etude "
-    "prelude serenade barcarolle chorale fugue sonata toccata aria".split()
-)
+# fmt: off
+_PIECES = {
+    "waltz", "tango", "samba", "rumba", "bolero", "mambo", "polka", "march", "ballad", "blues",
+    "beguine", "foxtrot", "minuet", "gavotte", "sarabande", "jig", "reel", "hornpipe", "hymn",
+    "lullaby", "nocturne", "rag", "shuffle", "nova", "cha-cha", "mazurka", "etude", "prelude",
+    "serenade", "barcarolle", "chorale", "fugue", "sonata", "toccata", "aria",
+}
+# fmt: on
 _NOUNS = ("piece", "piece", "tune", "track", "music")
-_SMALL = frozenset("a an the in on at of for with over and or by bpm".split())  # in titles
-_CLOSE = frozenset("in with for at over on called titled from".split())  # need no comma
+_SMALL = {"a", "an", "the", "in", "on", "at", "of", "for", "with", "over", "and", "or", "by", "bpm"}
+_SMALL |= {"without", "from"}
+_CLOSE = {"in", "with", "without", "for", "at", "over", "on", "called", "titled", "from", "led"}
+_CLOSE |= {"played", "marked", "beginning"}  # these need no comma before them
 _GENERAL = (
     "instrumental music",
     "a piece of instrumental music",
@@ -74,16 +79,12 @@ def write(truth: dict, key: str) -> tuple[Written, ...]:
     if not fields:
         return tuple(Written(text, frozenset()) for text in dice.shuffled(_GENERAL)[:4])
     found: dict[str, Written] = {}
-    for attempt in range(200):
-        if len(found) == 0:
-            number = 1 + dice.below(3)
-        elif len(found) == 1:
-            number = 6 + dice.below(3)
-        else:
-            number = 1 + dice.below(8)
+    for _ in range(200):  # attempts: the same text may come again
+        low, high = {0: (1, 3), 1: (6, 8)}.get(len(found), (1, 8))
+        number = low + dice.below(high - low + 1)
         written = _one(truth, _draw(fields, number, dice), dice)
         found.setdefault(written.text.lower().strip("."), written)
-        if len(found) == count or (len(found) >= 4 and attempt > 50):
+        if len(found) == count:
             break
     return tuple(dice.shuffled(list(found.values())))
 
@@ -132,7 +133,7 @@ class _Draft:
         named = {f for f in chosen if f not in _TOGETHER} | set(self.absent)
         if self.players:
             named |= self.players.fields
-            if "solo" in self.players.core or "drums" in self.players.fields:
+            if "drums" in self.players.fields:  # "solo piano" says that there are none
                 self.absent = [noun for noun in self.absent if noun != "drums"]
         if "key" in named and truth.get("mode"):
             named.add("mode")
@@ -145,10 +146,9 @@ class _Draft:
         }
 
     def absence(self) -> str:
-        """ "without drums or bass", or "" where nothing is absent."""
-        if not self.absent:
-            return ""
-        return f"{self.dice.pick(('without', 'with no'))} {listed(self.absent, 'or')}"
+        """What is absent, as in "without drums or bass"."""
+        absent = listed(self.absent, "or")
+        return self.dice.pick((f"without {absent.replace('mel', 'a mel')}", f"with no {absent}"))
 
     def lacks(self) -> str:
         if self.absent[0] == "drums":
@@ -158,8 +158,6 @@ class _Draft:
 
 def _one(truth: dict, chosen: set[str], dice: Dice) -> Written:
     draft = _Draft(truth, chosen, dice)
-    if not draft.fields:  # for example, when a bass may not be named beside a double bass
-        return _one(truth, {f for f in NAMEABLE if f in truth and _can_name(truth, f)}, dice)
     forms = [_list, _list, _sentence, _sentence, _request, _fragment]
     if len(draft.fields) <= 5:
         forms += [_title, _request]
@@ -196,7 +194,7 @@ def _sentence(draft: _Draft) -> str:
     if draft.players and len(draft.fields) > 2 and dice.chance(0.2):
         said.add("players")
         clauses.insert(0, draft.players.says)
-    if draft.absent and dice.chance(0.3):
+    if draft.absent and len(draft.fields) > 2 and dice.chance(0.3):
         said.add("absent")
         clauses.append(draft.lacks())
     texts = [_prose(draft, said), *(listed(clauses[n : n + 2]) for n in range(0, len(clauses), 2))]
@@ -240,7 +238,7 @@ def _players_first(draft: _Draft) -> str:
     """flute over piano and strings, slow and soft, in A minor"""
     befores = [w.before for w in draft.words.values() if w.before]
     afters = [w.after for w in draft.words.values() if not w.before]
-    afters = draft.dice.shuffled(afters) + list(filter(None, [draft.absence()]))
+    afters = draft.dice.shuffled(afters) + ([draft.absence()] if draft.absent else [])
     if befores:
         afters.insert(draft.dice.below(2), listed(befores))
     return ", ".join([draft.players.core, *afters])
@@ -252,18 +250,16 @@ def _prose(draft: _Draft, said: set[str], article: bool = True, something: bool 
     left = {field: w for field, w in draft.words.items() if field not in said}
     befores = _adjectives(draft, left)
     nouns = ("something",) if something else _NOUNS
-    if "section" in left and dice.chance(0.6 if article else 1.0):
-        del left["section"]
-        nouns = (words.section_name(truth),)
+    section = words.section_name(truth) if left.pop("section", None) else ""
+    if section and " " not in section and dice.chance(0.6 if article else 0.9):
+        nouns, section = (section,), ""
     head = _noun(draft, left, nouns)
     if head == "something":
         text = f"something {listed(befores)}" if befores else head
     else:
         text = " ".join([", ".join(befores), head]).strip()
-        text = a(text) if article and not head.endswith("music") else text
-    if "section" in left:
-        del left["section"]
-        text = f"the {words.section_name(truth)} of {text}"
+        text = a(text) if (article or section) and not head.endswith("music") else text
+    text = f"the {section} of {text}" if section else text
     afters = [left.pop("title").after] if "title" in left else []
     near = [draft.players.after] if draft.players and "players" not in said else []
     near += [left.pop(field).after for field in ("key", "mode", "meter") if field in left]
@@ -298,6 +294,8 @@ def _noun(draft: _Draft, left: dict[str, Words], nouns: Sequence[str]) -> str:
     if "style" in left:
         del left["style"]
         style = truth["style"].strip()
+        if style.lower().endswith("music"):
+            return style
         if nouns in (_NOUNS, ("something",)):
             is_piece = style.split()[-1].lower() in _PIECES and dice.chance(0.75)
             return style if is_piece else f"{style} {dice.pick(_NOUNS)}"
@@ -310,7 +308,7 @@ def _noun(draft: _Draft, left: dict[str, Words], nouns: Sequence[str]) -> str:
 
 def _joined(text: str, afters: Iterable[str]) -> str:
     """The phrases after a noun: up to two without a comma, where that reads well."""
-    last, close = text, 2
+    last, close = "", 2
     for after in afters:
         word = after.split()[0]
         clear = not {word, "and", "over"} & set(last.split()) and "," not in last
