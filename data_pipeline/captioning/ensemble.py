@@ -93,7 +93,7 @@ def ensemble(truth: dict, chosen: set[str], dice: Dice) -> Ensemble | None:
         fields |= {"bass"}
     has_drums = bool("drums" in chosen and truth["drums"])
     if has_drums:
-        names.append(dice.pick(DRUMS))
+        names.append(dice.pick(DRUMS) if names or leads else "drums")
         fields |= {"drums"}
     complete = (
         not cast.minor

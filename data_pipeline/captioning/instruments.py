@@ -14,7 +14,7 @@ NAMES = {
     },
     "keys": {
         "Harpsichord": ("harpsichord", "cembalo"),
-        "Clavinet": ("clavinet", "clavi"),
+        "Clavinet": ("clavinet", "clav"),
     },
     "mallets": {
         "Celesta": ("celesta", "celeste"),
@@ -75,7 +75,7 @@ NAMES = {
         "Tremolo Strings": ("tremolo strings", "trembling strings", "strings"),
         "Pizzicato Strings": ("pizzicato strings", "plucked strings", "pizzicato"),
         "String Ensemble 1": ("strings", "string section", "string ensemble", "orchestral strings"),
-        "String Ensemble 2": ("strings", "slow strings", "string section", "string orchestra"),
+        "String Ensemble 2": ("strings", "string section", "string orchestra"),
         "Synth Strings 1": ("synth strings", "string synth", "string machine"),
         "Synth Strings 2": ("synth strings", "string synth", "string machine"),
         "Fiddle": ("fiddle", "folk fiddle", "country fiddle"),
@@ -91,7 +91,7 @@ NAMES = {
     },
     "voices": {
         "Choir Aahs": ("choir", "choir aahs", "wordless choir", "voices"),
-        "Voice Oohs": ("voice oohs", "oohs", "wordless voices", "soft voices"),
+        "Voice Oohs": ("voice oohs", "oohs", "wordless voices"),
         "Synth Choir": ("synth choir", "synth voices", "synthetic choir"),
     },
     "brass": {

@@ -80,7 +80,7 @@ MOODS = (  # one adjective for dynamics and tempo: the dynamics, and from which 
 )
 DYNAMICS = {
     "soft": ("soft", "quiet", "gentle", "delicate"),
-    "medium": ("moderately loud", "medium-loud"),
+    "medium": ("moderately loud",),
     "loud": ("loud", "powerful", "forceful"),
 }
 _PLAYED = {
@@ -102,9 +102,9 @@ _DENSITY = {
     ),
 }
 _REGISTER = {
-    "low": (("low-pitched", "deep"), ("in a low register", "in the low register")),
+    "low": (("low-pitched",), ("in a low register", "in the low register")),
     "middle": (("",), ("in the middle register", "in a middle register")),
-    "high": (("high-pitched",), ("in a high register", "in the high register", "up high")),
+    "high": (("high-pitched",), ("in a high register", "in the high register")),
 }
 _COUNTS = dict(
     zip(
@@ -272,7 +272,7 @@ def register(truth: dict, dice: Dice) -> Words:
         before=before,
         after=after,
         tag=dice.pick((before or after, f"{truth['register']} register")),
-        says=dice.pick((f"the register is {truth['register']}", f"it is played {after}")),
+        says=f"it is played {after}",
     )
 
 
@@ -326,7 +326,7 @@ def chords(truth: dict, dice: Dice) -> Words:
     if roman and len(series) > 2 and dice.chance(0.4):
         return Words(
             tag=dice.pick((f"{roman} progression", roman)),
-            after=f"over a {roman}" + dice.pick(("", " progression")),
+            after=f"over a {roman}{'' if roman == 'ii-V-I' else ' progression'}",
             says=f"the chord progression is {roman}",
         )
     return Words(

@@ -151,15 +151,16 @@ class _Draft:
         return self.dice.pick((f"without {absent.replace('mel', 'a mel')}", f"with no {absent}"))
 
     def lacks(self) -> str:
-        if self.absent[0] == "drums":
-            return f"there are no {listed(self.absent, 'and no')}"
-        return f"there is no {listed(self.absent, 'and no')}"
+        verb = "are" if self.absent[0] == "drums" else "is"
+        return f"there {verb} no {listed(self.absent, 'or')}"
 
 
 def _one(truth: dict, chosen: set[str], dice: Dice) -> Written:
     draft = _Draft(truth, chosen, dice)
-    forms = [_list, _list, _sentence, _sentence, _request, _fragment]
-    if len(draft.fields) <= 5:
+    forms = [_list, _list]
+    if len(draft.fields) < 9:  # prose about more fields would be too long to read
+        forms += [_sentence, _sentence, _request, _fragment]
+    if len(draft.fields) < 6:
         forms += [_title, _request]
     return Written(dice.pick(forms)(draft), draft.fields)
 
@@ -179,7 +180,7 @@ def _list(draft: _Draft) -> str:
 def _title(draft: _Draft) -> str:
     """Slow Bossa Nova in A Minor"""
     text = _prose(draft, set(), article=False)
-    return _capital(" ".join(w if w in _SMALL else _capital(w) for w in text.split()))
+    return _capital(" ".join(w if w.strip(",") in _SMALL else _capital(w) for w in text.split()))
 
 
 def _sentence(draft: _Draft) -> str:
@@ -297,8 +298,9 @@ def _noun(draft: _Draft, left: dict[str, Words], nouns: Sequence[str]) -> str:
         if style.lower().endswith("music"):
             return style
         if nouns in (_NOUNS, ("something",)):
-            is_piece = style.split()[-1].lower() in _PIECES and dice.chance(0.75)
-            return style if is_piece else f"{style} {dice.pick(_NOUNS)}"
+            if style.split()[-1].lower() in _PIECES:
+                return style if dice.chance(0.8) else f"{style} tune"
+            return f"{style} {dice.pick(_NOUNS)}"
         return f"{style} {dice.pick(nouns)}"
     if "meter" in left and truth["meter"] == "3/4" and "style" not in truth and dice.chance(0.5):
         del left["meter"]
