@@ -97,7 +97,7 @@ def ensemble(truth: dict, chosen: set[str], dice: Dice) -> Ensemble | None:
         fields |= {"drums"}
     complete = (
         not cast.minor
-        and len(cast.covered) + leads >= len({i["name"] for i in sounding})
+        and {i["name"] for i in sounding} <= cast.covered | {truth["melody"] if leads else ""}
         and (has_bass or not truth.get("bass"))
         and (has_drums or not truth.get("drums"))
         and "instruments" in chosen
@@ -118,7 +118,7 @@ def ensemble(truth: dict, chosen: set[str], dice: Dice) -> Ensemble | None:
     play = "play" if len(items) > 1 or plural(core) else "plays"
     ways = [f"with {core}", f"for {core}"] if complete else [f"with {core}"]
     says = [f"you can hear {core}", f"it has {core}"]
-    if "of" not in core and "little" not in core and "mostly" not in core:
+    if items == names:
         says.append(f"the instruments are {core}" if complete and len(items) > 1 else says[0])
         ways.append(f"played by {core}" if complete else ways[0])
         says.append(f"{core} {play}" if complete else says[0])

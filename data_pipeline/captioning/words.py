@@ -336,8 +336,12 @@ def chords(truth: dict, dice: Dice) -> Words:
     )
 
 
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def style(truth: dict, dice: Dice) -> Words:
-    name = truth["style"]
+    name = one_line(truth["style"])
     return Words(
         tag=dice.pick((name, name, f"{name} style")),
         after=f"in {a(name)} style",
@@ -347,7 +351,7 @@ def style(truth: dict, dice: Dice) -> Words:
 
 def section_name(truth: dict) -> str:
     """The section without its number; a letter becomes "A section"."""
-    name = re.sub(r"[\s_-]*\d+$", "", truth["section"].strip())
+    name = re.sub(r"[\s_-]*\d+$", "", one_line(truth["section"]))
     return f"{name.upper()} section" if len(name) == 1 else name.lower()
 
 
@@ -357,7 +361,7 @@ def section(truth: dict, dice: Dice) -> Words:
 
 
 def title(truth: dict, dice: Dice) -> Words:
-    name = f'"{truth["title"].strip()}"'
+    name = f'"{one_line(truth["title"])}"'
     return Words(
         tag=name,
         after=dice.pick((f"called {name}", f"titled {name}")),

@@ -30,14 +30,14 @@ _TOGETHER = ("instruments", "melody", "bass", "drums")  # these share one phrase
 _WORDS = {field: getattr(words, field) for field in NAMEABLE if field not in _TOGETHER}
 # Styles that are also names of pieces; others need a noun, as in "a rock tune".
 # fmt: off
-_PIECES = {
+_FORMS = {
     "waltz", "tango", "samba", "rumba", "bolero", "mambo", "polka", "march", "ballad", "blues",
     "beguine", "foxtrot", "minuet", "gavotte", "sarabande", "jig", "reel", "hornpipe", "hymn",
     "lullaby", "nocturne", "rag", "shuffle", "nova", "cha-cha", "mazurka", "etude", "prelude",
     "serenade", "barcarolle", "chorale", "fugue", "sonata", "toccata", "aria",
 }
 # fmt: on
-_NOUNS = ("piece", "piece", "tune", "track", "music")
+_PIECE = ("piece", "piece", "tune", "track")
 _SMALL = {"a", "an", "the", "in", "on", "at", "of", "for", "with", "over", "and", "or", "by", "bpm"}
 _SMALL |= {"without", "from"}
 _CLOSE = {"in", "with", "without", "for", "at", "over", "on", "called", "titled", "from", "led"}
@@ -157,9 +157,7 @@ class _Draft:
 
 def _one(truth: dict, chosen: set[str], dice: Dice) -> Written:
     draft = _Draft(truth, chosen, dice)
-    forms = [_list, _list]
-    if len(draft.fields) < 9:  # prose about more fields would be too long to read
-        forms += [_sentence, _sentence, _request, _fragment]
+    forms = [_list, _list, _sentence, _sentence, _request, _fragment]
     if len(draft.fields) < 6:
         forms += [_title, _request]
     return Written(dice.pick(forms)(draft), draft.fields)
@@ -250,8 +248,8 @@ def _prose(draft: _Draft, said: set[str], article: bool = True, something: bool 
     dice, truth = draft.dice, draft.truth
     left = {field: w for field, w in draft.words.items() if field not in said}
     befores = _adjectives(draft, left)
-    nouns = ("something",) if something else _NOUNS
     section = words.section_name(truth) if left.pop("section", None) else ""
+    nouns = _PIECE if section else ("something",) if something else (*_PIECE, "music")
     if section and " " not in section and dice.chance(0.6 if article else 0.9):
         nouns, section = (section,), ""
     head = _noun(draft, left, nouns)
@@ -292,19 +290,18 @@ def _adjectives(draft: _Draft, left: dict[str, Words]) -> list[str]:
 def _noun(draft: _Draft, left: dict[str, Words], nouns: Sequence[str]) -> str:
     """What the phrase is about, with the style before it."""
     dice, truth = draft.dice, draft.truth
+    general = nouns[0] in ("something", *_PIECE)
     if "style" in left:
         del left["style"]
-        style = truth["style"].strip()
+        style = words.one_line(truth["style"])
         if style.lower().endswith("music"):
             return style
-        if nouns in (_NOUNS, ("something",)):
-            if style.split()[-1].lower() in _PIECES:
-                return style if dice.chance(0.8) else f"{style} tune"
-            return f"{style} {dice.pick(_NOUNS)}"
-        return f"{style} {dice.pick(nouns)}"
+        if general and style.split()[-1].lower() in _FORMS and dice.chance(0.8):
+            return style
+        return f"{style} {dice.pick(_PIECE if nouns[0] == 'something' else nouns)}"
     if "meter" in left and truth["meter"] == "3/4" and "style" not in truth and dice.chance(0.5):
         del left["meter"]
-        return "waltz" if nouns[0] in (*_NOUNS, "something") else f"waltz {nouns[0]}"
+        return "waltz" if general else f"waltz {nouns[0]}"
     return dice.pick(nouns)
 
 
