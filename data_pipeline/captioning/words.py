@@ -361,7 +361,7 @@ def section(truth: dict, dice: Dice) -> Words:
 
 
 def title(truth: dict, dice: Dice) -> Words:
-    name = f'"{one_line(truth["title"])}"'
+    name = '"' + one_line(truth["title"]).replace('"', "'") + '"'
     return Words(
         tag=name,
         after=dice.pick((f"called {name}", f"titled {name}")),

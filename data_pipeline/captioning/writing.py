@@ -104,8 +104,10 @@ def _can_name(truth: dict, field: str) -> bool:
             return True
         case "density":
             return bool(words.texture(truth))
-        case "style" | "section" | "title":
-            return 0 < len(value.split()) <= {"style": 4, "section": 3, "title": 6}[field]
+        case "section":
+            return 0 < len(words.section_name(truth).split()) <= 3
+        case "style" | "title":
+            return 0 < len(value.split()) <= {"style": 4, "title": 6}[field]
     return bool(value)
 
 
@@ -257,7 +259,7 @@ def _prose(draft: _Draft, said: set[str], article: bool = True, something: bool 
         text = f"something {listed(befores)}" if befores else head
     else:
         text = " ".join([", ".join(befores), head]).strip()
-        text = a(text) if (article or section) and not head.endswith("music") else text
+        text = a(text) if (article or section) and not head.lower().endswith("music") else text
     text = f"the {section} of {text}" if section else text
     afters = [left.pop("title").after] if "title" in left else []
     near = [draft.players.after] if draft.players and "players" not in said else []

@@ -113,12 +113,22 @@ def test_captions_are_short():
     assert sum(length > 32 for length in lengths) < 0.03 * len(lengths)
 
 
-@pytest.mark.parametrize("truth", [{}, {"density": 8.0}, {"tempo": 120.0}, {"drums": False}])
+@pytest.mark.parametrize(
+    "truth",
+    [{}, {"density": 8.0}, {"tempo": 120.0}, {"drums": False}, {"section": "2"}, {"title": "?"}],
+)
 def test_a_poor_truth_has_captions_too(truth):
     for key in "abcdef":
         texts = captions(truth, key)
         assert len(set(texts)) >= 4 and all(texts)
-        assert all(re.search("[a-z]", text) for text in texts)
+        assert captions(truth | {"style": "a style of six words, too long"}, key) == texts
+
+
+def test_a_style_of_music_has_no_article_and_a_title_no_second_quotes():
+    truth = {"style": "Film Music", "title": 'The "best"\n one'}
+    texts = " ".join(text for key in "abcdef" for text in captions(truth, key))
+    assert "a film music" not in texts.lower() and "Film Music" in texts
+    assert "\"The 'best' one\"" in texts and "\n" not in texts
 
 
 def test_a_changed_field_changes_the_captions():
