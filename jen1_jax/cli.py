@@ -404,7 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--text",
         default="none",
-        help="folder or hub name of a frozen FLAN-T5 to embed captions with",
+        help="folder or hub name of a frozen FLAN-T5 or BERT to embed captions with",
     )
     sub.add_argument(
         "--text-max-length",

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from jen1_jax.errors import Refusal
-from jen1_jax.text import t5
+from jen1_jax.text.encoders import ENCODERS, read_config
+from jen1_jax.text.folder import weight_files
 
 
 def find(encoder: str) -> Path:
@@ -14,12 +15,14 @@ def find(encoder: str) -> Path:
     if encoder.startswith((".", "/", "~")) or encoder.count("/") > 1:
         raise Refusal(
             f"The text encoder's folder {encoder} does not exist:"
-            " give a folder with a FLAN-T5, or a hub name."
+            " give a folder with a FLAN-T5 or a BERT, or a hub name."
         )
     import huggingface_hub
 
-    files = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
-    missing, reason = ["config.json", "model.safetensors", "spiece.model"], ""
+    tokenizers = {name for kind in ENCODERS.values() for name in kind.tokenizer_files}
+    weights = ("model*.safetensors", "model.safetensors.index.json")
+    files = ["config.json", *weights, *sorted(tokenizers), "tokenizer_config.json"]
+    missing, reason = ["config.json"], ""
     for local in (True, False):
         try:
             folder = Path(
@@ -30,8 +33,7 @@ def find(encoder: str) -> Path:
         except Exception as error:  # its type depends on the release of the hub's client
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             continue
-        required = ("config.json", *t5.weight_files(folder), "spiece.model")
-        missing = [name for name in required if not (folder / name).is_file()]
+        missing = _missing(folder)
         if not missing:
             return folder
         reason = "it has no such file, or there is no connection"
@@ -40,3 +42,14 @@ def find(encoder: str) -> Path:
         f" {', '.join(missing)}, and the hub did not give it ({reason}): on a machine with a"
         f" connection run `hf download {encoder}`, copy the folder here and give its path."
     )
+
+
+def _missing(folder: Path) -> list[str]:
+    """Names of the files that an encoder needs and `folder` lacks."""
+    if not (folder / "config.json").is_file():
+        return ["config.json"]
+    lacking = [name for name in weight_files(folder) if not (folder / name).is_file()]
+    tokenizer_files = read_config(folder).tokenizer_files
+    if not any((folder / name).is_file() for name in tokenizer_files):
+        lacking.append(" or ".join(tokenizer_files))
+    return lacking

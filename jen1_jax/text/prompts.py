@@ -2,8 +2,8 @@
 
 RUN/text holds `source.json` {"encoder", "max_length", "dtype", "sha256"}. For a frozen encoder that
 is all: `encoder` is its folder or hub name, and another model in its place is refused by the hash.
-For a trained one `encoder` is "", and the folder also holds its vocabulary `spiece.model` and its
-layout `config.json`; its parameters are stored with the diffusion model.
+A trained one is a small T5: `encoder` is "", and the folder also holds its vocabulary
+`spiece.model` and its layout `config.json`; its parameters are stored with the diffusion model.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +27,10 @@ from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
 from jen1_jax.files import write_text
-from jen1_jax.text import t5
+from jen1_jax.text.encoders import EncoderConfig, abstract_params, load, read_config
+from jen1_jax.text.folder import read_json
 from jen1_jax.text.hub import find
+from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer, train
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def _on_one_device(shapes: PyTree) -> PyTree:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A T5 encoder with its tokenizer; `params` is None if it is trained with the diffusion model.
+    """An encoder with its tokenizer; `params` is None if it is trained with the diffusion model.
 
     `dtype` ("float32" or "bfloat16") is that of the arithmetic and of a frozen encoder's matrices.
     `fingerprint` is the SHA-256 of all that embeddings depend on: layout, maximum length, dtype
@@ -55,7 +58,7 @@ class TextEncoder:
     """
 
     encoder: str
-    config: t5.T5Config
+    config: EncoderConfig
     tokenizer: Tokenizer
     dtype: str
     fingerprint: str
@@ -79,21 +82,22 @@ class TextEncoder:
     def frozen(
         cls, encoder: str, max_length: int, dtype: str = "float32", layout: Layout = _on_one_device
     ) -> "TextEncoder":
-        """FLAN-T5 from a folder, or by its name on the Hugging Face hub.
+        """A pretrained encoder from a folder, or by its name on the Hugging Face hub.
 
-        The folder holds config.json, model.safetensors or its shards, and spiece.model. Weights go
-        from the file to the devices of `layout` one at a time: no device needs to hold them all.
+        The folder holds config.json, model.safetensors or its shards, and spiece.model (FLAN-T5),
+        or tokenizer.json or vocab.txt (BERT). Weights go from the file to the devices of `layout`
+        one at a time: no device needs to hold them all.
         """
         folder = find(encoder)
-        config, weights = t5.load(folder)
+        config, weights = load(folder)
         # Raises its refusals before a weight is read.
         text = cls._without_params(_absolute(encoder), config, folder, max_length, dtype)
         digest, params = _digest(config, text.tokenizer, dtype), {}
-        places = flatten_dict(layout(t5.abstract_params(config)))
+        places = flatten_dict(layout(abstract_params(config)))
         for path, weight in weights:
             digest.update("/".join(path).encode())
             digest.update(np.ascontiguousarray(weight, "<f4"))
-            # The norms' scales are few, and used in float32.
+            # The norms' scales and all biases are few; the scales are used in float32.
             weight = weight.astype(dtype if weight.ndim > 1 else jnp.float32)
             params[path] = jax.device_put(weight, places[path])
         return dataclasses.replace(
@@ -102,9 +106,9 @@ class TextEncoder:
 
     @classmethod
     def _without_params(
-        cls, encoder: str, config: t5.T5Config, folder: Path, max_length: int, dtype: str
+        cls, encoder: str, config: EncoderConfig, folder: Path, max_length: int, dtype: str
     ) -> "TextEncoder":
-        tokenizer = Tokenizer(folder / "spiece.model", max_length)
+        tokenizer = config.tokenizer(folder, max_length)
         return cls(encoder, config, tokenizer, dtype, _digest(config, tokenizer, dtype).hexdigest())
 
     @classmethod
@@ -121,7 +125,7 @@ class TextEncoder:
         is "": for the vocabulary, and to warn about captions that are too long.
         """
         folder, captions = Path(folder), () if config.encoder else list(captions)
-        ours = t5.T5Config(
+        ours = T5Config(
             **{
                 name: config[name]
                 for name in config
@@ -168,15 +172,12 @@ class TextEncoder:
         Refuses one whose fingerprint differs from the recorded one.
         """
         folder = Path(folder)
-        source = t5.read_json(folder, "source.json")
+        source = read_json(folder, "source.json")
         max_length, dtype = source["max_length"], source["dtype"]
         if source["encoder"]:
             text = cls.frozen(source["encoder"], max_length, dtype, layout)
         else:
-            config = t5.T5Config.from_json(
-                t5.read_json(folder, "config.json"), origin=str(folder / "config.json")
-            )
-            text = cls._without_params("", config, folder, max_length, dtype)
+            text = cls._without_params("", read_config(folder), folder, max_length, dtype)
         if text.fingerprint != source["sha256"]:
             raise Refusal(
                 f"The text encoder {source['encoder'] or folder} has the fingerprint"
@@ -196,15 +197,15 @@ class TextEncoder:
 
     @property
     def features(self) -> int:
-        return self.config.d_model
+        return self.config.features
 
     @property
     def max_length(self) -> int:
         return self.tokenizer.max_length
 
     @property
-    def module(self) -> t5.T5Encoder:
-        return t5.T5Encoder(self.config, self.dtype)
+    def module(self) -> nn.Module:
+        return self.config.module(self.dtype)
 
     def init_params(self, key: jax.Array) -> dict:
         """Random float32 parameters for `module`, with T5's scales."""
@@ -220,8 +221,8 @@ class TextEncoder:
 
     def embed(
         self, captions: Sequence[str]
-    ) -> tuple[Float16[np.ndarray, "captions tokens d_model"], Int32[np.ndarray, " captions"]]:
-        """Frozen embeddings [captions, max_length, d_model] and their lengths.
+    ) -> tuple[Float16[np.ndarray, "captions tokens features"], Int32[np.ndarray, " captions"]]:
+        """Frozen embeddings [captions, max_length, features] and their lengths.
 
         They are zero beyond the lengths, and float16, as latent shards store them. The latest ones
         are kept, so that a caption is not computed twice. Each caption is padded to a length that
@@ -260,7 +261,7 @@ class TextEncoder:
         return result, np.array([len(found[caption]) for caption in captions], np.int32)
 
 
-def _digest(config: t5.T5Config, tokenizer: Tokenizer, dtype: str):
+def _digest(config: EncoderConfig, tokenizer: Tokenizer, dtype: str):
     """The hash of the fingerprint without the weights."""
     named = [] if dtype == "float32" else [dtype]
     digest = hashlib.sha256(
@@ -274,11 +275,11 @@ def _digest(config: t5.T5Config, tokenizer: Tokenizer, dtype: str):
 
 @partial(jax.jit, static_argnums=0)
 def _embed(
-    module: t5.T5Encoder,
+    module: nn.Module,
     params: dict,
     tokens: Int32[Array, "captions tokens"],
     lengths: Int32[Array, " captions"],
-) -> Float16[Array, "captions tokens d_model"]:
+) -> Float16[Array, "captions tokens features"]:
     return module.apply({"params": params}, tokens, lengths).astype(jnp.float16)
 
 

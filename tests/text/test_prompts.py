@@ -1,15 +1,19 @@
 """A run's text encoder is recorded and reopened, and another one is refused."""
 
 import shutil
+import zipfile
+from pathlib import Path
 
 import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 import transformers
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
 
 from jen1_jax.errors import Refusal
 from jen1_jax.text import prompts
@@ -161,6 +165,57 @@ def test_a_folder_without_a_record_is_refused(tmp_path):
         TextEncoder.open(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    words = sorted({word for caption in CAPTIONS for word in caption.split()})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_uses_a_bert_as_it_does_a_t5(bert, tmp_path):
+    text = TextEncoder.create(text_config(bert), tmp_path / "text", CAPTIONS)
+    embedding, lengths = text.embed(CAPTIONS)
+    model = transformers.BertModel.from_pretrained(bert).eval()
+    tokenizer = transformers.BertTokenizerFast.from_pretrained(bert)
+    with torch.no_grad():
+        expected = model(**tokenizer(CAPTIONS[2], return_tensors="pt")).last_hidden_state[0]
+    np.testing.assert_allclose(embedding[2, : lengths[2]], expected, atol=2e-3)  # float16
+    assert text.features == 16 and embedding.shape == (4, 32, 16)
+    assert lengths.tolist() == [4, 8, 15, 0]  # with [CLS] and [SEP]; the empty caption has neither
+    assert not embedding[np.arange(32) >= lengths[:, None]].any()
+    reopened = TextEncoder.open(tmp_path / "text")
+    np.testing.assert_array_equal(reopened.embed(CAPTIONS)[0], embedding)
+    with pytest.raises(Refusal, match="another text encoder"):
+        TextEncoder.create(text_config(), tmp_path / "text", CAPTIONS)
+
+
+def test_the_fingerprint_of_a_bert_covers_weights_vocabulary_and_length(bert, tmp_path):
+    fingerprints = [TextEncoder.frozen(str(bert), length).fingerprint for length in (31, 32)]
+    copy = shutil.copytree(bert, tmp_path / "copy")
+    (copy / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    fingerprints.append(TextEncoder.frozen(str(copy), 32).fingerprint)
+    weights = load_file(copy / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] += 1
+    save_file(weights, copy / "model.safetensors")
+    fingerprints.append(TextEncoder.frozen(str(copy), 32).fingerprint)
+    assert len(set(fingerprints)) == 4
+
+
+def test_the_fingerprint_of_a_run_with_a_t5_is_the_recorded_one(tmp_path):
+    """Runs that exist keep their fingerprint."""
+    with zipfile.ZipFile(Path(__file__).parents[1] / "fixtures" / "run.zip") as archive:
+        archive.extractall(tmp_path)
+    text = TextEncoder.open(tmp_path / "run" / "text")
+    assert text.fingerprint == "ebc7b8f2a31915bb6d07ea8e1984982b6933603afde8b9f6f857ceba19e1d947"
+
+
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
     save_model(tmp_path, vocab_size=10)
     with pytest.raises(Refusal, match="different models"):
@@ -190,8 +245,7 @@ def test_the_hubs_cache_is_read_offline_and_missing_files_are_named(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         Refusal,
-        match=r"lacks its config\.json, model\.safetensors, spiece\.model"
-        r".*hf download someone/flan",
+        match=r"lacks its config\.json, and the hub.*hf download someone/flan",
     ):
         TextEncoder.frozen("someone/flan", 32)
     folder = tmp_path / "models--someone--flan" / "snapshots" / ("0" * 40)
@@ -206,6 +260,23 @@ def test_the_hubs_cache_is_read_offline_and_missing_files_are_named(
     (folder / "spiece.model").unlink()
     with pytest.raises(Refusal, match=f"lacks its {shard.name}, spiece.model, and the hub"):
         TextEncoder.frozen("someone/flan", 32)
+
+
+def test_a_bert_of_the_hub_needs_one_of_two_tokenizer_files(bert, tmp_path, monkeypatch):
+    asked = []
+    folder = shutil.copytree(bert, tmp_path / "hub")
+
+    def snapshot_download(name, allow_patterns, local_files_only):
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    text = TextEncoder.frozen("someone/bert", 32)
+    assert text.fingerprint == TextEncoder.frozen(str(bert), 32).fingerprint
+    assert {"spiece.model", "tokenizer.json", "vocab.txt", "tokenizer_config.json"} <= set(asked)
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(Refusal, match=r"lacks its tokenizer\.json or vocab\.txt, and the hub"):
+        TextEncoder.frozen("someone/bert", 32)
 
 
 def test_an_unreachable_hub_is_refused_in_one_sentence_with_a_way_out(tmp_path, monkeypatch):

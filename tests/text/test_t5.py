@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from jen1_jax.errors import Refusal
-from jen1_jax.text import t5
+from jen1_jax.text import encoders, t5
+from tests.text.models import load, random_batch, reference
 
 # The encoders' sizes in the config.json of google/flan-t5-*; all have 64 channels a head and 32128
 # pieces.
@@ -29,7 +30,6 @@ LAYOUTS = {
     "small": FLAN["small"] | dict(d_kv=64),
     "large": FLAN["large"] | dict(d_kv=64, num_layers=2),
 }
-LENGTHS = [40, 1, 150]  # 150 tokens are more than the largest distance with a bucket of its own
 
 
 def save(folder, **layout):
@@ -65,28 +65,6 @@ def broken(tiny, tmp_path):
     return shutil.copytree(tiny[0], tmp_path / "model")
 
 
-def load(folder):
-    config, weights = t5.load(folder)
-    return config, unflatten_dict(
-        {path: jnp.asarray(weight, jnp.float32) for path, weight in weights}
-    )
-
-
-def random_batch():
-    tokens = np.random.default_rng(0).integers(3, 1000, (len(LENGTHS), max(LENGTHS)))
-    return jnp.asarray(tokens, jnp.int32), jnp.asarray(LENGTHS, jnp.int32)
-
-
-def reference(model, tokens, lengths):
-    mask = np.arange(tokens.shape[1]) < np.asarray(lengths)[:, None]
-    with torch.no_grad():
-        out = model(
-            input_ids=torch.tensor(np.asarray(tokens), dtype=torch.long),
-            attention_mask=torch.tensor(mask),
-        )
-    return out.last_hidden_state.numpy() * mask[..., None]
-
-
 def test_equals_transformers(saved):
     folder, model = saved
     config, params = load(folder)
@@ -110,9 +88,10 @@ def test_every_size_has_the_parameters_of_transformers(size, millions):
             name: tuple(weight.shape)
             for name, weight in transformers.T5EncoderModel(reference).named_parameters()
         }
-    ours = flatten_dict(t5.abstract_params(t5.T5Config.from_json(reference.to_dict(), size)))
+    config = t5.T5Config.from_json(reference.to_dict(), size)
+    ours = flatten_dict(encoders.abstract_params(config))
     shapes = {
-        t5.hf_name(path): leaf.shape[:: -1 if path[-1] == "kernel" else 1]
+        config.weight_names(path)[0]: leaf.shape[:: -1 if path[-1] == "kernel" else 1]
         for path, leaf in ours.items()
     }
     assert shapes == theirs
@@ -197,7 +176,7 @@ def test_reads_shards_and_a_whole_model(tiny, tmp_path):
         and not (tmp_path / "model.safetensors").exists()
     )
     tracemalloc.start()
-    for _ in t5.load(tmp_path)[1]:  # the decoder's weights, most of the files, are not read
+    for _ in encoders.load(tmp_path)[1]:  # the decoder's weights, most of the files, are not read
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -255,6 +234,15 @@ def test_a_missing_shard_is_named(broken):
         load(broken)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", 1])
+def test_an_index_that_names_no_file_of_its_folder_is_refused(broken, name):
+    (broken / "model.safetensors").rename(broken.parent / "model.safetensors")
+    index = {"weight_map": {"shared.weight": name}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Refusal, match=r"index\.json does not list files of its folder"):
+        load(broken)
+
+
 def test_pickled_weights_are_not_opened(broken):
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     with pytest.raises(Refusal, match=r"pytorch_model\.bin.*save_pretrained"):
@@ -271,7 +259,9 @@ def test_a_damaged_file_is_named(broken):
     "change, message",
     [
         ({"feed_forward_proj": "relu"}, "feed_forward_proj 'relu'"),
-        ({"model_type": "bert"}, "model_type 'bert'"),
+        ({"model_type": "roberta"}, "model_type 'roberta', but only 't5', 'mt5', 'bert' are"),
+        ({"model_type": ["t5"]}, "model_type"),
+        ({"num_heads": "3"}, "num_heads '3', which must be a number above 0"),
         ({"d_ff": 32}, "wi_0.weight.*shape.*24, 16"),
         ({"num_layers": 3}, "no weight 'encoder.block.2"),
         ({"d_kv": None}, "d_kv"),

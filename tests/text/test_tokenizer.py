@@ -6,7 +6,7 @@ import sentencepiece
 import transformers
 
 from jen1_jax.errors import Refusal
-from jen1_jax.text.tokenizer import Tokenizer, train
+from jen1_jax.text.tokenizer import SentencePiece, train
 
 CAPTIONS = [
     "Slow piano over warm strings, 90 bpm",
@@ -32,7 +32,7 @@ def test_ids_equal_transformers(tmp_path):
         hard_vocab_limit=False, character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         minloglevel=2,
     )  # fmt: skip
-    tokenizer = Tokenizer(tmp_path / "spiece.model", 64)
+    tokenizer = SentencePiece(tmp_path, 64)
     reference = transformers.T5Tokenizer.from_pretrained(tmp_path)
     captions = [*CAPTIONS, "an unseen zebra ☃\nin a new line\t日本"]
     tokens, lengths = tokenizer(captions)
@@ -42,20 +42,20 @@ def test_ids_equal_transformers(tmp_path):
 
 
 def test_no_text_has_no_tokens(folder):
-    tokens, lengths = Tokenizer(folder / "spiece.model", 8)(["", "  \n", "piano"])
+    tokens, lengths = SentencePiece(folder, 8)(["", "  \n", "piano"])
     assert lengths.tolist()[:2] == [0, 0] and lengths[2] > 1
     assert not tokens[:2].any()
-    assert Tokenizer(folder / "spiece.model", 8)([])[0].shape == (0, 8)
+    assert SentencePiece(folder, 8)([])[0].shape == (0, 8)
 
 
 def test_a_long_caption_is_cut_and_keeps_its_end(folder):
-    whole = Tokenizer(folder / "spiece.model", 64)
+    whole = SentencePiece(folder, 64)
     (ids,), (length,) = whole(CAPTIONS[:1])
     assert ids[length - 1] == 1 and not whole.truncated(CAPTIONS[0])
 
     exact, short = (
-        Tokenizer(folder / "spiece.model", int(length)),
-        Tokenizer(folder / "spiece.model", int(length) - 1),
+        SentencePiece(folder, int(length)),
+        SentencePiece(folder, int(length) - 1),
     )
     assert not exact.truncated(CAPTIONS[0])
     np.testing.assert_array_equal(exact(CAPTIONS[:1])[0][0], ids[:length])
@@ -77,7 +77,7 @@ def test_words_that_captions_share_are_one_piece_each(tmp_path):
         f"{pace} {what} in {key}" for pace in words[:2] for what in words[2:4] for key in words[4:]
     ]
     train(captions, tmp_path / "spiece.model", vocab_size=64)
-    lengths = Tokenizer(tmp_path / "spiece.model", 16)(captions)[1]
+    lengths = SentencePiece(tmp_path, 16)(captions)[1]
     assert set(lengths.tolist()) == {4 + 1}
 
 
@@ -85,7 +85,7 @@ def test_words_that_captions_share_are_one_piece_each(tmp_path):
 def test_few_captions_give_a_small_vocabulary(tmp_path, captions):
     """Its pieces are the special ones and parts of the captions."""
     train(captions, tmp_path / "spiece.model", vocab_size=512)
-    tokenizer = Tokenizer(tmp_path / "spiece.model", 16)
+    tokenizer = SentencePiece(tmp_path, 16)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     words = "".join(
         f"▁{word}" for word in " ".join([*captions, "music" if not any(captions) else ""]).split()
@@ -108,7 +108,7 @@ def test_too_many_characters_for_the_vocabulary_are_refused(tmp_path):
 
 def test_a_missing_or_damaged_model_is_named(tmp_path):
     with pytest.raises(Refusal, match=f"spiece.model is missing in {tmp_path}"):
-        Tokenizer(tmp_path / "spiece.model", 8)
+        SentencePiece(tmp_path, 8)
     (tmp_path / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(Refusal, match=r"spiece\.model is not a sentencepiece model"):
-        Tokenizer(tmp_path / "spiece.model", 8)
+        SentencePiece(tmp_path, 8)

@@ -1,0 +1,114 @@
+"""Reads a model's folder in Hugging Face's format: its layout and its weights."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
+
+from jen1_jax.errors import Refusal
+
+T = TypeVar("T")
+
+
+def read_json(folder: Path, name: str) -> dict:
+    """The JSON object in `folder / name`; refuses a missing or damaged file by its name."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refusal(f"{name} is missing in {folder}.") from None
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{folder / name} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise Refusal(f"{folder / name} does not hold a JSON object: copy or download it again.")
+    return found
+
+
+def layout(kind: type[T], values: Mapping, origin: str) -> T:
+    """The dataclass `kind` from its fields in a parsed config.json.
+
+    Refuses, by the name `origin`, a field that is missing or is no number above 0.
+    """
+    known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    values = {name: values[name] for name in known if name in values}
+    for name, value in values.items():
+        if not isinstance(value, int if known[name] is int else (int, float)) or value <= 0:
+            raise Refusal(
+                f"{origin} has {name} {value!r}, which must be a number above 0:"
+                " copy or download it again."
+            )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise Refusal(f"{origin} does not describe a whole encoder: {error}.") from None
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that should hold the weights: one, or the shards that an index lists."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return ["model.safetensors"]
+    shards = read_json(folder, index.name).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise Refusal(f"{index} does not list files of its folder: copy or download it again.")
+    return sorted(set(names))
+
+
+def read_weights(
+    folder: Path, shapes: PyTree, names: Callable[[tuple[str, ...]], tuple[str, ...]]
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Pairs (path in the parameters, array on the host), one by one, in the order of their paths.
+
+    Needs model.safetensors, or shards with model.safetensors.index.json; refuses pickled weights
+    before the first pair. `names` gives the names that the weight at a path may have; other weights
+    are not read. The arrays have their stored dtype; a `kernel` is the transpose of its weight.
+    """
+    files = _open(folder)
+
+    def pairs():
+        for path, expected in sorted(flatten_dict(shapes).items()):
+            name = next((name for name in names(path) if name in files), None)
+            if name is None:
+                raise Refusal(
+                    f"{folder} has no weight {names(path)[0]!r}:"
+                    " it does not hold the encoder that its config.json describes."
+                )
+            weight = files[name].get_tensor(name)
+            weight = weight.T if path[-1] == "kernel" else weight
+            if weight.shape != expected.shape:
+                stored = tuple(files[name].get_slice(name).get_shape())
+                raise Refusal(
+                    f"{name!r} in {folder} has the shape {stored}, which does not fit the layout"
+                    " in its config.json: the two files belong to different models."
+                )
+            yield path, weight
+
+    return pairs()
+
+
+def _open(folder: Path) -> dict[str, safe_open]:
+    """Each weight's name -> the open file that holds it."""
+    files = {}
+    for name in weight_files(folder):
+        if not (folder / name).is_file():
+            if pickled := sorted(folder.glob("pytorch_model*.bin")):
+                raise Refusal(
+                    f"{folder} holds its weights only as {pickled[0].name}, and pickled files are"
+                    " not opened: load it with transformers and call save_pretrained to get"
+                    " model.safetensors."
+                )
+            raise Refusal(f"{name} is missing in {folder}.")
+        try:
+            file = safe_open(folder / name, framework="numpy")
+        except SafetensorError as error:
+            raise Refusal(
+                f"{folder / name} is damaged ({error}): copy or download it again."
+            ) from None
+        files |= dict.fromkeys(file.keys(), file)
+    return files
