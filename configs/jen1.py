@@ -78,6 +78,9 @@ def get_config() -> ConfigDict:
         null_text="self_attention",  # replaces the text where there is none; or a learnt "token"
         # Vectors besides the text. ("timing",): where in its piece an example lies.
         conditioning=(),
+        # Divide queries and keys by their RMS in each head, and scale them by learnt factors (Henry
+        # et al. 2020; Dehghani et al. 2023). It limits the logits of attention.
+        qk_norm=False,
         dtype="bfloat16",  # of the arithmetic; or "float32"
         remat="full",  # what the backward pass computes again; or "products", "none"
         scan=True,  # compile a run of equal blocks once and loop over it

@@ -113,6 +113,7 @@ class UNet(nn.Module):
     text_features: int
     null_text: str = "token"
     conditioning: Sequence[str] = ()  # names of conditioners (jen1_jax/conditioning)
+    qk_norm: bool = False
     dtype: DTypeLike = "float32"
     remat: str = "none"
     scan: bool = False
@@ -206,7 +207,12 @@ class UNet(nn.Module):
                 return module(x, texts[widths[level]], text_lengths, valids[level], causal), None
 
             make = partial(
-                TransformerBlock, self.head_dim, self.ff_multiplier, replace_text, dtype=dtype
+                TransformerBlock,
+                self.head_dim,
+                self.ff_multiplier,
+                replace_text,
+                self.qk_norm,
+                dtype=dtype,
             )
             return self._run(block, make, name, count)(x, None)[0]
 

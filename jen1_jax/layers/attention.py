@@ -71,10 +71,13 @@ def attention(
 class Attention(Layer, nn.Module):
     """Self-attention of `x` with rotary positions, or cross-attention to `text` without positions.
 
-    `valid`, `lengths` and `causal` limit the keys, as in `attention`.
+    `valid`, `lengths` and `causal` limit the keys, as in `attention`. With `qk_norm` each head's
+    queries and keys are divided by their root mean square and scaled by learnt factors, the same
+    for all heads (Henry et al. 2020; Dehghani et al. 2023, section 2).
     """
 
     head_dim: int
+    qk_norm: bool = False
     dtype: DTypeLike = jnp.float32
     padding = "valid"
 
@@ -103,6 +106,9 @@ class Attention(Layer, nn.Module):
             Dense(width, use_bias=False, dtype=self.dtype, name=name)(y)
         )
         query, key, value = project("query", x), project("key", source), project("value", source)
+        if self.qk_norm:
+            norm = lambda name: RMSNorm(dtype=self.dtype, name=name)
+            query, key = norm("query_norm")(query), norm("key_norm")(key)
         if text is None:
             query, key = rotary(query), rotary(key)
         y = attention(query, key, value, valid=valid, lengths=lengths, causal=causal)
@@ -136,6 +142,7 @@ class TransformerBlock(Layer, nn.Module):
     head_dim: int
     ff_multiplier: int
     replace_text: bool = False
+    qk_norm: bool = False
     dtype: DTypeLike = jnp.float32
     padding = "valid"
 
@@ -152,7 +159,7 @@ class TransformerBlock(Layer, nn.Module):
         causal: Causal = False,
     ) -> Float[Array, "batch frames width"]:
         norm = lambda name: RMSNorm(dtype=self.dtype, name=name)
-        attend = lambda name: Attention(self.head_dim, dtype=self.dtype, name=name)
+        attend = lambda name: Attention(self.head_dim, self.qk_norm, dtype=self.dtype, name=name)
         x = x + attend("self_attention")(
             norm("self_norm")(x), valid=valid[..., 0] > 0, causal=causal
         )

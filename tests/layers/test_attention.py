@@ -141,6 +141,25 @@ def test_self_attention_depends_on_the_order_of_keys_and_cross_attention_does_no
     )
 
 
+def test_normalised_queries_and_keys_do_not_depend_on_the_size_of_their_projections():
+    """Per head; without the norm the logits would grow, and with it their scale is learnt."""
+    x = normal(3, 1, FRAMES, 8)
+    for qk_norm in (True, False):
+        params, apply = randomised(Attention(head_dim=4, qk_norm=qk_norm), x)
+        names = {"query", "key", "value", "output"} | (
+            {"query_norm", "key_norm"} if qk_norm else set()
+        )
+        assert params.keys() == names
+        factors = np.float32([100] * 4 + [30] * 4)  # of the two heads
+        larger = {name: {"kernel": factors * params[name]["kernel"]} for name in ("query", "key")}
+        same = np.allclose(apply(params | larger, x), apply(params, x), rtol=1e-3, atol=1e-3)
+        assert same == qk_norm
+        if qk_norm:
+            assert params["query_norm"]["scale"].shape == (4,)
+            sharper = {"key_norm": {"scale": 3 * params["key_norm"]["scale"]}}
+            assert not np.allclose(apply(params | sharper, x), apply(params, x), atol=1e-2)
+
+
 def test_a_width_that_is_no_multiple_of_the_head_is_refused():
     with pytest.raises(ValueError, match="width of 8 is not a multiple of the head_dim 3"):
         randomised(Attention(head_dim=3), normal(3, 1, FRAMES, 8))

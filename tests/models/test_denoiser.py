@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jen1_jax.models.denoiser import Denoiser
 from tests.layers.testing import perturbed, randomised
-from tests.models.testing import BIDIRECTIONAL, CAUSAL, DENOISERS, FRAMES, K, batch
+from tests.models.testing import BIDIRECTIONAL, CAUSAL, DENOISERS, FRAMES, UNET, K, batch
 
 # All but the first compile or trace for long.
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name != "unet")) for name in DENOISERS]
@@ -42,6 +42,17 @@ def test_parameter_names_and_shapes_are_those_of_earlier_checkpoints(name):
     assert hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16] == digest, sorted(
         names
     )
+
+
+def test_qk_norm_adds_two_scales_to_every_attention_and_changes_no_other_name():
+    def shapes(module):
+        params = jax.eval_shape(module.init, jax.random.key(0), *batch().values())["params"]
+        return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+
+    without, with_norm = (shapes(UNET.clone(qk_norm=qk_norm)) for qk_norm in (False, True))
+    attentions = {path.removesuffix("/query/kernel") for path in without if "query" in path}
+    added = {f"{path}/{name}_norm/scale" for path in attentions for name in ("query", "key")}
+    assert with_norm == without | dict.fromkeys(added, (UNET.head_dim,)) and len(added) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
