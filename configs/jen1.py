@@ -116,6 +116,8 @@ def get_config() -> ConfigDict:
         ratios=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
         # Factor of a task's mean loss in the total loss. The paper adds them up.
         weights=dict(text_to_music=1.0, inpainting=1.0, continuation=1.0),
+        # Share of the text-to-music examples in the causal mode; the others are bidirectional.
+        text_to_music_causal=0.5,
         min_generated=0.2,  # smallest share of the length that these two tasks generate
         max_generated=0.8,  # largest share
         max_spans=3,  # (inferred) of inpainting

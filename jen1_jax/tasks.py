@@ -5,7 +5,7 @@ causal mode a frame does not depend on later frames, in the bidirectional mode i
 
 | task          | given               | mode                    |
 |---------------|---------------------|-------------------------|
-| text_to_music | nothing             | either, with even odds  |
+| text_to_music | nothing             | either, drawn at random |
 | inpainting    | all but a few spans | bidirectional           |
 | continuation  | the beginning       | causal                  |
 
@@ -45,8 +45,11 @@ class Task:
 def text_to_music(
     key: Key[Array, ""], valid_frames: Int[Array, ""], frames: int, config: ConfigDict
 ) -> Drawn:
-    """Gives nothing; the mode is causal with a probability of one half."""
-    return jnp.zeros(frames), jax.random.bernoulli(key)
+    """Gives nothing; the mode is causal with the probability `text_to_music_causal`."""
+    causal = config.text_to_music_causal
+    if not 0 <= causal <= 1:
+        raise Refusal(f"tasks.text_to_music_causal is a share between 0 and 1; {causal} is not.")
+    return jnp.zeros(frames), jax.random.bernoulli(key, causal)
 
 
 def inpainting(

@@ -1,5 +1,7 @@
 """The masks and modes of the tasks, their shares of a batch, and their weights in the loss."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,24 @@ def test_text_to_music_gives_nothing_and_has_both_modes(drawn):
     _, mask, causal = drawn["text_to_music"]
     assert not mask.any()
     assert abs(causal.mean() - 0.5) < 0.05  # 2460 draws: five standard deviations
+
+
+def test_a_share_of_the_text_to_music_examples_is_causal():
+    keys = jax.random.split(jax.random.key(0), 1000)
+    for share in (0.0, 0.1, 1.0):
+        draw = partial(
+            TASKS["text_to_music"].draw, frames=4, config=config(text_to_music_causal=share)
+        )
+        _, causal = jax.vmap(lambda key, draw=draw: draw(key, jnp.int32(4)))(keys)
+        assert abs(np.mean(causal) - share) < 0.05 and (share == 0.1 or (causal == share).all())
+
+
+def test_the_recipe_of_stable_audio_can_be_configured():
+    """80 % text-to-music, 10 % inpainting, 10 % causal, and every example counts the same."""
+    shares = {"text_to_music": 0.8, "inpainting": 0.1, "continuation": 0.1}
+    settings = config(ratios=shares, weights=shares)
+    assert np.bincount(assign(100, 7, settings.ratios)).tolist() == [80, 10, 10]
+    assert weights(settings) == shares
 
 
 @pytest.mark.parametrize("name", ["inpainting", "continuation"])
@@ -194,6 +214,7 @@ def test_a_task_that_is_added_to_the_registry_is_drawn(monkeypatch):
         (dict(max_generated=1.2), "max_generated"),
         (dict(min_generated=0.0), "min_generated"),
         (dict(max_spans=0), "max_spans"),
+        (dict(text_to_music_causal=1.5), "text_to_music_causal is a share"),
     ],
 )
 def test_impossible_settings_are_refused(changes, named):
