@@ -95,6 +95,10 @@ def get_config() -> ConfigDict:
         times="uniform",  # distribution of the times in training; or "logit_normal"
         times_mean=0.0,  # of the normal distribution behind logit_normal; above 0: more noise
         times_std=1.0,  # of the same distribution
+        # Above 0: the schedule is that of examples of this many latent frames, and n frames get a
+        # log-SNR that is lower by log(n / reference_frames), in training and in sampling. 0: all
+        # lengths have the same schedule.
+        reference_frames=0,
         min_snr_gamma=0.0,  # 5: the min-SNR weighting of the loss; 0: none
         null_text_rate=0.2,  # share of examples trained without their text, for guidance
         sampler="ddim",  # or "ddpm", "euler", "heun", "dpm_solver"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -142,6 +142,23 @@ def make_schedule(diffusion: ConfigDict) -> Schedule:
             "num_steps."
         )
     return schedule
+
+
+def shift(
+    log_snr: Float[Array, "*shape"],
+    frames: Int[Array, "*#shape"] | int,
+    diffusion: ConfigDict,
+) -> Float[Array, "*shape"]:
+    """The log-SNR for examples of `frames` valid frames, by `diffusion.reference_frames`.
+
+    It is lower by log(frames / reference_frames). The mean of n noisy frames has n times the SNR of
+    one, so what all frames have in common is equally hidden at every length. In rectified flow's
+    time this is the shift of Esser et al. 2024, section 5.3.2, with alpha^2 = frames /
+    reference_frames; Hoogeboom et al. 2023 shift the log-SNR of images by the number of pixels.
+    """
+    if not diffusion.reference_frames:
+        return log_snr
+    return log_snr - jnp.log(jnp.maximum(frames, 1) / diffusion.reference_frames)
 
 
 TIMES = Registry(

@@ -16,7 +16,7 @@ from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion import samplers
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs, shift
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.windows import Piece, Request, Window
 from jen1_jax.models.denoiser import Denoiser
@@ -28,7 +28,10 @@ MARGIN_LOG_SNR = 3.0
 
 
 class Batch(NamedTuple):
-    """Windows that are sampled at once, each with its prompt and its random key."""
+    """Windows that are sampled at once, each with its prompt and its random key.
+
+    With `diffusion.reference_frames` all of them have the same number of valid frames.
+    """
 
     windows: Window
     prompts: Prompts
@@ -142,9 +145,9 @@ class LatentSampler:
 
         For previews and cancelling; see `sample` for the arguments.
         """
-        log_snrs = self.log_snrs(steps, strength)
         total = sum(piece.missing() for piece in pieces)
-        while rows := [row for row, piece in enumerate(pieces) if piece.missing()][:BATCH]:
+        while rows := self._next_rows(pieces):
+            log_snrs = self.log_snrs(steps, strength, pieces[rows[0]].window_frames)
             done = total - sum(piece.missing() for piece in pieces)
             windows = {row: pieces[row].window() for row in rows}
             new = sum(pieces[row].missing(windows[row]) for row in rows)
@@ -172,9 +175,28 @@ class LatentSampler:
     def conditioners(self) -> dict[str, conditioner.Conditioner]:
         return conditioning.chosen(self.unet.conditioning)
 
-    def log_snrs(self, steps: int, strength: float = 1.0) -> Float32[np.ndarray, " {steps}+1"]:
-        """The noise levels before and after each step."""
-        return np.asarray(sample_log_snrs(make_schedule(self.diffusion), steps, strength))
+    def _next_rows(self, pieces: Sequence[Piece]) -> list[int]:
+        """The next pieces to sample a window of, at most `BATCH`.
+
+        With `diffusion.reference_frames` their windows have the same number of frames, since all
+        windows of a batch have the same noise levels.
+        """
+        rows = [row for row, piece in enumerate(pieces) if piece.missing()]
+        if self.diffusion.reference_frames:
+            frames = [pieces[row].window_frames for row in rows]
+            rows = [row for row, each in zip(rows, frames, strict=True) if each == frames[0]]
+        return rows[:BATCH]
+
+    def log_snrs(
+        self, steps: int, strength: float = 1.0, frames: int | None = None
+    ) -> Float32[np.ndarray, " {steps}+1"]:
+        """The noise levels before and after each step, of windows with `frames` valid frames.
+
+        By default these are whole windows.
+        """
+        log_snrs = sample_log_snrs(make_schedule(self.diffusion), steps, strength)
+        frames = self.window if frames is None else frames
+        return np.asarray(shift(log_snrs, frames, self.diffusion))
 
     def start(self, batch: Batch, log_snr: float = -np.inf) -> samplers.State:
         """The state before the first step: the latents at `log_snr`, or noise alone at -inf."""
@@ -242,7 +264,9 @@ class LatentSampler:
                 lengths = jnp.concatenate([lengths, prompts.negative_lengths])
             vectors = jax.tree.map(twice, conditioner.embed(self.conditioners, conditions))
             rest = text, lengths, twice(valid), twice(causal), vectors
-            last, first = schedule.log_snr(jnp.asarray(diffusion.guidance_interval, jnp.float32))
+            times = jnp.asarray(diffusion.guidance_interval, jnp.float32)
+            frames = jnp.sum(valid[0]).astype(jnp.int32)
+            last, first = shift(schedule.log_snr(times), frames, diffusion)
 
             def denoise(noisy, log_snr):
                 noisy, level = twice(noisy), twice(log_snr)

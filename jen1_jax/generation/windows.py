@@ -117,6 +117,11 @@ class Piece:
     def latents(self) -> Float[np.ndarray, "frames k"]:
         return self._latents[: self._frames]
 
+    @property
+    def window_frames(self) -> int:
+        """The frames of each window without padding."""
+        return min(self._size, len(self.given))
+
     def missing(self, window: slice = slice(None)) -> int:
         """How many frames are still to be generated, in all or within a window."""
         return int((~self.given[: self._frames][window]).sum())

@@ -161,6 +161,11 @@ def check_sampling(section: ConfigDict) -> None:
         raise Refusal(
             f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not."
         )
+    if section.reference_frames < 0:
+        raise Refusal(
+            "diffusion.reference_frames is a number of frames, or 0 for none; "
+            f"{section.reference_frames} is not."
+        )
     if section.sample_steps < 1:
         raise Refusal(f"diffusion.sample_steps must be at least 1; {section.sample_steps} is not.")
     for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):

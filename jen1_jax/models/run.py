@@ -38,6 +38,7 @@ _FIXED = {
         "diffusion.objective",
         "diffusion.schedule",
         "diffusion.zero_terminal_snr",
+        "diffusion.reference_frames",
     ),
 }
 

@@ -13,7 +13,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.batch import Drawn, Inputs
 from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt, loss_per_frame, min_snr_weight
-from jen1_jax.diffusion.schedules import Schedule, make_schedule
+from jen1_jax.diffusion.schedules import Schedule, make_schedule, shift
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import init_diffusion
 from jen1_jax.text.prompts import TextEncoder
@@ -65,7 +65,7 @@ def losses(
     mask = batch["mask"]
     valid = valid_mask(batch["valid_frames"], mask.shape[1])
     clean = clean.astype(jnp.float32) * valid
-    log_snr = schedule.log_snr(batch["time"])
+    log_snr = shift(schedule.log_snr(batch["time"]), batch["valid_frames"], config.diffusion)
     objective = OBJECTIVES[config.diffusion.objective]
     prediction = unet.apply(
         {"params": params["unet"]},

@@ -14,6 +14,7 @@ from jen1_jax.diffusion.schedules import (
     draw_times,
     make_schedule,
     sample_log_snrs,
+    shift,
 )
 from jen1_jax.errors import Refusal
 
@@ -162,3 +163,22 @@ def test_logit_normal_times_have_that_distribution():
 def test_unknown_times_are_refused_with_the_known_ones():
     with pytest.raises(Refusal, match=r"'cosine'.*uniform, logit_normal"):
         draw_times(jax.random.key(0), 2, config(times="cosine"))
+
+
+def test_the_shift_hides_the_mean_of_all_frames_equally_at_every_length():
+    """The mean of n frames under noise has n times the SNR of one frame."""
+    settings, log_snr = config(reference_frames=100), jnp.array([-3.0, 0.0, 2.0])
+    for frames in (10, 100, 1600):
+        found = shift(log_snr, jnp.full(3, frames), settings)
+        np.testing.assert_allclose(frames * np.exp(found), 100 * np.exp(log_snr), rtol=1e-5)
+    np.testing.assert_array_equal(shift(log_snr, 100, settings), log_snr)
+    np.testing.assert_array_equal(shift(log_snr, 7, config()), log_snr)  # off by default
+    assert np.isfinite(shift(log_snr, jnp.zeros(3, int), settings)).all()
+
+
+def test_in_rectified_flow_the_shift_is_that_of_times_by_esser():
+    time, alpha = np.linspace(0.05, 0.95, 7), (1600 / 100) ** 0.5
+    log_snr = shift(2 * jnp.log((1 - time) / time), 1600, config(reference_frames=100))
+    np.testing.assert_allclose(
+        1 / (1 + np.exp(log_snr / 2)), alpha * time / (1 + (alpha - 1) * time), rtol=1e-5
+    )

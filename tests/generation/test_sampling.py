@@ -169,6 +169,46 @@ def test_every_piece_of_a_batch_is_what_it_is_alone(sampler):
         np.testing.assert_allclose(together[row], alone, rtol=1e-4)
 
 
+def test_with_a_shift_by_length_every_piece_has_the_levels_of_its_own_length(monkeypatch):
+    config, levels = configuration(), []
+    config.diffusion.update(objective="x0", schedule="cosine", reference_frames=4)
+    sampler = LatentSampler(
+        Oracle(K, **config.unet, objective="x0"),
+        {},
+        config.diffusion,
+        WINDOW,
+        FRAME_RATE,
+        whole_windows=False,
+    )
+    step = LatentSampler.step
+
+    def watch(self, batch, state, index, log_snrs, scale):
+        levels.append((np.asarray(batch.windows.valid).sum(axis=(1, 2)), log_snrs))
+        return step(self, batch, state, index, log_snrs, scale)
+
+    monkeypatch.setattr(LatentSampler, "step", watch)
+    for latents in sample(sampler, nothing(4), nothing(WINDOW), nothing(4), steps=2):
+        np.testing.assert_allclose(latents, TEXT, rtol=1e-4)
+    assert [valid.tolist() for valid, _ in levels] == [[4, 4]] * 2 + [[8]] * 2
+    for valid, log_snrs in levels:
+        np.testing.assert_array_equal(log_snrs, sampler.log_snrs(2, frames=int(valid[0])))
+    np.testing.assert_allclose(levels[0][1] - np.log(2), levels[2][1], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_interval_of_guidance_is_of_the_shifted_times():
+    """The only step is at time 1, whatever the log-SNR is there."""
+    config = configuration()
+    for frames, interval, scale in ((8, (0.9, 1.0), 3), (8, (0.0, 0.9), 1)):
+        config.diffusion.update(
+            objective="x0", schedule="cosine", reference_frames=1, guidance_interval=interval
+        )
+        unet = Oracle(K, **config.unet, objective="x0")
+        sampler = LatentSampler(unet, {}, config.diffusion, WINDOW, FRAME_RATE)
+        found = sample(sampler, nothing(frames), scale=3.0, steps=1)
+        np.testing.assert_allclose(found, 1 + scale * (TEXT - 1), rtol=1e-4)
+
+
 class Keeps(UNet):
     """Takes its input to be free of noise: predicts v so that the clean latent is noisy / alpha."""
 

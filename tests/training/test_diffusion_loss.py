@@ -11,6 +11,7 @@ import pytest
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.diffusion.objectives import scales
 from jen1_jax.diffusion.schedules import make_schedule
+from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import make_unet
@@ -109,6 +110,35 @@ def test_the_loss_is_the_mean_over_the_frames_that_count(loss_on):
     expected = [squares[0].mean(), squares[1, first:6].mean()]
     for task in TASKS:
         np.testing.assert_allclose(found[task], expected, rtol=1e-5)
+
+
+def test_training_and_sampling_have_the_same_noise_levels_at_every_length():
+    """With `reference_frames`; sampling's first level is that of time 1."""
+    config, given = tiny.config(), []
+    config.unet.conditioning, config.diffusion.reference_frames = (), 4
+    lengths = np.array([8, 6, 4])
+    batch = {
+        "latents": np.ones((3, 8, K), np.float32),
+        "valid_frames": lengths,
+        "mask": np.zeros((3, 8, 1), np.float32),
+        "noise": np.ones((3, 8, K), np.float32),
+        "time": np.ones(3, np.float32),
+        "causal": np.zeros(3, bool),
+        "null_text": np.zeros(3, bool),
+        "text_embedding": np.zeros((3, 3, 8), np.float32),
+        "text_lengths": np.ones(3, np.int32),
+        "conditions": {},
+    }
+    apply = lambda variables, noisy, context, mask, log_snr, *_: given.append(log_snr) or noisy
+    unet = Mock(spec=Denoiser, conditioning=(), apply=apply)
+    text, codec = Mock(spec=TextEncoder, trainable=False), Mock(spec=Codec)
+    schedule = make_schedule(config.diffusion)
+    settings = dict(config=config, schedule=schedule, unet=unet, codec=codec, text=text)
+    losses({"diffusion": {"unet": {}}}, jax.tree.map(jnp.asarray, batch), None, **settings)
+    sampler = LatentSampler(unet, {}, config.diffusion, window=8, frame_rate=1.0)
+    first = [sampler.log_snrs(4, frames=frames)[0] for frames in lengths.tolist()]
+    np.testing.assert_allclose(given[0], first, rtol=1e-6)
+    assert first[0] == sampler.log_snrs(4)[0] < first[1] < first[2]
 
 
 @pytest.fixture(scope="module")
