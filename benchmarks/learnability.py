@@ -53,7 +53,7 @@ from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
-from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 
 RATE = 48_000
@@ -259,7 +259,8 @@ def train(
     )
     text = TextEncoder.create(config.text, folder / "text", captions)
     unet = make_unet(config, latents.shape[-1], text)
-    optimizer, schedule = adamw(config.train_diffusion)
+    training = config.train_diffusion
+    optimizer, schedule = OPTIMIZERS[training.optimizer](training)
     data = NpzData(str(file), config.train_diffusion.batch_size, seed)
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
     hop, k = feature.hop, latents.shape[-1]
@@ -270,7 +271,7 @@ def train(
         trainables={"diffusion": make_trainable(config, unet, feature, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=hop, k=k, window=window),
         batches=lambda start: map(inputs, data.batches(start)),
-        training=config.train_diffusion,
+        training=training,
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,

@@ -150,10 +150,15 @@ def get_config() -> ConfigDict:
         seconds=0.68,  # length of the random crop
         learning_rate=1e-4,  # the largest; it falls linearly to 0 at the last step
         warmup_steps=1000,  # over which the learning rate rises
+        # Share of the steps after the warm-up over which the learning rate falls linearly to 0 at
+        # the last step; before, it is constant.
+        decay_share=1.0,
         betas=(0.8, 0.99),  # of AdamW
         weight_decay=1e-2,  # of AdamW
         clip=1.0,  # largest norm of the gradient
-        ema_decay=0.999,  # of the average of the parameters
+        # The largest decay of the average of the parameters. After t updates the decay is at most
+        # (1 + t) / (10 + t).
+        ema_decay=0.999,
         microbatches=1,  # parts of a batch that are processed one after the other
         losses=dict(  # weights; 0 leaves a loss out
             waveform=1.0,
@@ -179,12 +184,16 @@ def get_config() -> ConfigDict:
     config.train_diffusion = dict(
         steps=200_000,
         batch_size=512,
-        learning_rate=3e-5,  # the largest; it falls linearly to 0 at the last step
+        # Or "muon" for the matrices between the U-Net's first and last layer and in a text encoder
+        # that is trained, with AdamW for the rest. Its steps are as large as AdamW's.
+        optimizer="adamw",
+        learning_rate=3e-5,  # the largest
         warmup_steps=0,  # over which the learning rate rises
+        decay_share=1.0,  # as in train_autoencoder
         betas=(0.9, 0.95),  # of AdamW
         weight_decay=0.1,  # of AdamW
         clip=1.0,  # largest norm of the gradient
-        ema_decay=0.9999,  # (inferred) of the average of the parameters
+        ema_decay=0.9999,  # (inferred) as in train_autoencoder
         microbatches=1,  # parts of a batch that are processed one after the other
         log_every=100,  # steps
         checkpoint_every=2000,  # steps

@@ -17,6 +17,7 @@ conditioning are those of JEN-1 (arXiv 2308.04729, section 3.3).
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -49,6 +50,9 @@ REMAT = Registry(
         "full": nn.remat,
     },
 )
+# With `scan`, modules with these names hold the parameters of several blocks, stacked along a first
+# axis.
+STACKED = re.compile(r"_(residual|transformer)$")
 # What an example without text attends to: a learned token, or its own frames (JEN-1, section 3.2).
 NULL_TEXTS = ("token", "self_attention")
 

@@ -118,3 +118,39 @@ def test_a_sharded_frozen_text_encoder_embeds_as_on_one_device(tiny_run, tmp_pat
     assert np.abs(one[1]).max() > 1
     assert set(one[2]) == {1.0} and set(eight[2]) == {1 / 8}  # the share of each matrix on a device
     assert eight[4] == one[4]
+
+
+MUON = """
+import json, sys
+import jax, numpy as np
+from jen1_jax.sharding import make_mesh, shardings
+from jen1_jax.training.optimizer import OPTIMIZERS
+from tests import tiny
+from tests.layers.testing import normal
+
+config, several = tiny.config(), jax.device_count() > 1
+with config.unlocked():
+    config.mesh.axes = dict(data=2, fsdp=2, tensor=2) if several else dict(data=1, fsdp=1, tensor=1)
+block = lambda seed: {"kernel": normal(seed, 2, 3, 8, 16), "bias": normal(seed, 2, 16)}
+tree = lambda seed: {"unet": {"down_1_residual": block(seed), "time": {"kernel": normal(9, 8, 4)}}}
+mesh, optimizer = make_mesh(config), OPTIMIZERS["muon"](config.train_diffusion).transformation
+place = lambda tree: jax.device_put(tree, shardings(tree, mesh, config.mesh.rules))
+with jax.set_mesh(mesh):
+    params = place(tree(0))
+    state = place(optimizer.init(params))
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+    update, found = jax.jit(optimizer.update, out_shardings=layouts), []
+    for seed in (1, 2):
+        changes, state = update(place(tree(seed)), state, params)
+        found.append([np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(changes)])
+    parts = {leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(state)}
+print(json.dumps([jax.device_count(), [sum(found, []), sorted(parts)]]))
+"""
+
+
+@pytest.mark.slow
+def test_muon_updates_sharded_matrices_as_on_one_device():
+    (one, whole), (eight, parts) = (run(MUON, devices) for devices in (1, 8))
+    for ours, theirs in zip(eight, one, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-7)
+    assert whole == [1.0] and 1 / 4 in parts  # the momentum is sharded like its matrix

@@ -25,7 +25,8 @@ from jen1_jax.files import local, write_text
 SCHEMA = 1  # of a run folder: raised when an older program could not read a newer folder
 # What the record holds besides the schema, and the type of the values there.
 _SECTIONS = {"config": object, "versions": str, "fingerprints": str}
-# Fields that a part's parameters depend on: they may not change once that part has been trained.
+# Fields that a part's parameters or its optimiser's state depend on: they may not change once that
+# part has been trained.
 _FIXED = {
     "autoencoder": ("audio", "autoencoder", "whitening"),
     "diffusion": (
@@ -39,6 +40,7 @@ _FIXED = {
         "diffusion.schedule",
         "diffusion.zero_terminal_snr",
         "diffusion.reference_frames",
+        "train_diffusion.optimizer",
     ),
 }
 

@@ -17,19 +17,19 @@ from jen1_jax.models.run import Run
 from jen1_jax.training.autoencoder_losses import uses_discriminator
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.loop import Data
+from jen1_jax.training.optimizer import OPTIMIZERS
 
 
 def check_diffusion(config: ConfigDict) -> None:
     """Refuses settings with which no diffusion model can be trained, or sampled afterwards."""
     if min(config.train_diffusion.steps, config.train_diffusion.batch_size) < 1:
         raise Refusal("train_diffusion.steps and batch_size must be at least 1.")
+    _ = OPTIMIZERS[config.train_diffusion.optimizer]  # refuses an unknown name
+    _check_share("train_diffusion.decay_share", config.train_diffusion.decay_share)
     check_sampling(config.diffusion)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
         check_range(config.diffusion, name, most)
-    if not 0 <= config.data.short_rate <= 1:
-        raise Refusal(
-            f"data.short_rate is a share between 0 and 1; {config.data.short_rate} is not."
-        )
+    _check_share("data.short_rate", config.data.short_rate)
     check_unet(config.unet)
     tasks.weights(config.tasks)
 
@@ -129,3 +129,8 @@ def check_autoencoder_training(config: ConfigDict) -> None:
             f"train_autoencoder.seconds of {training.seconds} is less than one hop of {hop} "
             "samples; take longer crops."
         )
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise Refusal(f"{name} is a share between 0 and 1; {value} is not.")

@@ -19,7 +19,7 @@ from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
-from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.text_gain import TextGain
 
 
@@ -53,7 +53,8 @@ def train_diffusion(
         )
     run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
     unet = make_unet(config, codec.k, text)
-    optimizer, schedule = adamw(config.train_diffusion)
+    training = config.train_diffusion
+    optimizer, schedule = OPTIMIZERS[training.optimizer](training)
     waveforms = data.description["kind"] == "waveform"
     # What the encoder sees beyond a clip, and a hop more, since a clip may end within one.
     hops = min(codec.encoder_reach + 1, data.description["length"] // codec.hop)
@@ -75,7 +76,7 @@ def train_diffusion(
         trainables={"diffusion": make_trainable(config, unet, codec, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window),
         batches=lambda start: map(inputs, data.batches(start, around)),
-        training=config.train_diffusion,
+        training=training,
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,
