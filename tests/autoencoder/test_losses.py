@@ -144,3 +144,23 @@ def test_the_waveform_loss_is_the_mean_over_left_right_mid_and_side():
     np.testing.assert_allclose(loss(0.2, 0.2), (0.2 + 0.2 + 0.2 * 2**0.5) / 4, rtol=1e-5)
     np.testing.assert_allclose(loss(0.2, -0.2), loss(0.2, 0.2), rtol=1e-5)
     np.testing.assert_allclose(loss(0.2, 0.0), (0.2 + 2 * 0.2 / 2**0.5) / 4, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("error:Empty filters")
+def test_windows_down_to_32_samples_have_no_empty_band_and_finite_gradients():
+    windows = (2048, 1024, 512, 256, 128, 64, 32)
+    every = partial(losses.mel, windows=windows, sample_rate=48_000)
+    jax.eval_shape(every, BATCH, BATCH, FULL)
+    target = jnp.stack([SIGNALS["silence"], SIGNALS["noise"]])[:, :64]
+    valid = jnp.full(2, 64)
+
+    @jax.jit
+    @jax.value_and_grad
+    def both(x):
+        stft = losses.multi_resolution_stft(x, target, valid, (32,))
+        return jnp.sum(stft + losses.mel(x, target, valid, (32,), 48_000))
+
+    for x in (target, 0.5 * target + 1e-3):
+        found, gradient = both(x)
+        assert np.isfinite(found) and np.isfinite(gradient).all()
+    assert found > 0.1
