@@ -148,7 +148,13 @@ def get_config() -> ConfigDict:
         steps=400_000,
         batch_size=64,
         seconds=0.68,  # length of the random crop
-        learning_rate=1e-4,  # the largest; it falls linearly to 0 at the last step
+        # Share of the crops whose sign is flipped in both channels. STFT levels (autoencoder.window
+        # above 0) do not depend on the sign.
+        polarity_flip=0.0,
+        # Smallest and largest gain of a crop in dB, drawn evenly in dB. Latents of levels depend on
+        # the gain as others do.
+        gain_db=(0.0, 0.0),
+        learning_rate=1e-4,  # the largest
         warmup_steps=1000,  # over which the learning rate rises
         # Share of the steps after the warm-up over which the learning rate falls linearly to 0 at
         # the last step; before, it is constant.
@@ -191,7 +197,7 @@ def get_config() -> ConfigDict:
         warmup_steps=0,  # over which the learning rate rises
         decay_share=1.0,  # as in train_autoencoder
         betas=(0.9, 0.95),  # of AdamW
-        weight_decay=0.1,  # of AdamW
+        weight_decay=0.1,  # of the matrices, with either optimiser
         clip=1.0,  # largest norm of the gradient
         ema_decay=0.9999,  # (inferred) as in train_autoencoder
         microbatches=1,  # parts of a batch that are processed one after the other

@@ -79,7 +79,7 @@ def train_autoencoder(
         trainables=make_trainables(config, model, freeze_encoder=kept is not None),
         start_from=start_from,
         check=lambda record: _check_record(record, run, keeps),
-        draw=draw_autoencoder,
+        draw=partial(draw_autoencoder, training=training),
         batches=lambda start: (
             autoencoder_inputs(clips, step, training)
             for step, clips in enumerate(data.batches(start), start)

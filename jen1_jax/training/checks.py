@@ -121,6 +121,13 @@ def check_autoencoder_training(config: ConfigDict) -> None:
                 f"train_autoencoder.{name} are multiples of 4 samples from 16 on, and at least "
                 f"one; got {tuple(windows)}."
             )
+    for name in ("decay_share", "polarity_flip"):
+        _check_share(f"train_autoencoder.{name}", training[name])
+    if len(training.gain_db) != 2 or not -60 <= training.gain_db[0] <= training.gain_db[1] <= 60:
+        raise Refusal(
+            "train_autoencoder.gain_db is a smallest and a largest gain between -60 and 60 dB; "
+            f"{training.gain_db} is not."
+        )
     if min(training.steps, training.batch_size) < 1:
         raise Refusal("train_autoencoder.steps and batch_size must be at least 1.")
     hop = math.prod(config.autoencoder.strides)

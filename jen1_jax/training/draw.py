@@ -16,10 +16,24 @@ from jen1_jax.keys import named_key
 from jen1_jax.training.step import Batch
 
 
-def draw_autoencoder(key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
-    """Adds `mask_key` [batch], one an example, so that every micro-batch has a key of its own."""
-    keys = jax.random.split(named_key(key, "mask"), len(batch["audio"]))
-    return {**batch, "mask_key": keys}
+def draw_autoencoder(
+    key: Key[Array, ""], step: Int[Array, ""], batch: Batch, *, training: ConfigDict
+) -> Batch:
+    """Adds `mask_key` [batch], one an example, so that every micro-batch has a key of its own.
+
+    Sign and gain of each example's audio are changed at random, as the section `train_autoencoder`
+    says. The changed audio is both input and target.
+    """
+    audio, size = batch["audio"], len(batch["audio"])
+    if training.polarity_flip:
+        flipped = jax.random.bernoulli(named_key(key, "polarity"), training.polarity_flip, (size,))
+        audio = jnp.where(flipped[:, None, None], -audio, audio)
+    least, most = training.gain_db
+    if least or most:
+        gain = jax.random.uniform(named_key(key, "gain"), (size,), minval=least, maxval=most)
+        audio = audio * 10 ** (gain / 20)[:, None, None]
+    keys = jax.random.split(named_key(key, "mask"), size)
+    return {**batch, "audio": audio, "mask_key": keys}
 
 
 def draw_diffusion(

@@ -13,8 +13,10 @@ import pytest
 from scipy import stats
 
 from jen1_jax.conditioning import CONDITIONERS, Conditioner
+from jen1_jax.errors import Refusal
 from jen1_jax.tasks import TASKS
-from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.checks import check_autoencoder_training
+from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
 from tests import tiny
 
 HOP, K = 64, 6
@@ -156,3 +158,53 @@ def test_conditions_are_left_out_at_their_own_rate(monkeypatch):
     assert 0.4 < left_out.mean() < 0.6
     assert 0.15 < (left_out & np.asarray(drawn["null_text"])).mean() < 0.35
     np.testing.assert_array_equal(drawn["conditions"]["timing"]["total"], 9)
+
+
+def crops(**changes):
+    """The audio of 1000 crops of two samples before and after the draw, and all that was drawn."""
+    training = tiny.config().train_autoencoder
+    training.update(changes)
+    audio = jax.random.normal(jax.random.key(0), (1000, 2, 2))
+    drawn = draw_autoencoder(jax.random.key(1), jnp.int32(0), {"audio": audio}, training=training)
+    return np.asarray(audio), np.asarray(drawn["audio"]), drawn
+
+
+def test_by_default_audio_is_not_changed():
+    before, after, drawn = crops()
+    np.testing.assert_array_equal(after, before)
+    assert drawn["mask_key"].shape == (1000,)
+
+
+def test_the_sign_of_a_share_of_the_crops_is_flipped_in_both_channels():
+    before, after, _ = crops(polarity_flip=0.25)
+    flipped = (after == -before).all(axis=(1, 2))
+    np.testing.assert_array_equal(after[~flipped], before[~flipped])
+    assert 0.2 < flipped.mean() < 0.3
+
+
+def test_each_crop_gets_its_own_gain_of_the_range():
+    before, after, drawn = crops(gain_db=(-12.0, 3.0))
+    decibels = 20 * np.log10(after / before)
+    np.testing.assert_allclose(
+        decibels, np.broadcast_to(decibels[:, :1, :1], after.shape), atol=1e-3
+    )
+    each = decibels[:, 0, 0]
+    assert stats.kstest(each, stats.uniform(-12, 15).cdf).pvalue > 1e-3
+    keys = jax.random.key_data(crops()[2]["mask_key"])  # the other random numbers stay
+    np.testing.assert_array_equal(jax.random.key_data(drawn["mask_key"]), keys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        (dict(polarity_flip=1.5), "polarity_flip is a share"),
+        (dict(decay_share=-0.5), "decay_share is a share"),
+        (dict(gain_db=(3.0, -3.0)), "gain_db is a smallest and a largest gain"),
+        (dict(gain_db=(-3.0,)), "gain_db is a smallest and a largest gain"),
+    ],
+)
+def test_impossible_changes_of_the_audio_are_refused(changes, refused):
+    config = tiny.config()
+    config.train_autoencoder.update(changes)
+    with pytest.raises(Refusal, match=refused):
+        check_autoencoder_training(config)
