@@ -17,6 +17,7 @@ import soxr
 
 from data_pipeline.shards import SAMPLE_RATE
 from data_pipeline.sources import Item, Rejection
+from jen1_jax.errors import Refusal
 
 MIN_SECONDS = 1.0  # of a file, and of its last piece; half a clip where that is less
 SILENCE = 10 ** (-60 / 20)  # peak
@@ -49,7 +50,10 @@ def cut(item: Item, seconds: float) -> Recording | Rejection:
     """
     samples, shortest = round(seconds * SAMPLE_RATE), min(MIN_SECONDS, seconds / 2)
     if not isinstance(item.audio, Path):
-        audio = item.audio()
+        try:
+            audio = item.audio()
+        except Refusal as error:
+            return Rejection(item.id, "cannot be rendered", str(error))
         digest, total, blocks = None, len(audio) / SAMPLE_RATE, [audio]
     else:
         checked = _check(item.id, item.audio, shortest)
@@ -68,7 +72,6 @@ def _pieces(
     samples: int,
     shortest: float,
 ) -> Iterator[dict | Dropped]:
-    meta = json.dumps(item.meta, default=str)
     for first, piece in pieces:
         start, length = first / SAMPLE_RATE, len(piece) / SAMPLE_RATE
         if len(piece) < shortest * SAMPLE_RATE and first:
@@ -76,14 +79,15 @@ def _pieces(
         elif np.abs(piece.astype(np.int32)).max() < SILENCE * 32767:
             yield Dropped("silence", length)
         else:
+            about = item.about(start, start + length)
             yield dict(
                 audio=np.pad(piece, ((0, samples - len(piece)), (0, 0))),
                 valid_samples=len(piece),
                 start=start,
                 total=total,
-                caption=item.caption,
+                caption=about.captions[0],
                 id=f"{item.id}@{start:.3f}",
-                meta=meta,
+                meta=json.dumps(about.meta, default=str),
             )
 
 

@@ -129,12 +129,12 @@ def prepare(
                 if recording.digest is not None:
                     digests[recording.digest] = item.id
                 accepted += 1
-                captions.add(item.caption)
                 for piece in recording.pieces:
                     if isinstance(piece, Dropped):
                         dropped[piece.reason] += piece.seconds
                         continue
                     writer.write(split, piece)
+                    captions.add(piece["caption"])
                     count[split] += 1
                     length[split] += piece["valid_samples"] / SAMPLE_RATE
                     if full(split):

@@ -8,13 +8,13 @@ import csv
 from collections.abc import Sequence
 
 from data_pipeline.sources.folder import from_folder
-from data_pipeline.sources.items import SUFFIXES, Item, Rejection
+from data_pipeline.sources.items import SUFFIXES, About, Item, Rejection
 from data_pipeline.sources.manifests import from_csv, from_jsonl
 from data_pipeline.sources.synthetic import from_synthesiser
 from jen1_jax.errors import Refusal
 from jen1_jax.files import local
 
-__all__ = ["Item", "Rejection", "open_source"]
+__all__ = ["About", "Item", "Rejection", "open_source"]
 
 
 def open_source(

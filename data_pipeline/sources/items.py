@@ -1,4 +1,4 @@
-"""What a source yields: items and rejections."""
+"""What a source yields: items, what is said about them, and rejections."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,25 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 
 
 @dataclass(frozen=True)
+class About:
+    """What is said about a stretch of a recording."""
+
+    captions: tuple[str, ...]  # at least one; "" where there is no text
+    meta: dict  # JSON values
+
+
+@dataclass(frozen=True)
 class Item:
-    """One recording: an audio file or a function that renders it, with its caption and metadata."""
+    """One recording: an audio file or a function that renders it, and what is said about it.
+
+    The function returns float32 [samples, 2] at 48 kHz. It raises Refusal for a recording that
+    must be rejected.
+    """
 
     id: str  # unique in the source, and the same wherever the source lies
-    audio: Path | Callable[[], np.ndarray]  # a function returns float32 [samples, 2] at 48 kHz
-    caption: str
-    meta: dict  # JSON values
+    audio: Path | Callable[[], np.ndarray]
+    about: Callable[[float, float], About]  # of the stretch from start to stop, in seconds
+    split: str | None = None  # "train" or "test" where the source decides it
 
 
 @dataclass(frozen=True)
@@ -44,4 +56,5 @@ def file_item(id: str, path: Path, fields: dict) -> Item:
             else title or (f"music by {artist}" if artist else "")
         )
         caption = ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)
-    return Item(id, path, str(caption).strip(), fields)
+    about = About((str(caption).strip(),), fields)
+    return Item(id, path, lambda start, stop: about)

@@ -5,13 +5,14 @@ import pytest
 import soundfile
 
 from data_pipeline import clips
-from data_pipeline.sources import Item, Rejection
+from data_pipeline.sources import About, Item, Rejection
+from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
 
 
 def item(path, audio, **options):
     soundfile.write(path, audio, 48_000, **options)
-    return Item("a.wav", path, "a tone", {"key": "A"})
+    return Item("a.wav", path, lambda start, stop: About(("a tone",), {"from": start, "to": stop}))
 
 
 def test_clips_come_in_order_with_silence_and_the_tail_marked(tmp_path):
@@ -21,11 +22,18 @@ def test_clips_come_in_order_with_silence_and_the_tail_marked(tmp_path):
     assert silence == clips.Dropped("silence", SECONDS)
     assert [clip["id"] for clip in (first, last)] == ["a.wav@0.000", "a.wav@0.500"]
     assert [clip["valid_samples"] for clip in (first, last)] == [SAMPLES, 9600]
-    for clip, part in ((first, audio[:SAMPLES]), (last, audio[2 * SAMPLES :])):
+    lasts = pytest.approx(2 * SECONDS + 0.2)
+    for clip, part, start, stop in (
+        (first, audio[:SAMPLES], 0, SECONDS),
+        (last, audio[2 * SAMPLES :], 2 * SECONDS, lasts),
+    ):
         padded = np.pad(part, ((0, SAMPLES - len(part)), (0, 0)))
         np.testing.assert_allclose(clip["audio"] / 32767, padded, atol=1e-4)
-        assert clip["total"] == pytest.approx(2 * SECONDS + 0.2)
-        assert (clip["caption"], json.loads(clip["meta"])) == ("a tone", {"key": "A"})
+        assert clip["total"] == lasts
+        assert (clip["caption"], json.loads(clip["meta"])) == (
+            "a tone",
+            {"from": start, "to": stop},
+        )
     *_, tail = clips.cut(item(tmp_path / "a.wav", tone(SECONDS + 0.1)), SECONDS).pieces
     assert tail == clips.Dropped("tail", pytest.approx(0.1))
 
@@ -44,6 +52,15 @@ def test_an_unusable_item_gives_a_rejection(tmp_path):
     assert clips.cut(given, SECONDS) == Rejection(
         "a.wav", "NaN or Inf", f"within {clips.BLOCK} frames of frame 0"
     )
+
+
+def test_a_recording_that_refuses_to_be_rendered_gives_a_rejection():
+    def render():
+        raise Refusal("The score has no notes.")
+
+    given = Item("a.mid", render, lambda start, stop: About(("",), {}))
+    expected = Rejection("a.mid", "cannot be rendered", "The score has no notes.")
+    assert clips.cut(given, SECONDS) == expected
 
 
 def test_a_file_is_read_no_further_than_its_clips_are_taken(tmp_path, monkeypatch):
