@@ -85,7 +85,7 @@ def _pieces(
                 valid_samples=len(piece),
                 start=start,
                 total=total,
-                caption=about.captions[0],
+                captions=list(about.captions),
                 id=f"{item.id}@{start:.3f}",
                 meta=json.dumps(about.meta, default=str),
             )

@@ -17,7 +17,7 @@ from data_pipeline.shards import (
     Info,
     Writer,
     adjoining,
-    features,
+    decoder,
     info,
     latent_features,
     records,
@@ -65,7 +65,7 @@ def encode(
     samples = about.shape[0]
     frames, total = -(-samples // hop), sum(about.examples.values())
     around = min(around, samples // hop)
-    decode, done, captions = features(folder).deserialize_example_np, 0, set()
+    decode, done, captions = decoder(folder), 0, set()
     began = reported = time.monotonic()
     with whole_folder(out) as target:
         with Writer(target, latent_features(frames, k), f"latents of {folder}") as writer:
@@ -81,7 +81,7 @@ def encode(
                         clips,
                         chosen,
                         adjoining(
-                            [clip["id"] for clip in clips],
+                            [clip["id"].encode() for clip in clips],
                             [clip["start"] for clip in clips],
                             about.seconds,
                         ),
@@ -93,7 +93,7 @@ def encode(
                     )
                     for place, row in zip(chosen, latents, strict=True):
                         example = _latent_example(clips[place], row, hop)
-                        captions.add(example["caption"])
+                        captions.update(example["captions"])
                         writer.write(split, example)
                     done += len(chosen)
                     if time.monotonic() - reported > 5:
@@ -109,14 +109,13 @@ def encode(
 
 
 def _latent_example(clip: Mapping, latents: np.ndarray, hop: int) -> dict:
-    text = {name: clip[name].decode() for name in ("caption", "id", "meta")}
     if not np.isfinite(latents).all():
         raise Refusal(
-            f"The latents of {text['id']} are not finite in float16; check the autoencoder."
+            f"The latents of {clip['id']} are not finite in float16; check the autoencoder."
         )
     valid = -(-int(clip["valid_samples"]) // hop)
-    timing = {name: clip[name] for name in ("start", "total")}
-    return dict(latents=latents, valid_frames=valid) | timing | text
+    kept = {name: clip[name] for name in ("captions", "id", "meta", "start", "total")}
+    return dict(latents=latents, valid_frames=valid) | kept
 
 
 def _encode_group(

@@ -134,7 +134,7 @@ def prepare(
                         dropped[piece.reason] += piece.seconds
                         continue
                     writer.write(split, piece)
-                    captions.add(piece["caption"])
+                    captions.update(piece["captions"])
                     count[split] += 1
                     length[split] += piece["valid_samples"] / SAMPLE_RATE
                     if full(split):

@@ -4,7 +4,8 @@ A record of a waveform data set holds:
     audio: int16 [samples, 2] at 48 kHz.
     valid_samples: how many of them are audio; the rest are zeros.
     id: of its file and its place there, "FILE@SECONDS".
-    caption, meta: the caption, and other metadata as JSON.
+    captions: one or more texts that each describe it; one empty text if there is none.
+    meta: other metadata as JSON.
     start, total: the seconds at which it begins in its file, and those that the file lasts.
 Latents hold `latents` float16 [frames, k] and `valid_frames` instead of the first two. The records
 of a file follow each other in the order of time. All records have the same size and are not
@@ -28,7 +29,7 @@ from jen1_jax.files import local
 SAMPLE_RATE = 48_000
 SHARD_BYTES = 256 * 2**20
 NAME = "jen1"
-VERSION = "1.0.0"  # of the features and their meaning; readers refuse another major version
+VERSION = "2.0.0"  # of the features and their meaning; readers refuse another major version
 FINGERPRINT = "fingerprint.json"
 EMBEDDINGS = "embeddings.safetensors"
 
@@ -44,9 +45,9 @@ def latent_features(frames: int, k: int) -> tfds.features.FeaturesDict:
 
 
 def _about() -> dict:
-    return {name: tfds.features.Text() for name in ("caption", "id", "meta")} | dict(
-        start=np.float32, total=np.float32
-    )
+    text = tfds.features.Text()
+    captions = tfds.features.Sequence(text)
+    return dict(captions=captions, id=text, meta=text, start=np.float32, total=np.float32)
 
 
 @dataclass
@@ -146,12 +147,20 @@ def info(folder: str) -> Info:
     )
 
 
-def features(folder: str) -> tfds.features.FeaturesDict:
-    """The features of the data set in `folder`.
+def decoder(folder: str) -> Callable[[bytes], dict]:
+    """A function from a record of `folder`, as `records` reads it, to the example in it.
 
-    Their `deserialize_example_np` decodes what `records` reads.
+    The example is as `Writer.write` takes it.
     """
-    return _builder(folder).info.features
+    decode = _builder(folder).info.features.deserialize_example_np
+
+    def decoded(record: bytes) -> dict:
+        example = decode(record)
+        captions = [caption.decode() for caption in example["captions"]]
+        text = {name: example[name].decode() for name in ("id", "meta")}
+        return example | text | {"captions": captions}
+
+    return decoded
 
 
 def _builder(folder: str):
@@ -175,11 +184,6 @@ def _builder(folder: str):
         raise Refusal(
             f"{folder} is a data set of version {version}, and only versions {major}.x.x can be "
             "read; prepare it again, and encode latents again."
-        )
-    if "total" not in builder.info.features:
-        raise Refusal(
-            f"{folder} lacks the length of its pieces (`total`); "
-            "prepare it again, and encode latents again."
         )
     return builder
 

@@ -2,7 +2,7 @@
 
 ```
 step s, row j -> global index g = s * batch + j -> epoch g // n, place g % n
-              -> record shuffled(place, seed, epoch) -> window
+              -> record shuffled(place, seed, epoch) -> window, caption
 ```
 Every example depends on (seed, g) alone. A batch is therefore the same for any number of processes
 that share it, and a run that starts at step s continues as if it had never stopped.
@@ -22,6 +22,7 @@ from data_pipeline._tf import tf
 from data_pipeline.shards import EMBEDDINGS, SAMPLE_RATE, Info, adjoining, info, records
 from jen1_jax.errors import Refusal
 
+CAPTIONS = {"captions": tf.io.RaggedFeature(tf.string)}
 TEXTS = ("caption", "meta")
 TIMING = ("start", "total")
 
@@ -51,7 +52,8 @@ def batches(
             process_index * batch_size / process_count on.
         crop: length of a random window in the valid part of a record, in samples or frames of
             latents, another one each epoch; None for whole records.
-        shuffle: a new permutation of the whole split each epoch; False reads in order.
+        shuffle: a new permutation of the whole split each epoch, and of each record any one of
+            its captions; False reads in order, and the first caption of each record.
         epochs: stop after so many. The last batch then holds the rest, and a process that has no
             row of it gets no such batch.
         limit: use so many of the split's records, evenly spread, so that they come from different
@@ -96,22 +98,24 @@ def batches(
     data, valid = about.data_fields
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
-    spec |= {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
+    spec |= CAPTIONS | {"meta": tf.io.FixedLenFeature([], tf.string)}
     timing = TIMING if crop is None else ()
     spec |= {name: tf.io.FixedLenFeature([], tf.float32) for name in timing}
     if around:
         spec["id"] = tf.io.FixedLenFeature([], tf.string)
 
     def place(i):
-        """Global index and record of this process's i-th example."""
+        """Global index and record of this process's i-th example, and a number in [0, 1)."""
         g = (start_step + i // share) * batch_size + process_index * share + i % share
-        record, epoch = g % size, g // size
+        record, epoch, choice = g % size, g // size, 0.0
         if shuffle:
             key = tf.stack([tf.constant(seed % 2**32, tf.int64), epoch])
             record = tf.random.experimental.index_shuffle(
                 record, tf.cast(key, tf.uint32), tf.constant(size - 1, tf.int64)
             )
-        return g, record * stride
+            key = tf.stack([tf.constant(seed, tf.int64), -1 - g])  # `window` has (seed, g)
+            choice = tf.random.stateless_uniform([], key)
+        return g, record * stride, choice
 
     def parse(record):
         serialised = tf.numpy_function(
@@ -119,7 +123,7 @@ def batches(
         )
         return tf.io.parse_example(tf.ensure_shape(serialised, [None]), spec)
 
-    def fetch(g, record):
+    def fetch(g, record, choice):
         parsed = parse(record)
         rows = tf.reshape(tf.io.decode_raw(parsed[data], stored), [-1, *about.shape])
         lengths = tf.cast(parsed[valid], tf.int32)
@@ -128,7 +132,10 @@ def batches(
             rows = tf.gather(rows, starts[:, None] + tf.range(crop), batch_dims=1)
             lengths = tf.minimum(lengths, crop)
         batch = {data: rows, valid: lengths, "index": record}
-        batch |= {name: parsed[name] for name in (*TEXTS, *timing)}
+        batch |= {name: parsed[name] for name in ("meta", *timing)}
+        said = parsed["captions"]
+        chosen = tf.cast(choice * tf.cast(said.row_lengths(), tf.float32), tf.int32)
+        batch["caption"] = tf.gather(said.flat_values, said.row_starts() + chosen)
         if around:  # at the ends of the split a clip is its own neighbour, and does not adjoin
             before = parse(tf.maximum(record - 1, 0))
             after = parse(tf.minimum(record + 1, records_in_split - 1))
@@ -145,7 +152,7 @@ def batches(
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size - start_step).map(place)
     if epochs is not None:
-        dataset = dataset.take_while(lambda g, _: g < epochs * size)
+        dataset = dataset.take_while(lambda g, *_: g < epochs * size)
     dataset = dataset.batch(share).map(fetch, num_parallel_calls=2).prefetch(prefetch)
     stream = _numpy(dataset, _embeddings(folder))
     _streams.add(stream)
@@ -210,14 +217,10 @@ def _close() -> None:
 def captions(folder: str, split: str) -> list[str]:
     """The distinct captions of a split, sorted."""
     read, size = records(folder, split), info(folder).examples[split]
-    spec = {"caption": tf.io.FixedLenFeature([], tf.string)}
     found = set()
     for start in range(0, size, 64):
-        found.update(
-            tf.io.parse_example(read(list(range(start, min(start + 64, size)))), spec)[
-                "caption"
-            ].numpy()
-        )
+        serialised = read(list(range(start, min(start + 64, size))))
+        found.update(tf.io.parse_example(serialised, CAPTIONS)["captions"].flat_values.numpy())
     return sorted(caption.decode() for caption in found)
 
 

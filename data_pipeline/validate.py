@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.shards import SAMPLE_RATE, features, info, records
+from data_pipeline.shards import SAMPLE_RATE, decoder, info, records
 from jen1_jax.errors import Refusal
 
 TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
@@ -23,7 +23,8 @@ class Report:
     valid_rows: dict[str, int]  # samples or frames without padding, by split
     levels: dict[str, tuple[float, float, float]]  # 5th, 50th and 95th percentile over records
     shares: dict[str, float]  # of records that are mono-like, clipped, silent
-    captioned: float  # share of records with a caption
+    without_caption: int  # records
+    captions_each: tuple[float, float, float]  # least, median and most of the other records
     captions: int  # distinct ones
     problems: list[str]  # sentences
 
@@ -44,8 +45,10 @@ class Report:
         lines += [
             f"{name}: {100 * share:.1f} % of the records" for name, share in self.shares.items()
         ]
+        least, middle, most = self.captions_each
         lines.append(
-            f"captions: {100 * self.captioned:.1f} % of the records, {self.captions} distinct"
+            f"captions: {self.captions} distinct; {least:g} / {middle:g} / {most:g} a record "
+            f"(least, median, most); {self.without_caption} records have none"
         )
         return "\n".join([*lines, *(self.problems or ["no problems"])])
 
@@ -56,9 +59,10 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
     Raises:
         Refusal: there is no data set, or a shard cannot be read.
     """
-    about, decode = info(folder), features(folder).deserialize_example_np
+    about, decode = info(folder), decoder(folder)
     data, valid_name = about.data_fields
-    figures, valid_rows, captions, files = defaultdict(list), Counter(), Counter(), defaultdict(set)
+    figures, valid_rows, files = defaultdict(list), Counter(), defaultdict(set)
+    captions, captions_each = set(), []
     problems, reported, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():
         read = records(folder, split)
@@ -73,7 +77,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                     f"Record {place} of {split} in {folder} is broken ({error}); "
                     "prepare the data set again."
                 ) from None
-            id, caption = example["id"].decode(), example["caption"].decode()
+            id, said = example["id"], [caption for caption in example["captions"] if caption]
             start, whole = float(example["start"]), float(example["total"])
             if not 0 < valid <= len(rows):
                 problems.append(f"{id}: {valid_name} is {valid}, outside 1 to {len(rows)}")
@@ -86,7 +90,8 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
                     f"{id}: it begins at {start:.2f} s and ends beyond its piece of {whole:.2f} s"
                 )
             valid_rows[split] += valid
-            captions[caption] += 1
+            captions.update(said)
+            captions_each.append(len(said))
             files[split].add(id.rpartition("@")[0])
             for name, figure in (_audio if about.kind == "waveform" else _latents)(
                 rows[:valid]
@@ -112,7 +117,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         name: tuple(float(p) for p in np.percentile(values, (5, 50, 95)))
         for name, values in figures.items()
     }
-    captioned = 1 - captions.pop("", 0) / max(done, 1)
+    captioned = [count for count in captions_each if count] or [0]
     return Report(
         folder=folder,
         kind=about.kind,
@@ -120,7 +125,8 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         valid_rows=dict(valid_rows),
         levels=levels,
         shares=shares,
-        captioned=captioned,
+        without_caption=captions_each.count(0),
+        captions_each=(min(captioned), float(np.median(captioned)), max(captioned)),
         captions=len(captions),
         problems=problems,
     )

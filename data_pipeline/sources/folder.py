@@ -13,7 +13,8 @@ UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv") 
 def from_folder(folder: Path) -> Iterator[Item | Rejection]:
     """All audio files below `folder`, in the order of their names.
 
-    NAME.txt holds the caption of NAME.wav; NAME.json holds an object with "caption" and metadata.
+    NAME.txt holds the caption of NAME.wav; NAME.json holds an object with "caption" or
+    "captions" (a list) and metadata, all optional.
     """
 
     def fail(error: OSError):

@@ -40,21 +40,27 @@ class Rejection:
     detail: str = ""
 
 
-def file_item(id: str, path: Path, fields: dict) -> Item:
-    """The item of an audio file; `fields` are its caption and metadata.
+def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
+    """The item of an audio file; `fields` are its captions and its metadata.
 
-    Without a caption, one is composed from title, artist, genre and game.
+    All texts in `caption` and `captions` are its captions, without repeats. Without any, one is
+    composed from title, artist, genre and game.
     """
-    caption = fields.pop("caption", None)
-    if caption is None:
-        title, artist, game, genre = (
-            str(fields.get(name) or "") for name in ("title", "artist", "game", "genre")
-        )
-        by = (
-            f"{title} by {artist}"
-            if title and artist
-            else title or (f"music by {artist}" if artist else "")
-        )
-        caption = ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)
-    about = About((str(caption).strip(),), fields)
+    first, more = fields.pop("caption", None), fields.pop("captions", [])
+    if not isinstance(more, list) or not all(isinstance(caption, str) for caption in more):
+        return Rejection(id, "unreadable caption", "captions must be a list of texts")
+    given = more if first is None else [str(first), *more]
+    if not given:
+        given = [_composed(fields)]
+    captions = tuple(dict.fromkeys(caption.strip() for caption in given))
+    about = About(tuple(filter(None, captions)) or ("",), fields)
     return Item(id, path, lambda start, stop: about)
+
+
+def _composed(fields: dict) -> str:
+    """A caption from title, artist, genre and game."""
+    title, artist, game, genre = (
+        str(fields.get(name) or "") for name in ("title", "artist", "game", "genre")
+    )
+    by = f"{title} by {artist}" if title and artist else title or (artist and f"music by {artist}")
+    return ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -28,3 +30,20 @@ def shards(music, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "shards"
     prepare(str(music), str(out), seconds=SECONDS, test_fraction=0.3)
     return str(out)
+
+
+WORDS = {"many.wav": ("slow piano", "a piano", "piano, 60 bpm"), "one.wav": ("fast drums",)}
+
+
+@pytest.fixture(scope="session")
+def worded(tmp_path_factory):
+    """Two recordings of one clip each; the first has three captions and the second has one."""
+    from data_pipeline.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("worded")
+    for number, name in enumerate(WORDS):
+        soundfile.write(folder / name, tone(SECONDS, frequency=300 + 100 * number), 48_000)
+    lines = [dict(path=name, captions=captions) for name, captions in WORDS.items()]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    prepare(str(folder / "list.jsonl"), str(folder / "out"), seconds=SECONDS, test_fraction=0)
+    return str(folder / "out")

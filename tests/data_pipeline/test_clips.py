@@ -30,10 +30,8 @@ def test_clips_come_in_order_with_silence_and_the_tail_marked(tmp_path):
         padded = np.pad(part, ((0, SAMPLES - len(part)), (0, 0)))
         np.testing.assert_allclose(clip["audio"] / 32767, padded, atol=1e-4)
         assert clip["total"] == lasts
-        assert (clip["caption"], json.loads(clip["meta"])) == (
-            "a tone",
-            {"from": start, "to": stop},
-        )
+        assert clip["captions"] == ["a tone"]
+        assert json.loads(clip["meta"]) == {"from": start, "to": stop}
     *_, tail = clips.cut(item(tmp_path / "a.wav", tone(SECONDS + 0.1)), SECONDS).pieces
     assert tail == clips.Dropped("tail", pytest.approx(0.1))
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +9,7 @@ from data_pipeline.latents import encode
 from data_pipeline.prepare import prepare
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
-from tests.data_pipeline.conftest import SAMPLES
+from tests.data_pipeline.conftest import SAMPLES, WORDS
 
 HOP, K, TOKENS, WIDTH = 320, 3, 6, 4
 FRAMES = -(-SAMPLES // HOP)
@@ -133,6 +135,17 @@ def test_every_caption_comes_with_its_embedding(latents):
         for row, right, length in zip(batch["text_embedding"], expected, lengths, strict=True):
             np.testing.assert_array_equal(row[:length], right[:length])
             assert not row[length:].any()
+
+
+def test_all_captions_are_kept_and_embedded(worded, tmp_path):
+    out = str(tmp_path / "out")
+    embed = lambda captions: (np.array([[[len(c)]] for c in captions]), np.ones(len(captions)))
+    encode(worded, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=embed)
+    assert stream.captions(out, "train") == stream.captions(worded, "train")
+    seen = {}
+    for batch in itertools.islice(stream.batches(out, "train", 2), 20):
+        seen |= zip(batch["caption"], batch["text_embedding"][:, 0, 0].tolist(), strict=True)
+    assert seen == {caption: len(caption) for caption in sum(WORDS.values(), ())}
 
 
 def test_captions_of_the_maximum_length_are_counted(latents, said):

@@ -9,7 +9,7 @@ import soundfile
 from data_pipeline import stream
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
-from data_pipeline.shards import adjoining, features, records
+from data_pipeline.shards import adjoining, decoder, records
 from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
@@ -42,11 +42,11 @@ def data(pieces, tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(data):
     """The rows of a pass over the data set, by file name and number of the clip in the file."""
-    decode, read = features(data).deserialize_example_np, records(data, "train")
+    decode, read = decoder(data), records(data, "train")
     found = {}
     for batch in stream.batches(data, "train", 4, shuffle=False, epochs=1, around=AROUND):
         for place, index in enumerate(batch["index"]):
-            name, start = decode(read([int(index)])[0])["id"].decode().split(".wav@")
+            name, start = decode(read([int(index)])[0])["id"].split(".wav@")
             key = (name, round(float(start) / SECONDS))
             found[key] = {field: values[place] for field, values in batch.items()}
     return found

@@ -147,7 +147,7 @@ def test_a_short_last_piece_is_padded_or_counted_as_dropped(tmp_path):
 def test_plain_tfds_reads_captions_and_metadata(mixed):
     _, out = mixed
     examples = [e for e in source(out) if e["id"].startswith((b"good.flac", b"twin.flac"))]
-    assert examples[0]["caption"] == b"A Tone by Nobody"
+    assert list(examples[0]["captions"]) == [b"A Tone by Nobody"]
     assert json.loads(examples[0]["meta"]) == dict(
         title="A Tone", artist="Nobody", licence="CC0", year=1999
     )
@@ -187,7 +187,7 @@ def test_synthetic_clips_are_those_of_the_synthesiser(tmp_path):
         index = int(example["id"].decode().split("@")[0].split("-")[-1])
         clip = synthesis.clip(5, index, 0.25)
         np.testing.assert_allclose(example["audio"] / 32767, clip.audio, atol=1 / 32767)
-        assert example["caption"].decode() == clip.caption
+        assert [caption.decode() for caption in example["captions"]] == [clip.caption]
         assert (example["start"], example["total"]) == (0, 0.25)
         assert json.loads(example["meta"]) == clip.truth | {"source": "synthetic"}
 
@@ -203,19 +203,22 @@ def test_csv_and_sidecars(tmp_path, music):
             ]
         )
     prepare(str(tmp_path / "list.csv"), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0)
-    found = {(e["caption"].decode(), e["meta"].decode()) for e in source(tmp_path / "out")}
-    assert found == {("a, quoted caption", '{"mood": "calm"}'), ("", "{}")}
+    found = {(*e["captions"], e["meta"]) for e in source(tmp_path / "out")}
+    assert found == {(b"a, quoted caption", b'{"mood": "calm"}'), (b"", b"{}")}
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.wav").write_bytes((music / "0.wav").read_bytes())
-    (folder / "a.json").write_text('{"caption": "from json", "key": "C"}')
+    sidecar = dict(caption="from json", captions=["the second", " from json", ""], key="C")
+    (folder / "a.json").write_text(json.dumps(sidecar))
     (folder / "b.wav").write_bytes((music / "1.wav").read_bytes())
     (folder / "b.json").write_text("[1]")
+    (folder / "c.wav").write_bytes((music / "2.wav").read_bytes())
+    (folder / "c.json").write_text('{"captions": "a text and no list"}')
     report = prepare(str(folder), str(tmp_path / "out2"), seconds=SECONDS, test_fraction=0)
-    assert {(e["caption"], e["meta"]) for e in source(tmp_path / "out2")} == {
-        (b"from json", b'{"key": "C"}')
+    assert {(*e["captions"], e["meta"]) for e in source(tmp_path / "out2")} == {
+        (b"from json", b"the second", b'{"key": "C"}')
     }
-    assert report.rejected == {"unreadable caption": 1}
+    assert report.rejected == {"unreadable caption": 2}
 
 
 @pytest.mark.parametrize(
@@ -260,19 +263,21 @@ def test_many_shards_read_as_one_split(tmp_path, monkeypatch):
 def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
     report = validate(shards)
     assert report.problems == [] and report.examples == store.info(shards).examples
-    assert report.captioned == 1.0 and report.captions == 8 and report.shares["mono-like"] == 0
+    assert report.without_caption == 0 and report.captions_each == (1, 1, 1)
+    assert report.captions == 8 and report.shares["mono-like"] == 0
     assert report.levels["peak in dBFS"][1] == pytest.approx(20 * np.log10(0.5), abs=0.1)
     assert "no problems" in str(report)
 
     features, bad = store.waveform_features(SAMPLES), tmp_path / "bad"
     bad.mkdir()
     silent = dict(
-        audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, caption="", meta="{}"
+        audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, captions=[""], meta="{}"
     )
     with store.Writer(bad, features, "broken on purpose") as writer:
         for split in ("train", "test"):
             writer.write(split, silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000"))
         noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
+        noisy |= dict(captions=["loud", "noise"])
         writer.write("train", noisy | dict(valid_samples=100, id="padding.wav@0.000"))
         writer.write("train", silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"))
         writer.write("train", silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05))
@@ -284,6 +289,7 @@ def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
         "valid.wav@0.000",
     ]
     assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
+    assert (report.without_caption, report.captions_each, report.captions) == (3, (2, 2, 2), 2)
 
 
 def test_broken_shards_are_refused_by_name(shards, tmp_path):

@@ -1,7 +1,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from data_pipeline import shards as store
@@ -50,23 +49,3 @@ def test_a_data_set_of_another_major_version_is_refused(shards, tmp_path):
         with pytest.raises(Refusal, match=rf"version {major + 1}\.0\.0, and .* prepare it again"):
             read(newer)
     assert store.info(with_version(f"{major}.{minor + 1}.{patch}")) == store.info(shards)
-
-
-def test_a_data_set_without_the_length_of_its_pieces_is_refused(tmp_path):
-    features = store.tfds.features.FeaturesDict(
-        {name: f for name, f in store.latent_features(2, 3).items() if name != "total"}
-    )
-    with store.Writer(tmp_path, features, "from an earlier version") as writer:
-        writer.write(
-            "train",
-            dict(
-                latents=np.zeros((2, 3), np.float16),
-                valid_frames=2,
-                start=0.0,
-                caption="",
-                id="a",
-                meta="{}",
-            ),
-        )
-    with pytest.raises(Refusal, match="lacks the length of its pieces"):
-        store.info(str(tmp_path))

@@ -10,7 +10,7 @@ from data_pipeline import stream
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
 from jen1_jax.errors import Refusal
-from tests.data_pipeline.conftest import SAMPLES
+from tests.data_pipeline.conftest import SAMPLES, WORDS
 
 
 def take(count, *arguments, **keywords):
@@ -128,6 +128,30 @@ def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
     (longer,) = take(1, str(tmp_path / "out"), "train", 2, crop=11_000)
     np.testing.assert_array_equal(longer["valid_samples"], valid)
     np.testing.assert_allclose(longer["audio"][:, 0, 0], 0.1, atol=1e-3)
+
+
+def test_each_epoch_takes_any_one_of_a_clips_captions(worded):
+    said = lambda batches: [batch["caption"].tolist() for batch in batches]
+    whole = take(25, worded, "train", 16, seed=3)
+    drawn = [caption for captions in said(whole) for caption in captions]
+    expected = {"fast drums": 200} | dict.fromkeys(WORDS["many.wav"], 200 / 3)
+    assert set(drawn) == set(expected)
+    for caption, count in expected.items():
+        assert drawn.count(caption) == pytest.approx(count, abs=25)  # 3.7 standard deviations
+    (resumed,) = take(1, worded, "train", 16, seed=3, start_step=20)
+    assert_same(whole[20], resumed)
+    shares = [
+        take(25, worded, "train", 16, seed=3, process_index=i, process_count=2) for i in range(2)
+    ]
+    parts = zip(*map(said, shares), strict=True)
+    assert said(whole) == [first + second for first, second in parts]
+    assert said(take(25, worded, "train", 16, seed=4)) != said(whole)
+
+
+def test_reading_in_order_takes_first_captions_and_all_are_listed(worded):
+    (batch,) = stream.batches(worded, "train", 2, shuffle=False, epochs=1)
+    assert set(batch["caption"]) == {captions[0] for captions in WORDS.values()}
+    assert stream.captions(worded, "train") == sorted(sum(WORDS.values(), ()))
 
 
 def test_unsuitable_sizes_and_absent_data_are_refused_at_once(shards):
