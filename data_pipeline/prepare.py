@@ -31,6 +31,7 @@ class Report:
     accepted: int
     rejected: dict[str, int]  # reason -> files
     not_needed: int  # files that were left over once limit_hours was reached
+    source_splits: bool  # whether the source decides the splits, and not the test fraction
     clips: dict[str, int]  # split -> clips
     hours: dict[str, float]  # split -> hours without padding
     dropped_seconds: dict[str, float]  # of accepted files, by the reason in `clips.Dropped`
@@ -44,6 +45,8 @@ class Report:
         lines = [f"files: {self.accepted} accepted of {self.files}; rejected: {reasons}"]
         if self.not_needed:
             lines.append(f"{self.not_needed} files were not needed to reach the limit of hours")
+        if self.source_splits:
+            lines.append("the source decides the splits; the test fraction was not used")
         lines += [
             f"{split}: {self.clips[split]} clips, {self.hours[split]:.3f} hours"
             for split in sorted(self.clips, reverse=True)
@@ -73,9 +76,11 @@ def prepare(
         seed: of the synthesiser, of the split and of the sample that `limit_hours` takes.
         clips: number of clips of the synthesiser; other sources ignore it.
         limit_hours: stop after this much accepted audio, taken from files in the order of a hash
-            of their names: a random sample, the same every time.
+            of their names: a random sample of each split, the same every time. Its share of the
+            hours is that of its files.
         test_fraction: share of the files in the split "test", at least one; all clips of a file
-            are in one split.
+            are in one split. It is not used if the source gives any file a split; the files
+            without one are then in the split "train".
 
     Raises:
         Refusal: the source is unusable, no file was accepted, or `out` exists or cannot be written.
@@ -95,12 +100,16 @@ def prepare(
         ((_hash(f"{seed}:{item.id}"), item) for item in found if isinstance(item, Item)),
         key=lambda entry: (entry[0], entry[1].id),
     )
-    shares = {"test": test_fraction, "train": 1 - test_fraction}
+    decided = [item.split for _, item in items if item.split]
+    share = decided.count("test") / len(items) if decided else test_fraction
+    shares = {"test": share, "train": 1 - share}
     count, length, captions = Counter(), Counter(), set()
     dropped, digests, accepted, not_needed = {"tail": 0.0, "silence": 0.0}, {}, 0, 0
     began = reported = time.monotonic()
 
-    def split_of(place: float) -> str:
+    def split_of(place: float, item: Item) -> str:
+        if decided:
+            return item.split or "train"
         test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
         return "test" if test else "train"
 
@@ -113,9 +122,9 @@ def prepare(
             waveform_features(round(seconds * SAMPLE_RATE)),
             f"48 kHz stereo clips of {seconds} s from {Path(source).name}",
         ) as writer:
-            ahead = _render_ahead(items, lambda place: not full(split_of(place)))
+            ahead = _render_ahead(items, lambda *entry: not full(split_of(*entry)))
             for done, (place, item) in enumerate(ahead, 1):
-                split = split_of(place)
+                split = split_of(place, item)
                 if full(split):
                     not_needed += 1
                     continue
@@ -150,6 +159,11 @@ def prepare(
                     f"No file of {source} was accepted: {_listing(rejections)}; "
                     "nothing was written."
                 )
+            if not count["train"] and decided:
+                raise Refusal(
+                    f"No file of {source} that was accepted is in the split train; give some of "
+                    'them "split": "train", or none a split.'
+                )
             if not count["train"]:
                 raise Refusal(
                     f"Only one file of {source} is usable and it went into the test split; "
@@ -161,6 +175,7 @@ def prepare(
             accepted=accepted,
             rejected=dict(Counter(rejection.reason for rejection in rejections)),
             not_needed=not_needed,
+            source_splits=bool(decided),
             clips=dict(count),
             hours={split: length[split] / 3600 for split in count},
             dropped_seconds=dropped,
@@ -174,19 +189,19 @@ def prepare(
 
 
 def _render_ahead(
-    items: list[tuple[float, Item]], wanted: Callable[[float], bool]
+    items: list[tuple[float, Item]], wanted: Callable[[float, Item], bool]
 ) -> Iterator[tuple[float, Item]]:
     """The same items, with the audio of the next few synthetic ones rendered in threads.
 
-    Rendering spends its time in numpy, so threads use all cores. `wanted` tells by the place of an
-    item whether its audio will be read.
+    Rendering spends its time in numpy, so threads use all cores. `wanted` tells of an entry
+    whether its audio will be read.
     """
     cores = os.cpu_count() or 1
     waiting: deque[tuple[float, Item]] = deque()
     pool = ThreadPoolExecutor(cores)
     try:
         for place, item in items:
-            if not isinstance(item.audio, Path) and wanted(place):
+            if not isinstance(item.audio, Path) and wanted(place, item):
                 item = replace(item, audio=pool.submit(item.audio).result)
             waiting.append((place, item))
             if len(waiting) > 2 * cores:

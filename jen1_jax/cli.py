@@ -391,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
         "--test-fraction",
         type=float,
         default=0.1,
-        help="share of the files held out (default: %(default)s)",
+        help="share of the files held out, unless the source decides it (default: %(default)s)",
     )
     sub = _command(
         data, "validate", data_validate, "report the contents and the problems of a data set"

@@ -14,7 +14,7 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
     """All audio files below `folder`, in the order of their names.
 
     NAME.txt holds the caption of NAME.wav; NAME.json holds an object with "caption" or
-    "captions" (a list) and metadata, all optional.
+    "captions" (a list), "split" ("train" or "test") and metadata, all optional.
     """
 
     def fail(error: OSError):

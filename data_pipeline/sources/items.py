@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class Rejection:
 
 
 def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
-    """The item of an audio file; `fields` are its captions and its metadata.
+    """The item of an audio file; `fields` are its captions, its split and its metadata.
 
     All texts in `caption` and `captions` are its captions, without repeats. Without any, one is
     composed from title, artist, genre and game.
     """
+    split = fields.pop("split", None)
+    if split not in (None, *SPLITS):
+        return Rejection(id, "unknown split", f"{split!r} is neither train nor test")
     first, more = fields.pop("caption", None), fields.pop("captions", [])
     if not isinstance(more, list) or not all(isinstance(caption, str) for caption in more):
         return Rejection(id, "unreadable caption", "captions must be a list of texts")
@@ -54,7 +58,7 @@ def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
         given = [_composed(fields)]
     captions = tuple(dict.fromkeys(caption.strip() for caption in given))
     about = About(tuple(filter(None, captions)) or ("",), fields)
-    return Item(id, path, lambda start, stop: about)
+    return Item(id, path, lambda start, stop: about, split)
 
 
 def _composed(fields: dict) -> str:

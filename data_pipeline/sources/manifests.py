@@ -1,6 +1,7 @@
 """The sources that read a manifest: a CSV or JSONL file that lists audio files.
 
-Besides `path`, a line may have `caption` and metadata, and in JSONL `captions` (a list).
+Besides `path`, a line may have `caption`, `split` ("train" or "test") and metadata, and in JSONL
+`captions` (a list).
 """
 
 import csv

@@ -165,6 +165,41 @@ def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_pat
     assert files(tmp_path / "fewer", "test") <= test and files(tmp_path / "fewer", "train") <= train
 
 
+@pytest.fixture
+def assigned(tmp_path):
+    """Twelve recordings of a second: three are in the split test, one in train, eight in none."""
+    splits = ["test"] * 3 + ["train"] + [None] * 8
+    for number in range(len(splits)):
+        soundfile.write(tmp_path / f"{number}.wav", tone(1, frequency=200 + 20 * number), 48_000)
+    lines = [dict(path=f"{number}.wav") for number in range(len(splits))]
+    for line, split in zip(lines, splits, strict=True):
+        line |= {"split": split} if split else {}
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path / "list.jsonl"
+
+
+def test_a_source_that_names_splits_decides_them(assigned, tmp_path):
+    options = dict(seconds=1, test_fraction=0.9)
+    report = prepare(str(assigned), str(tmp_path / "out"), **options)
+    held_out = {e["id"].decode() for e in source(tmp_path / "out", "test")}
+    assert held_out == {f"{number}.wav@0.000" for number in range(3)}
+    assert report.clips == {"train": 9, "test": 3} and "source decides" in str(report)
+    assert all(json.loads(e["meta"]) == {} for e in source(tmp_path / "out", "test"))
+    report = prepare(str(assigned), str(tmp_path / "some"), limit_hours=4 / 3600, **options)
+    assert report.clips == {"train": 3, "test": 1} and report.not_needed == 8
+
+
+def test_other_names_of_splits_and_sources_without_train_are_refused(assigned, tmp_path):
+    assigned.write_text('{"path": "0.wav", "split": "test"}\n{"path": "1.wav", "split": "dev"}')
+    with pytest.raises(Refusal, match="accepted is in the split train"):
+        prepare(str(assigned), str(tmp_path / "out"), seconds=1)
+    with open(assigned, "a") as lines:
+        lines.write('\n{"path": "2.wav"}')
+    report = prepare(str(assigned), str(tmp_path / "out"), seconds=1)
+    assert report.rejected == {"unknown split": 1} and report.clips == {"train": 1, "test": 1}
+    assert "'dev'" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
 def test_a_limit_takes_that_much_in_both_splits_and_renders_little_more(tmp_path, monkeypatch):
     class AtOnce(ThreadPoolExecutor):
         def submit(self, render):
