@@ -1,4 +1,4 @@
-"""A waveform data set to a latent one: every clip is encoded once, and its texts are kept.
+"""Clips to latents: every clip is encoded once, and its texts are kept.
 
 The latents at both ends of a clip depend on the audio beyond them. Each clip is therefore encoded
 together with the adjoining clips of its piece.
@@ -6,7 +6,10 @@ together with the adjoining clips of its piece.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -14,6 +17,7 @@ from safetensors.numpy import save_file
 from data_pipeline.shards import (
     EMBEDDINGS,
     FINGERPRINT,
+    SAMPLE_RATE,
     Info,
     Writer,
     adjoining,
@@ -26,154 +30,185 @@ from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder
 
-GROUP = 4  # batches of clips that are read together
+GROUP = 4  # batches of clips that are encoded at a time, those with neighbours on the same sides
 
 
-def encode(
-    folder: str,
-    out: str,
-    encode_fn: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    fingerprint: Mapping,
-    *,
-    k: int,
-    hop: int,
-    around: int = 0,
-    text_fn: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]] | None = None,
-    batch_size: int = 8,
-    progress: Callable[[str], None] = print,
-) -> Info:
-    """Writes the latent data set `out` from the waveform data set `folder`, in the same order.
+@dataclass(frozen=True)
+class Encoder:
+    """What makes latents of clips, and embeddings of captions.
 
     Args:
-        encode_fn: audio float32 [batch_size, frames * hop, 2] and how many samples of each are
-            audio, [batch_size] -> whitened latents [batch_size, frames, k]. There are at most four
-            numbers of frames: a clip is padded to whole hops and has none, one or two neighbours.
+        encode: audio float32 [batch_size, frames * hop, 2] and how many samples of each are audio,
+            [batch_size] -> whitened latents [batch_size, frames, k]. There are at most four numbers
+            of frames: a clip is padded to whole hops and has none, one or two neighbours.
         fingerprint: JSON values that identify the encoder (and the text encoder), written to
             fingerprint.json.
         around: frames of the adjoining clips on each side that are encoded with a clip and then
             cut off. With the encoder's receptive field, a clip of whole hops has the latents that
             it has in its piece.
-        text_fn: captions -> (embedding [n, tokens, d], lengths [n]); None stores only captions.
+        embed: captions -> (embedding [n, tokens, d], lengths [n]); None stores only captions.
+    """
+
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    fingerprint: Mapping
+    k: int
+    hop: int
+    around: int = 0
+    embed: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]] | None = None
+    batch_size: int = 8
+
+
+def encode(
+    folder: str, out: str, encoder: Encoder, progress: Callable[[str], None] = print
+) -> Info:
+    """Writes the latent data set `out` from the waveform data set `folder`, in the same order.
 
     Raises:
         Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or
             `out` cannot be written.
     """
-    about = info(folder)
+    about, decode = info(folder), decoder(folder)
     if about.kind != "waveform":
         raise Refusal(f"{folder} holds {about.kind}; `encode` takes a waveform data set.")
-    samples = about.shape[0]
-    frames, total = -(-samples // hop), sum(about.examples.values())
-    around = min(around, samples // hop)
-    decode, done, captions = decoder(folder), 0, set()
+    done, total, seconds = 0, sum(about.examples.values()), about.shape[0] / SAMPLE_RATE
     began = reported = time.monotonic()
-    with whole_folder(out) as target:
-        with Writer(target, latent_features(frames, k), f"latents of {folder}") as writer:
-            for split, size in about.examples.items():
-                read = records(folder, split)
-                for start in range(0, size, GROUP * batch_size):
-                    stop = min(start + GROUP * batch_size, size)
-                    first, last = max(start - 1, 0), min(stop + 1, size)  # with their neighbours
-                    clips = [decode(record) for record in read(list(range(first, last)))]
-                    chosen = range(start - first, stop - first)
-                    latents = _encode_group(
-                        encode_fn,
-                        clips,
-                        chosen,
-                        adjoining(
-                            [clip["id"].encode() for clip in clips],
-                            [clip["start"] for clip in clips],
-                            about.seconds,
-                        ),
-                        batch_size=batch_size,
-                        frames=frames,
-                        hop=hop,
-                        around=around,
-                        k=k,
-                    )
-                    for place, row in zip(chosen, latents, strict=True):
-                        example = _latent_example(clips[place], row, hop)
-                        captions.update(example["captions"])
-                        writer.write(split, example)
-                    done += len(chosen)
-                    if time.monotonic() - reported > 5:
-                        reported = time.monotonic()
-                        speed = done * about.seconds / (reported - began)
-                        progress(f"{done}/{total} clips, {speed:.0f} times real time")
-        (target / FINGERPRINT).write_text(
-            json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"
-        )
-        if text_fn is not None:
-            _write_embeddings(target / EMBEDDINGS, sorted(captions), text_fn, batch_size, progress)
+    with (
+        whole_folder(out) as target,
+        latent_writer(target, encoder, seconds, f"latents of {folder}", progress) as writer,
+    ):
+        for split, size in about.examples.items():
+            read = records(folder, split)
+            for place in range(size):
+                writer.write(split, decode(read([place])[0]))
+                done += 1
+                if time.monotonic() - reported > 5:
+                    reported = time.monotonic()
+                    speed = done * seconds / (reported - began)
+                    progress(f"{done}/{total} clips, {speed:.0f} times real time")
     return info(out)
 
 
-def _latent_example(clip: Mapping, latents: np.ndarray, hop: int) -> dict:
-    if not np.isfinite(latents).all():
-        raise Refusal(
-            f"The latents of {clip['id']} are not finite in float16; check the autoencoder."
-        )
-    valid = -(-int(clip["valid_samples"]) // hop)
-    kept = {name: clip[name] for name in ("captions", "id", "meta", "start", "total")}
-    return dict(latents=latents, valid_frames=valid) | kept
+@contextmanager
+def latent_writer(
+    folder: Path,
+    encoder: Encoder,
+    seconds: float,
+    description: str,
+    progress: Callable[[str], None],
+) -> Iterator["LatentWriter"]:
+    """Writes a latent data set into `folder`, from clips of `seconds` each."""
+    frames = -(-round(seconds * SAMPLE_RATE) // encoder.hop)
+    with Writer(folder, latent_features(frames, encoder.k), description) as shards:
+        writer = LatentWriter(shards, encoder, seconds)
+        yield writer
+        writer.finish()
+    fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
+    (folder / FINGERPRINT).write_text(fingerprint + "\n")
+    if encoder.embed is not None:
+        _write_embeddings(folder / EMBEDDINGS, sorted(writer.captions), encoder, progress)
 
 
-def _encode_group(
-    encode_fn: Callable,
-    clips: Sequence[Mapping],
-    chosen: range,
-    adjoins: np.ndarray,
-    *,
-    batch_size: int,
-    frames: int,
-    hop: int,
-    around: int,
-    k: int,
-) -> list[np.ndarray]:
-    """Latents float16 [frames, k] of the `chosen` ones of consecutive clips.
+class LatentWriter:
+    """Takes the clips of each split in order, as `shards.Writer` does, and writes their latents.
 
-    `adjoins` says of each clip but the last whether the next one follows directly. Clips with
-    neighbours on the same sides are encoded together.
+    It holds back clips until it has `GROUP` batches of a split and the clip after them.
     """
-    samples = len(clips[0]["audio"])
-    groups: dict[tuple[bool, bool], list[int]] = {}
-    for place in chosen:
-        before = around > 0 and place > 0 and bool(adjoins[place - 1])
-        after = around > 0 and place + 1 < len(clips) and bool(adjoins[place])
-        groups.setdefault((before, after), []).append(place)
-    encoded = {}
-    for (before, after), places in groups.items():
-        first, length = around * before, frames + around * (before + after)
-        for batch in (places[at : at + batch_size] for at in range(0, len(places), batch_size)):
-            audio = np.zeros((batch_size, length * hop, 2), np.float32)
-            valid = np.zeros(batch_size, np.int64)
-            for number, place in enumerate(batch):
-                row = audio[number]
-                parts = [clips[place - 1]["audio"][samples - first * hop :]] if before else []
-                parts += [clips[place]["audio"]]
-                parts += [clips[place + 1]["audio"]] if after else []
-                whole = np.concatenate(parts)[: len(row)]
-                row[: len(whole)] = whole / np.float32(32767)
-                valid[number] = first * hop + clips[place]["valid_samples"]
-                valid[number] += clips[place + 1]["valid_samples"] if after else 0
-            latents = np.asarray(encode_fn(audio, np.minimum(valid, length * hop)))
-            if latents.shape != (batch_size, length, k):
+
+    def __init__(self, shards: Writer, encoder: Encoder, seconds: float):
+        self.captions: set[str] = set()
+        self._shards, self._encoder, self._seconds = shards, encoder, seconds
+        self._samples = round(seconds * SAMPLE_RATE)
+        self._frames = -(-self._samples // encoder.hop)
+        self._around = min(encoder.around, self._samples // encoder.hop)
+        # Of each split the clips that wait, after the last one that is written.
+        self._held: dict[str, list[Mapping]] = {}
+        self._written: set[str] = set()
+
+    def write(self, split: str, clip: Mapping) -> None:
+        held = self._held.setdefault(split, [])
+        held.append(clip)
+        first = int(split in self._written)
+        if len(held) > first + GROUP * self._encoder.batch_size:
+            self._write(split, range(first, len(held) - 1))
+            del held[: len(held) - 2]
+
+    def finish(self) -> None:
+        for split, held in self._held.items():
+            self._write(split, range(int(split in self._written), len(held)))
+
+    def _write(self, split: str, chosen: range) -> None:
+        """Writes the `chosen` ones of the clips that are held; the others are neighbours."""
+        clips = self._held[split]
+        for place, latents in zip(chosen, self._encode(clips, chosen), strict=True):
+            clip = clips[place]
+            if not np.isfinite(latents).all():
                 raise Refusal(
-                    f"The encoder gave {latents.shape} for {batch_size} clips, "
-                    f"not {(batch_size, length, k)}."
+                    f"The latents of {clip['id']} are not finite in float16; check the autoencoder."
                 )
-            with np.errstate(over="ignore"):  # refused later, by name
-                own = latents[:, first : first + frames].astype(np.float16)
-            encoded |= zip(batch, own, strict=False)
-    return [encoded[place] for place in chosen]
+            kept = {name: clip[name] for name in ("captions", "id", "meta", "start", "total")}
+            valid = -(-int(clip["valid_samples"]) // self._encoder.hop)
+            self._shards.write(split, dict(latents=latents, valid_frames=valid) | kept)
+            self.captions.update(clip["captions"])
+        self._written.add(split)
+
+    def _encode(self, clips: Sequence[Mapping], chosen: range) -> list[np.ndarray]:
+        """Latents float16 [frames, k] of the `chosen` ones of consecutive clips.
+
+        Clips with neighbours on the same sides are encoded together.
+        """
+        adjoins = adjoining(
+            [clip["id"].encode() for clip in clips],
+            [clip["start"] for clip in clips],
+            self._seconds,
+        )
+        size, around = self._encoder.batch_size, self._around
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for place in chosen:
+            before = around > 0 and place > 0 and bool(adjoins[place - 1])
+            after = around > 0 and place + 1 < len(clips) and bool(adjoins[place])
+            groups.setdefault((before, after), []).append(place)
+        encoded = {}
+        for (before, after), places in groups.items():
+            for batch in (places[at : at + size] for at in range(0, len(places), size)):
+                encoded |= zip(batch, self._encode_batch(clips, batch, before, after), strict=False)
+        return [encoded[place] for place in chosen]
+
+    def _encode_batch(
+        self, clips: Sequence[Mapping], places: Sequence[int], before: bool, after: bool
+    ) -> np.ndarray:
+        """Latents float16 [batch_size, frames, k] of the clips at `places`, then of zeros."""
+        encoder, samples, hop = self._encoder, self._samples, self._encoder.hop
+        first, length = self._around * before, self._frames + self._around * (before + after)
+        audio = np.zeros((encoder.batch_size, length * hop, 2), np.float32)
+        valid = np.zeros(encoder.batch_size, np.int64)
+        for number, place in enumerate(places):
+            row = audio[number]
+            parts = [clips[place - 1]["audio"][samples - first * hop :]] if before else []
+            parts += [clips[place]["audio"]]
+            parts += [clips[place + 1]["audio"]] if after else []
+            whole = np.concatenate(parts)[: len(row)]
+            row[: len(whole)] = whole / np.float32(32767)
+            valid[number] = first * hop + clips[place]["valid_samples"]
+            valid[number] += clips[place + 1]["valid_samples"] if after else 0
+        latents = np.asarray(encoder.encode(audio, np.minimum(valid, length * hop)))
+        expected = (encoder.batch_size, length, encoder.k)
+        if latents.shape != expected:
+            raise Refusal(
+                f"The encoder gave {latents.shape} for {encoder.batch_size} clips, not {expected}."
+            )
+        with np.errstate(over="ignore"):  # refused later, by name
+            return latents[:, first : first + self._frames].astype(np.float16)
 
 
-def _write_embeddings(path, captions: list[str], text_fn, batch_size: int, progress) -> None:
+def _write_embeddings(
+    path: Path, captions: list[str], encoder: Encoder, progress: Callable[[str], None]
+) -> None:
     """One float16 [length, d] tensor per caption, under its hash."""
-    tensors, shape, full = {}, None, 0
-    for start in range(0, len(captions), batch_size):
-        chosen = captions[start : start + batch_size]
-        embedding, lengths = text_fn(chosen)
+    assert encoder.embed is not None
+    tensors, shape, full = {}, [], 0
+    for start in range(0, len(captions), encoder.batch_size):
+        chosen = captions[start : start + encoder.batch_size]
+        embedding, lengths = encoder.embed(chosen)
         shape = [int(n) for n in embedding.shape[1:]]
         full += sum(int(length) == shape[0] for length in lengths)
         for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):

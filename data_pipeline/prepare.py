@@ -1,4 +1,6 @@
-"""Audio to stereo shards: the items of a source are cut into clips, counted and written.
+"""A source to a data set: its items are cut into clips, which are counted and written.
+
+They are written as waveforms, or encoded at once and written as latents.
 
 Every rejection is counted and listed in rejected.jsonl. No other file takes a rejected one's place.
 """
@@ -10,10 +12,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_pipeline.clips import Dropped, cut
+from data_pipeline.latents import Encoder, LatentWriter, latent_writer
 from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
 from data_pipeline.sources import Item, Rejection, open_source
 from jen1_jax.errors import Refusal
@@ -62,6 +66,7 @@ def prepare(
     source: str,
     out: str,
     *,
+    encoder: Encoder | None = None,
     seconds: float = 10.24,
     seed: int = 0,
     clips: int = 1000,
@@ -72,6 +77,8 @@ def prepare(
     """Writes the data set `out` from `source`: a folder, a .csv or .jsonl manifest, or "synthetic".
 
     Args:
+        encoder: writes the clips' latents, the same as `latents.encode` of the waveforms; None
+            writes the waveforms.
         seconds: length of every clip; see `clips.cut`.
         seed: of the synthesiser, of the split and of the sample that `limit_hours` takes.
         clips: number of clips of the synthesiser; other sources ignore it.
@@ -83,7 +90,8 @@ def prepare(
             without one are then in the split "train".
 
     Raises:
-        Refusal: the source is unusable, no file was accepted, or `out` exists or cannot be written.
+        Refusal: the source is unusable, no file was accepted, latents are not finite or of another
+            shape than the encoder says, or `out` exists or cannot be written.
             Nothing is left under `out`.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
@@ -116,12 +124,14 @@ def prepare(
     def full(split: str) -> bool:
         return limit_hours is not None and length[split] >= limit_hours * 3600 * shares[split]
 
+    what = f"48 kHz stereo clips of {seconds} s from {Path(source).name}"
     with whole_folder(out) as folder:
-        with Writer(
-            folder,
-            waveform_features(round(seconds * SAMPLE_RATE)),
-            f"48 kHz stereo clips of {seconds} s from {Path(source).name}",
-        ) as writer:
+        writing: AbstractContextManager[Writer | LatentWriter]
+        if encoder is None:
+            writing = Writer(folder, waveform_features(round(seconds * SAMPLE_RATE)), what)
+        else:
+            writing = latent_writer(folder, encoder, seconds, f"latents of {what}", progress)
+        with writing as writer:
             ahead = _render_ahead(items, lambda *entry: not full(split_of(*entry)))
             for done, (place, item) in enumerate(ahead, 1):
                 split = split_of(place, item)

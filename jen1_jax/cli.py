@@ -14,6 +14,8 @@ from typing import Any
 from jen1_jax import __version__
 from jen1_jax.errors import Refusal
 
+SOURCE = "a folder, a CSV, a JSONL, or `synthetic`"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
@@ -61,18 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def data_prepare(options: argparse.Namespace) -> None:
+    print(_prepare(options))
+
+
+def _prepare(options: argparse.Namespace, encoder=None):
+    """Prepares --source, as latents if there is an encoder, and returns the report."""
     from data_pipeline.prepare import prepare
 
-    report = prepare(
+    return prepare(
         options.source,
         options.out,
+        encoder=encoder,
         seconds=options.seconds,
         seed=options.seed,
         clips=options.clips,
         limit_hours=options.limit_hours,
         test_fraction=options.test_fraction,
     )
-    print(report)
 
 
 def data_validate(options: argparse.Namespace) -> None:
@@ -88,7 +95,7 @@ def data_validate(options: argparse.Namespace) -> None:
 
 
 def data_encode(options: argparse.Namespace) -> None:
-    from data_pipeline.latents import encode
+    from data_pipeline.latents import Encoder, encode
     from jen1_jax.models.autoencoder import load_codec
     from jen1_jax.models.run import Run
     from jen1_jax.sharding import local_layout
@@ -101,17 +108,19 @@ def data_encode(options: argparse.Namespace) -> None:
             options.text, options.text_max_length, options.text_dtype, local_layout(run.config)
         )
     fingerprint = {"autoencoder": codec.fingerprint} | ({"text": text.fingerprint} if text else {})
-    encode(
-        options.data,
-        options.out,
+    encoder = Encoder(
         lambda audio, valid: codec.encode(audio, valid_samples=valid),
         fingerprint,
         k=codec.k,
         hop=codec.hop,
         around=codec.encoder_reach,
-        text_fn=text.embed if text else None,
+        embed=text.embed if text else None,
     )
-    print(f"latents written to {options.out}")
+    if options.data is None:
+        print(_prepare(options, encoder))
+    else:
+        encode(options.data, options.out, encoder)
+        print(f"latents written to {options.out}")
 
 
 def train_autoencoder(options: argparse.Namespace) -> None:
@@ -370,35 +379,18 @@ def _parser() -> argparse.ArgumentParser:
         "data", help="prepare, check and encode training data"
     ).add_subparsers(required=True)
     sub = _command(data, "prepare", data_prepare, "audio -> stereo shards")
-    sub.add_argument("--source", required=True, help="a folder, a CSV, a JSONL, or `synthetic`")
+    sub.add_argument("--source", required=True, help=SOURCE)
+    _add_reading(sub)
     sub.add_argument("--out", required=True)
-    sub.add_argument(
-        "--seconds", type=float, default=10.24, help="length of a clip (default: %(default)s)"
-    )
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument(
-        "--clips",
-        type=int,
-        default=512,
-        help="number of clips of the synthetic source (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--limit-hours",
-        type=float,
-        help="stop after this much audio, from a random sample of the files",
-    )
-    sub.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.1,
-        help="share of the files held out, unless the source decides it (default: %(default)s)",
-    )
     sub = _command(
         data, "validate", data_validate, "report the contents and the problems of a data set"
     )
     sub.add_argument("dir")
-    sub = _command(data, "encode", data_encode, "shards -> whitened latents and captions")
-    sub.add_argument("--data", required=True)
+    sub = _command(data, "encode", data_encode, "shards or audio -> whitened latents and captions")
+    given = sub.add_mutually_exclusive_group(required=True)
+    given.add_argument("--data", metavar="DATA", help="what `jen1 data prepare` has written")
+    given.add_argument("--source", help=f"{SOURCE}, encoded without storing the audio")
+    _add_reading(sub.add_argument_group("how --source is read"))
     sub.add_argument("--autoencoder", required=True, metavar="RUN")
     sub.add_argument("--out", required=True)
     sub.add_argument(
@@ -534,6 +526,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="a .png file")
     sub.add_argument("audio", nargs="*", help="WAV files to draw")
     return parser
+
+
+def _add_reading(sub) -> None:
+    """The options that say how --source is read and cut into clips."""
+    sub.add_argument(
+        "--seconds", type=float, default=10.24, help="length of a clip (default: %(default)s)"
+    )
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--clips",
+        type=int,
+        default=512,
+        help="number of clips of the synthetic source (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--limit-hours",
+        type=float,
+        help="stop after this much audio, from a random sample of the files",
+    )
+    sub.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.1,
+        help="share of the files held out, unless the source decides it (default: %(default)s)",
+    )
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

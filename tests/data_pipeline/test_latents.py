@@ -1,12 +1,19 @@
 import itertools
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file
 
 from data_pipeline import stream
-from data_pipeline.latents import encode
+from data_pipeline.latents import Encoder, encode
 from data_pipeline.prepare import prepare
+from data_pipeline.shards import EMBEDDINGS, decoder, records
+from data_pipeline.shards import FINGERPRINT as FINGERPRINT_FILE
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, WORDS
@@ -39,17 +46,8 @@ def said():
 @pytest.fixture(scope="module")
 def latents(shards, said, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("latents") / "set")
-    encode(
-        shards,
-        out,
-        means,
-        FINGERPRINT,
-        k=K,
-        hop=HOP,
-        text_fn=letters,
-        batch_size=4,
-        progress=said.append,
-    )
+    encoder = Encoder(means, FINGERPRINT, k=K, hop=HOP, embed=letters, batch_size=4)
+    encode(shards, out, encoder, said.append)
     return out
 
 
@@ -95,16 +93,9 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
     )
     prepare(str(tmp_path / "music"), str(tmp_path / "data"), seconds=clip / 48_000, test_fraction=0)
     shapes = []
-    encode(
-        str(tmp_path / "data"),
-        str(tmp_path / "out"),
-        lambda audio, valid: shapes.append(audio.shape) or smeared(audio, valid),
-        FINGERPRINT,
-        k=K,
-        hop=HOP,
-        around=around,
-        batch_size=2,
-    )
+    record = lambda audio, valid: shapes.append(audio.shape) or smeared(audio, valid)
+    encoder = Encoder(record, FINGERPRINT, k=K, hop=HOP, around=around, batch_size=2)
+    encode(str(tmp_path / "data"), str(tmp_path / "out"), encoder)
     assert len(set(shapes)) <= 4
     clips = list(stream.batches(str(tmp_path / "data"), "train", 1, shuffle=False, epochs=1))
     latents = list(stream.batches(str(tmp_path / "out"), "train", 1, shuffle=False, epochs=1))
@@ -124,6 +115,46 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
     assert worst < error if error < 1 else worst > 1e-2
 
 
+def everything(folder):
+    """All records of a data set in order, by split, and its other files."""
+    found = {
+        split: list(map(decoder(folder), records(folder, split)(list(range(size)))))
+        for split, size in stream.info(folder).examples.items()
+    }
+    return found, load_file(Path(folder, EMBEDDINGS)), Path(folder, FINGERPRINT_FILE).read_text()
+
+
+def test_a_source_is_encoded_as_its_shards_are(music, tmp_path):
+    """Also at a limit, with rejected files, and in groups that do not divide the clips."""
+    given = shutil.copytree(music, tmp_path / "music")
+    for name in "abcd":
+        (given / f"{name}.wav").write_bytes(b"nothing")
+    shapes = []
+    record = lambda audio, valid: shapes.append(audio.shape) or smeared(audio, valid)
+    encoder = Encoder(record, FINGERPRINT, k=K, hop=HOP, around=2, embed=letters, batch_size=2)
+    options = dict(seconds=0.12, test_fraction=0.3, limit_hours=7 / 3600)
+    data, stored, direct = (str(tmp_path / name) for name in ("data", "stored", "direct"))
+    report = prepare(str(given), data, **options)
+    encode(data, stored, encoder)
+    stored_shapes, shapes[:] = shapes[:], []
+    assert replace(prepare(str(given), direct, encoder=encoder, **options), out=data) == report
+    assert sorted(shapes) == sorted(stored_shapes) and len(set(shapes)) == 3
+    (clips, *others), (expected, *other) = everything(direct), everything(stored)
+    assert min(map(len, expected.values())) > 2 * 4
+    assert report.rejected["undecodable"] > 0 and report.clips["train"] % 8
+    for split, rows in expected.items():
+        for row, right in zip(clips[split], rows, strict=True):
+            assert row.keys() == right.keys() and row["id"] == right["id"]
+            for field in row:
+                np.testing.assert_array_equal(row[field], right[field])
+    (found, fingerprint), (right, as_stored) = others, other
+    assert fingerprint == as_stored and found.keys() == right.keys()
+    assert all(np.array_equal(found[key], right[key]) for key in right)
+    rejected = Path(direct, "rejected.jsonl").read_text()
+    assert rejected == Path(data, "rejected.jsonl").read_text()
+    assert json.loads(Path(direct, "report.json").read_text())["clips"] == report.clips
+
+
 def test_every_caption_comes_with_its_embedding(latents):
     for batch in stream.batches(latents, "train", 4, epochs=1):
         expected, lengths = letters(batch["caption"])
@@ -140,7 +171,7 @@ def test_every_caption_comes_with_its_embedding(latents):
 def test_all_captions_are_kept_and_embedded(worded, tmp_path):
     out = str(tmp_path / "out")
     embed = lambda captions: (np.array([[[len(c)]] for c in captions]), np.ones(len(captions)))
-    encode(worded, out, means, FINGERPRINT, k=K, hop=HOP, text_fn=embed)
+    encode(worded, out, Encoder(means, FINGERPRINT, k=K, hop=HOP, embed=embed))
     assert stream.captions(out, "train") == stream.captions(worded, "train")
     seen = {}
     for batch in itertools.islice(stream.batches(out, "train", 2), 20):
@@ -168,7 +199,7 @@ def test_wrong_latents_are_refused_and_leave_nothing(shards, latents, tmp_path):
         lambda a, valid: means(a) + 1e6,
     ):
         with pytest.raises(Refusal):
-            encode(shards, out, wrong, FINGERPRINT, k=K, hop=HOP)
+            encode(shards, out, Encoder(wrong, FINGERPRINT, k=K, hop=HOP))
     with pytest.raises(Refusal, match="holds latents"):
-        encode(latents, out, means, FINGERPRINT, k=K, hop=HOP)
+        encode(latents, out, Encoder(means, FINGERPRINT, k=K, hop=HOP))
     assert list(tmp_path.iterdir()) == []

@@ -5,13 +5,14 @@ import pytest
 
 from data_pipeline import shards as store
 from data_pipeline import stream
-from data_pipeline.latents import encode
+from data_pipeline.latents import Encoder, encode
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
 
 URL = "gs://bucket/data"
+ENCODER = Encoder(lambda audio, valid: audio, {}, k=1, hop=1)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,8 @@ URL = "gs://bucket/data"
     [
         lambda data, out: prepare(URL, out),
         lambda data, out: prepare("synthetic", URL, clips=1),
-        lambda data, out: encode(URL, out, None, {}, k=1, hop=1),
-        lambda data, out: encode(data, URL, None, {}, k=1, hop=1),
+        lambda data, out: encode(URL, out, ENCODER),
+        lambda data, out: encode(data, URL, ENCODER),
         lambda data, out: validate(URL),
         lambda data, out: stream.batches(URL, "train", 1),
         lambda data, out: stream.captions(URL, "train"),
