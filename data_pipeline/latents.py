@@ -95,17 +95,23 @@ def latent_writer(
     seconds: float,
     description: str,
     progress: Callable[[str], None],
+    written: Mapping | None = None,
 ) -> Iterator["LatentWriter"]:
-    """Writes a latent data set into `folder`, from clips of `seconds` each."""
+    """Writes a latent data set into `folder`, from clips of `seconds` each.
+
+    `written` is what `LatentWriter.pause` returned in an earlier call for this folder.
+    """
+    shards, captions = (written["shards"], written["captions"]) if written else ({}, [])
     frames = -(-round(seconds * SAMPLE_RATE) // encoder.hop)
-    with Writer(folder, latent_features(frames, encoder.k), description) as shards:
-        writer = LatentWriter(shards, encoder, seconds)
+    with Writer(folder, latent_features(frames, encoder.k), description, shards) as shard_writer:
+        writer = LatentWriter(shard_writer, encoder, seconds)
+        writer.captions.update(captions)
         yield writer
-        writer.finish()
-    fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
-    (folder / FINGERPRINT).write_text(fingerprint + "\n")
-    if encoder.embed is not None:
-        _write_embeddings(folder / EMBEDDINGS, sorted(writer.captions), encoder, progress)
+        writer.pause()
+        fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
+        (folder / FINGERPRINT).write_text(fingerprint + "\n")
+        if encoder.embed is not None:
+            _write_embeddings(folder / EMBEDDINGS, sorted(writer.captions), encoder, progress)
 
 
 class LatentWriter:
@@ -132,9 +138,13 @@ class LatentWriter:
             self._write(split, range(first, len(held) - 1))
             del held[: len(held) - 2]
 
-    def finish(self) -> None:
+    def pause(self) -> dict:
+        """Writes all clips so far; the next one must begin a piece. Returns what is written."""
         for split, held in self._held.items():
             self._write(split, range(int(split in self._written), len(held)))
+        self._held.clear()
+        self._written.clear()
+        return {"shards": self._shards.pause(), "captions": sorted(self.captions)}
 
     def _write(self, split: str, chosen: range) -> None:
         """Writes the `chosen` ones of the clips that are held; the others are neighbours."""

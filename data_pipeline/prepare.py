@@ -9,57 +9,24 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from data_pipeline.clips import Dropped, cut
 from data_pipeline.latents import Encoder, LatentWriter, latent_writer
+from data_pipeline.report import Report, Tally
 from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
 from data_pipeline.sources import Item, Rejection, open_source
 from jen1_jax.errors import Refusal
-from jen1_jax.files import whole_folder
+from jen1_jax.files import whole_folder, write_text
 
 MIN_CLIP, MAX_CLIP = 0.1, 600.0  # seconds
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `prepare` did: files and clips by what became of them."""
-
-    out: str
-    files: int
-    accepted: int
-    rejected: dict[str, int]  # reason -> files
-    not_needed: int  # files that were left over once limit_hours was reached
-    source_splits: bool  # whether the source decides the splits, and not the test fraction
-    clips: dict[str, int]  # split -> clips
-    hours: dict[str, float]  # split -> hours without padding
-    dropped_seconds: dict[str, float]  # of accepted files, by the reason in `clips.Dropped`
-    captions: int  # distinct ones
-
-    def __str__(self) -> str:
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
-            or "none"
-        )
-        lines = [f"files: {self.accepted} accepted of {self.files}; rejected: {reasons}"]
-        if self.not_needed:
-            lines.append(f"{self.not_needed} files were not needed to reach the limit of hours")
-        if self.source_splits:
-            lines.append("the source decides the splits; the test fraction was not used")
-        lines += [
-            f"{split}: {self.clips[split]} clips, {self.hours[split]:.3f} hours"
-            for split in sorted(self.clips, reverse=True)
-        ]
-        dropped = ", ".join(
-            f"{seconds:.1f} s {what}" for what, seconds in self.dropped_seconds.items() if seconds
-        )
-        lines += [f"dropped from accepted files: {dropped}"] if dropped else []
-        return "\n".join([*lines, f"{self.captions} distinct captions", f"wrote {self.out}"])
+SAVE_SECONDS = 7200.0  # of audio that is written before the state is saved again
+SAVED = "state.json"  # of an unfinished data set
 
 
 def prepare(
@@ -93,6 +60,9 @@ def prepare(
         Refusal: the source is unusable, no file was accepted, latents are not finite or of another
             shape than the encoder says, or `out` exists or cannot be written.
             Nothing is left under `out`.
+
+    A call that is interrupted leaves a hidden folder beside `out`. The same call goes on from the
+    last state that was saved there.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
         raise Refusal(
@@ -100,8 +70,8 @@ def prepare(
         )
     if not (0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
         raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
-    found = open_source(source, clips=clips, seconds=seconds, seed=seed)
-    rejections = [entry for entry in found if isinstance(entry, Rejection)]
+    reading = dict(clips=clips, seconds=seconds, seed=seed)
+    found = open_source(source, **reading)
     # In hash order the test files come first. If none of them is accepted, the next accepted file
     # goes into the test split.
     items = sorted(
@@ -111,100 +81,80 @@ def prepare(
     decided = [item.split for _, item in items if item.split]
     share = decided.count("test") / len(items) if decided else test_fraction
     shares = {"test": share, "train": 1 - share}
-    count, length, captions = Counter(), Counter(), set()
-    dropped, digests, accepted, not_needed = {"tail": 0.0, "silence": 0.0}, {}, 0, 0
-    began = reported = time.monotonic()
-
-    def split_of(place: float, item: Item) -> str:
-        if decided:
-            return item.split or "train"
-        test = test_fraction > 0 and len(items) > 1 and (place < test_fraction or not count["test"])
-        return "test" if test else "train"
-
-    def full(split: str) -> bool:
-        return limit_hours is not None and length[split] >= limit_hours * 3600 * shares[split]
-
     what = f"48 kHz stereo clips of {seconds} s from {Path(source).name}"
-    with whole_folder(out) as folder:
+    command = dict(reading, limit_hours=limit_hours, test_fraction=test_fraction)
+    command |= dict(source=source, encoder=encoder and encoder.fingerprint)
+    command |= dict(items=[item.id for _, item in items])
+    key = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
+    with whole_folder(out, key) as folder:
+        saved = _saved(folder / SAVED)
+        rejected = [entry for entry in found if isinstance(entry, Rejection)]
+        tally = Tally.from_json(saved["tally"]) if saved else Tally(rejected=rejected)
+        if tally.done:
+            progress(f"continues after {tally.done} files that an earlier call has finished")
+
+        def split_of(place: float, item: Item) -> str:
+            if decided:
+                return item.split or "train"
+            few = place < test_fraction or not tally.clips["test"]
+            return "test" if test_fraction > 0 and len(items) > 1 and few else "train"
+
+        def full(split: str) -> bool:
+            most = float("inf") if limit_hours is None else limit_hours * 3600 * shares[split]
+            return tally.seconds[split] >= most
+
         writing: AbstractContextManager[Writer | LatentWriter]
         if encoder is None:
-            writing = Writer(folder, waveform_features(round(seconds * SAMPLE_RATE)), what)
+            features = waveform_features(round(seconds * SAMPLE_RATE))
+            writing = Writer(folder, features, what, saved.get("written"))
         else:
-            writing = latent_writer(folder, encoder, seconds, f"latents of {what}", progress)
+            text = f"latents of {what}"
+            writing = latent_writer(folder, encoder, seconds, text, progress, saved.get("written"))
         with writing as writer:
-            ahead = _render_ahead(items, lambda *entry: not full(split_of(*entry)))
-            for done, (place, item) in enumerate(ahead, 1):
-                split = split_of(place, item)
-                if full(split):
-                    not_needed += 1
-                    continue
-                recording = cut(item, seconds)
-                if not isinstance(recording, Rejection) and recording.digest in digests:
-                    same = f"the same bytes as {digests[recording.digest]}"
-                    recording = Rejection(item.id, "duplicate", same)
-                if isinstance(recording, Rejection):
-                    rejections.append(recording)
-                    continue
-                if recording.digest is not None:
-                    digests[recording.digest] = item.id
-                accepted += 1
-                for piece in recording.pieces:
-                    if isinstance(piece, Dropped):
-                        dropped[piece.reason] += piece.seconds
-                        continue
-                    writer.write(split, piece)
-                    captions.update(piece["captions"])
-                    count[split] += 1
-                    length[split] += piece["valid_samples"] / SAMPLE_RATE
-                    if full(split):
-                        break
+            before = last = sum(tally.seconds.values())
+            began = reported = time.monotonic()
+            ahead = _render_ahead(items[tally.done :], lambda *entry: not full(split_of(*entry)))
+            for done, (place, item) in enumerate(ahead, tally.done):
+                total = sum(tally.seconds.values())
+                if total - last >= SAVE_SECONDS:
+                    tally.done, last = done, total
+                    state = dict(tally=tally.to_json(), written=writer.pause())
+                    write_text(folder / SAVED, json.dumps(state))
                 if time.monotonic() - reported > 5:
-                    reported, total = time.monotonic(), sum(length.values())
+                    reported = time.monotonic()
                     progress(
                         f"{done}/{len(items)} files, {total / 3600:.2f} hours, "
-                        f"{total / (reported - began):.0f} times real time"
+                        f"{(total - before) / (reported - began):.0f} times real time"
                     )
-            if not accepted:
-                raise Refusal(
-                    f"No file of {source} was accepted: {_listing(rejections)}; "
-                    "nothing was written."
-                )
-            if not count["train"] and decided:
-                raise Refusal(
-                    f"No file of {source} that was accepted is in the split train; give some of "
-                    'them "split": "train", or none a split.'
-                )
-            if not count["train"]:
-                raise Refusal(
-                    f"Only one file of {source} is usable and it went into the test split; "
-                    "use a test fraction of 0."
-                )
-        report = Report(
-            out=out,
-            files=len(found),
-            accepted=accepted,
-            rejected=dict(Counter(rejection.reason for rejection in rejections)),
-            not_needed=not_needed,
-            source_splits=bool(decided),
-            clips=dict(count),
-            hours={split: length[split] / 3600 for split in count},
-            dropped_seconds=dropped,
-            captions=len(captions),
-        )
+                split = split_of(place, item)
+                if full(split):
+                    tally.not_needed += 1
+                    continue
+                recording = tally.accept(item, cut(item, seconds))
+                for piece in recording.pieces if recording else ():
+                    tally.count(split, piece)
+                    if not isinstance(piece, Dropped):
+                        writer.write(split, piece)
+                    if full(split):
+                        break
+            _check(tally, source, bool(decided))
+        report = tally.report(out, len(found), bool(decided))
         (folder / "rejected.jsonl").write_text(
-            "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejections)
+            "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in tally.rejected)
         )
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+        (folder / SAVED).unlink(missing_ok=True)
     return report
 
 
 def _render_ahead(
     items: list[tuple[float, Item]], wanted: Callable[[float, Item], bool]
 ) -> Iterator[tuple[float, Item]]:
-    """The same items, with the audio of the next few synthetic ones rendered in threads.
+    """The same items, with the audio of the next few ones rendered in threads.
 
-    Rendering spends its time in numpy, so threads use all cores. `wanted` tells of an entry
-    whether its audio will be read.
+    Rendering spends its time in numpy or in another process, so threads use all cores. At most two
+    pieces a core are held: 140 MB of memory if pieces last three minutes. `wanted` tells of an
+    entry whether its audio will be read.
     """
     cores = os.cpu_count() or 1
     waiting: deque[tuple[float, Item]] = deque()
@@ -219,6 +169,29 @@ def _render_ahead(
         yield from waiting
     finally:  # also if the caller stops early
         pool.shutdown(cancel_futures=True)
+
+
+def _check(tally: Tally, source: str, decided: bool) -> None:
+    """Refuses a source that gives nothing to train on."""
+    if not tally.accepted:
+        raise Refusal(
+            f"No file of {source} was accepted: {_listing(tally.rejected)}; nothing was written."
+        )
+    if not tally.clips["train"] and decided:
+        raise Refusal(
+            f"No file of {source} that was accepted is in the split train; give some of them "
+            '"split": "train", or none a split.'
+        )
+    if not tally.clips["train"]:
+        raise Refusal(
+            f"Only one file of {source} is usable and it went into the test split; "
+            "use a test fraction of 0."
+        )
+
+
+def _saved(path: Path) -> dict:
+    """What an earlier call of the same command has saved; empty if there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _hash(text: str) -> float:

@@ -54,14 +54,18 @@ def _about() -> dict:
 class Writer:
     """Appends examples to the splits of a new data set in `folder`.
 
-    It is a context manager, which writes the metadata at the end.
+    It is a context manager, which writes the metadata at the end. `written` is what `pause` of an
+    earlier writer in this folder returned; the data set then begins with what that one had written.
     """
 
     folder: Path
     features: tfds.features.FeaturesDict
     description: str
-    _shards: dict[str, list[list[int]]] = field(default_factory=dict)  # split -> [examples, bytes]
+    written: dict[str, list[list[int]]] | None = None  # split -> [examples, bytes] of each shard
     _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._shards = self.written or {}
 
     def __enter__(self) -> "Writer":
         return self
@@ -69,8 +73,8 @@ class Writer:
     def write(self, split: str, example: Mapping) -> None:
         record = self.features.serialize_example(dict(example))
         shards = self._shards.setdefault(split, [])
-        if not shards or shards[-1][1] + len(record) > SHARD_BYTES:
-            if shards:
+        if split not in self._files or shards[-1][1] + len(record) > SHARD_BYTES:
+            if split in self._files:
                 self._files[split].close()
             self._files[split] = ArrayRecordWriter(
                 str(self._part(split, len(shards))), "group_size:1,uncompressed"
@@ -80,12 +84,18 @@ class Writer:
         shards[-1][0] += 1
         shards[-1][1] += len(record)
 
+    def pause(self) -> dict[str, list[list[int]]]:
+        """Completes the shards of all examples so far, and returns what they hold."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        return self._shards
+
     def _part(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number}.part"
 
     def __exit__(self, kind, *_) -> None:
-        for file in self._files.values():
-            file.close()
+        self.pause()
         if kind is not None:
             return
         infos = []

@@ -42,3 +42,20 @@ def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path):
     with whole_folder(tmp_path / "link") as folder:
         (folder / "whole").touch()
     assert (tmp_path / "empty" / "whole").exists() and (tmp_path / "link").is_symlink()
+
+
+def test_with_a_key_an_interrupted_folder_is_given_again(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), whole_folder(out, "key") as folder:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), whole_folder(out, "other") as folder:
+        assert not list(folder.iterdir())
+        with pytest.raises(Refusal, match="Another command is writing"), whole_folder(out, "other"):
+            pass
+        raise KeyboardInterrupt
+    with pytest.raises(Refusal, match="bad input"), whole_folder(out, "other"):
+        raise Refusal("bad input")
+    with whole_folder(out, "key") as folder:
+        assert [path.name for path in folder.iterdir()] == ["half"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
