@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,6 +125,36 @@ def test_page_draws_the_run(tiny_run, tmp_path, song):
         == 0
     )
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_encode_takes_shards_or_a_source(tmp_path, capsys, monkeypatch):
+    codec = SimpleNamespace(fingerprint="f", k=2, hop=480, encoder_reach=2)
+    codec.encode = lambda audio, valid_samples: audio[:, ::480]
+    monkeypatch.setattr("jen1_jax.models.run.Run.open", lambda path: path)
+    monkeypatch.setattr("jen1_jax.models.autoencoder.load_codec", lambda run: codec)
+    monkeypatch.chdir(tmp_path)
+    source = [
+        "--source",
+        "synthetic",
+        "--clips",
+        "4",
+        "--seconds",
+        "0.25",
+        "--test-fraction",
+        "0.3",
+    ]
+    assert main(["data", "prepare", *source, "--out", "shards"]) == 0
+    prepared = capsys.readouterr().out
+    encode = ["data", "encode", "--autoencoder", "run", "--out"]
+    assert main([*encode, "stored", "--data", "shards"]) == 0
+    assert "latents written to stored" in capsys.readouterr().out
+    assert main([*encode, "direct", *source]) == 0
+    assert capsys.readouterr().out == prepared.replace("wrote shards", "wrote direct")
+    splits = lambda folder: json.loads(Path(folder, "dataset_info.json").read_text())["splits"]
+    assert splits("stored") == splits("direct")
+    with pytest.raises(SystemExit, match="2"):
+        main([*encode, "both", "--data", "shards", *source])
+    assert "argument --source: not allowed with argument --data" in capsys.readouterr().err
 
 
 def test_evaluate_says_how_far_it_is(tmp_path, song, capsys, monkeypatch):
