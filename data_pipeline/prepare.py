@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -37,6 +37,7 @@ def prepare(
     seconds: float = 10.24,
     seed: int = 0,
     clips: int = 1000,
+    soundfonts: Sequence[str] = (),
     limit_hours: float | None = None,
     test_fraction: float = 0.1,
     progress: Callable[[str], None] = print,
@@ -49,6 +50,7 @@ def prepare(
         seconds: length of every clip; see `clips.cut`.
         seed: of the synthesiser, of the split and of the sample that `limit_hours` takes.
         clips: number of clips of the synthesiser; other sources ignore it.
+        soundfonts: files that the MIDI files of a folder are rendered with.
         limit_hours: stop after this much accepted audio, taken from files in the order of a hash
             of their names: a random sample of each split, the same every time. Its share of the
             hours is that of its files.
@@ -70,7 +72,7 @@ def prepare(
         )
     if not (0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
         raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
-    reading = dict(clips=clips, seconds=seconds, seed=seed)
+    reading = dict(clips=clips, seconds=seconds, seed=seed, soundfonts=soundfonts)
     found = open_source(source, **reading)
     # In hash order the test files come first. If none of them is accepted, the next accepted file
     # goes into the test split.

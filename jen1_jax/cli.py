@@ -14,7 +14,18 @@ from typing import Any
 from jen1_jax import __version__
 from jen1_jax.errors import Refusal
 
-SOURCE = "a folder, a CSV, a JSONL, or `synthetic`"
+SOURCE = "a folder of audio and MIDI files, a CSV, a JSONL, or `synthetic`"
+_TRAIN = "pip install 'jen1-jax[train]', or train from an .npz file"
+_MIDI = "pip install 'jen1-jax[midi]', or remove the MIDI files from the folder"
+MISSING = {  # package -> what to do where an extra is not installed
+    "tensorflow": _TRAIN,
+    "tensorflow_datasets": _TRAIN,
+    "array_record": _TRAIN,
+    "mido": _MIDI,
+    "pretty_midi": _MIDI,
+    # Its dependency pyaudio plays sound live, and often has to be compiled.
+    "tinysoundfont": "pip install --no-deps tinysoundfont",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,13 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jen1: {refusal}", file=sys.stderr)
         return 3
     except ModuleNotFoundError as error:
-        if error.name not in ("tensorflow", "tensorflow_datasets", "array_record"):
+        if error.name not in MISSING:
             raise
-        print(
-            f"jen1: This needs {error.name}: pip install 'jen1-jax[train]', or train from an "
-            ".npz file.",
-            file=sys.stderr,
-        )
+        print(f"jen1: This needs {error.name}: {MISSING[error.name]}.", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
         print("jen1: interrupted.", file=sys.stderr)
@@ -77,6 +84,7 @@ def _prepare(options: argparse.Namespace, encoder=None):
         seconds=options.seconds,
         seed=options.seed,
         clips=options.clips,
+        soundfonts=options.soundfont,
         limit_hours=options.limit_hours,
         test_fraction=options.test_fraction,
     )
@@ -539,6 +547,13 @@ def _add_reading(sub) -> None:
         type=int,
         default=512,
         help="number of clips of the synthetic source (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--soundfont",
+        type=lambda text: text.split(","),
+        default=(),
+        metavar="FILE[,MORE]",
+        help=".sf2 or .sf3 files that render the MIDI files of a folder (default: a small one)",
     )
     sub.add_argument(
         "--limit-hours",

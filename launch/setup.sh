@@ -1,6 +1,6 @@
 # Other scripts source this file from the checkout's root. `setup EXTRA` installs the project with
-# that extra into .venv and puts .venv first on the PATH. It installs again only when
-# pyproject.toml or launch/constraints.txt has changed.
+# that extra (or several, as in `setup train,midi`) into .venv and puts .venv first on the PATH. It
+# installs again only when pyproject.toml or launch/constraints.txt has changed.
 
 find_python() {
   local candidate
@@ -27,6 +27,11 @@ setup() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     echo "Installing into .venv. The first installation downloads several gigabytes."
     .venv/bin/pip install --quiet --constraint launch/constraints.txt --editable ".[$extra]"
+    case ,$extra, in
+      *,midi,* | *,dev,*)  # its dependency pyaudio often has to be compiled, and is not used
+        .venv/bin/pip install --quiet --constraint launch/constraints.txt --no-deps tinysoundfont
+        ;;
+    esac
     echo "$state" >"$stamp"
   fi
   PATH=$PWD/.venv/bin:$PATH

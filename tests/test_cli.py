@@ -313,6 +313,17 @@ def test_data_commands_without_tensorflow_say_what_to_install(capsys, tmp_path, 
     )
 
 
+def test_midi_files_without_the_synthesiser_say_what_to_install(capsys, tmp_path, monkeypatch):
+    for name in list(sys.modules):
+        if name.startswith(("data_pipeline.scores", "data_pipeline.sources.midi")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    (tmp_path / "a.mid").write_bytes(b"")
+    assert "pip install --no-deps tinysoundfont" in refused(
+        capsys, "data", "prepare", "--source", tmp_path, "--out", tmp_path / "data"
+    )
+
+
 def test_a_diffusion_model_needs_a_run(capsys, tmp_path):
     np.savez(
         tmp_path / "z.npz",

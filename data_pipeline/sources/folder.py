@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_pipeline.sources.items import SUFFIXES, Item, Rejection, file_item
 
+MIDI = (".mid", ".midi")
 UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv")  # by libsndfile
 
 
@@ -35,15 +36,20 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
                 yield _read(path, path.relative_to(folder).as_posix())
 
 
+def midi_files(folder: Path) -> list[Path]:
+    """All MIDI files below `folder`, in the order of their names, without linked folders."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in MIDI and not path.name.startswith(".")
+    )
+
+
 def _read(path: Path, id: str) -> Item | Rejection:
     if path.suffix.lower() in UNSUPPORTED:
         return Rejection(id, "unsupported format", "convert it to FLAC or WAV")
-    if not id.isprintable():
-        return Rejection(
-            id.encode("utf-8", "replace").decode(),
-            "unreadable name",
-            "rename it in UTF-8 without control characters",
-        )
+    if rejection := unreadable_name(id):
+        return rejection
     fields = {}
     try:
         if (sidecar := path.with_suffix(".json")).exists():
@@ -53,3 +59,14 @@ def _read(path: Path, id: str) -> Item | Rejection:
     except (ValueError, TypeError) as error:  # not UTF-8, not JSON, not an object
         return Rejection(id, "unreadable caption", f"{sidecar.name}: {error}")
     return file_item(id, path, fields)
+
+
+def unreadable_name(id: str) -> Rejection | None:
+    """The rejection of a file whose name cannot be printed."""
+    if id.isprintable():
+        return None
+    return Rejection(
+        id.encode("utf-8", "replace").decode(),
+        "unreadable name",
+        "rename it in UTF-8 without control characters",
+    )

@@ -1,6 +1,6 @@
 """What a source yields: items, what is said about them, and rejections."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,13 @@ def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
     given = more if first is None else [str(first), *more]
     if not given:
         given = [_composed(fields)]
-    captions = tuple(dict.fromkeys(caption.strip() for caption in given))
-    about = About(tuple(filter(None, captions)) or ("",), fields)
+    about = About(distinct(given), fields)
     return Item(id, path, lambda start, stop: about, split)
+
+
+def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """The texts without repeats, empty ones and the spaces around them; ("",) if none is left."""
+    return tuple(filter(None, dict.fromkeys(text.strip() for text in texts))) or ("",)
 
 
 def _composed(fields: dict) -> str:

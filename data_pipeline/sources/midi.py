@@ -1,0 +1,117 @@
+"""The source that renders MIDI files with soundfonts, and writes captions from their scores."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import pretty_midi
+
+from data_pipeline.captioning import captions
+from data_pipeline.scores.reading import MAX_BYTES, MAX_SIDECAR_BYTES, Score, read, read_sidecar
+from data_pipeline.scores.renderer import Renderer
+from data_pipeline.scores.rendering import ROOM
+from data_pipeline.scores.truth import truth
+from data_pipeline.sources.folder import midi_files, unreadable_name
+from data_pipeline.sources.items import About, Item, Rejection, distinct
+from jen1_jax.errors import Refusal
+
+DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
+# Fields of the sidecar that are not copied to the metadata: the truth of a stretch has its own.
+_APART = ("caption", "captions", "chords", "sections", "melody", "split")
+
+
+def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejection]:
+    """All MIDI files below `folder`, in the order of their names.
+
+    NAME.json holds what is known about NAME.mid (see `scores.reading`). Captions are written from
+    the score if neither NAME.txt nor the JSON file has any. A damaged file is refused when the
+    audio of its item is read.
+
+    Args:
+        soundfonts: a score is rendered with the one that its sidecar names, or with one that a
+            hash of its id chooses. Without any, that of pretty_midi is used.
+
+    Raises:
+        Refusal: a soundfont cannot be used.
+    """
+    if not soundfonts:
+        soundfonts = [DEFAULT_SOUNDFONT]
+        logging.getLogger(__name__).warning(
+            f"Without --soundfont, MIDI files are rendered with {DEFAULT_SOUNDFONT.name} of "
+            "pretty_midi, a small one (GPL-2)."
+        )
+    fonts = {font.name: font for font in soundfonts}
+    if len(fonts) < len(soundfonts):
+        raise Refusal("Two soundfonts have the same file name; rename one of them.")
+    renderer, digests = Renderer(soundfonts), {}
+    remembered = lru_cache(maxsize=2)(read)  # the clips of a score ask for it one after the other
+    for path in midi_files(folder):
+        id = path.relative_to(folder).as_posix()
+        entry = unreadable_name(id) or _item(path, id, fonts, renderer, remembered)
+        if isinstance(entry, Item):
+            digest = _digest(path)
+            if digest in digests:
+                entry = Rejection(id, "duplicate", f"the same bytes as {digests[digest]}")
+            digests.setdefault(digest, id)
+        yield entry
+
+
+def _item(
+    path: Path,
+    id: str,
+    fonts: dict[str, Path],
+    renderer: Renderer,
+    read: Callable[[Path, str], Score],
+) -> Item | Rejection:
+    if not path.is_file():
+        return Rejection(id, "missing")
+    try:
+        sidecar = read_sidecar(path)
+    except Refusal as refusal:
+        return Rejection(id, "unreadable sidecar", str(refusal))
+    if (text := path.with_suffix(".txt")).is_file():
+        try:
+            with open(text, encoding="utf-8") as file:
+                sidecar["caption"] = file.read(MAX_SIDECAR_BYTES)
+        except ValueError as error:
+            return Rejection(id, "unreadable caption", f"{text.name}: {error}")
+    font = sidecar.get("soundfont") or _choose(id, sorted(fonts))
+    if font not in fonts:
+        given = ", ".join(fonts)
+        return Rejection(id, "soundfont not given", f"it names {font}; given are {given}")
+    meta = {"room": ROOM} | {name: sidecar[name] for name in sidecar if name not in _APART}
+    meta |= {"source": "midi", "soundfont": font}
+    given = [sidecar["caption"]] if "caption" in sidecar else []
+    given += sidecar.get("captions", [])
+    return Item(
+        id,
+        partial(renderer.render, path, id, fonts[font]),
+        partial(_about, partial(read, path, id), meta, given),
+        sidecar.get("split"),
+    )
+
+
+def _about(
+    score: Callable[[], Score], meta: dict, given: list[str], start: float, stop: float
+) -> About:
+    known = truth(score(), start, stop)
+    written = distinct(given) if given else captions(known, f"{score().id}@{start:.3f}")
+    return About(written, meta | known)
+
+
+def _choose(id: str, names: list[str]) -> str:
+    """One of the names, which depends on them and on `id` alone."""
+    digest = hashlib.sha256(f"soundfont:{id}".encode()).digest()
+    return names[int.from_bytes(digest[:8], "big") % len(names)]
+
+
+def _digest(path: Path) -> bytes:
+    """A digest of the MIDI file and its sidecar."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".json")):
+        if part.is_file():
+            with open(part, "rb") as file:
+                digest.update(file.read(MAX_BYTES))
+    return digest.digest()
