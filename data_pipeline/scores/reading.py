@@ -70,7 +70,9 @@ def read(path: Path, id: str) -> Score:
     try:
         file = mido.MidiFile(file=io.BytesIO(content))
     except Exception as error:  # mido raises many kinds of errors for damaged files
-        raise Refusal(f"It is no MIDI file, or damaged: {error or type(error).__name__}.") from None
+        raise Refusal(
+            f"It is no MIDI file, or damaged: {str(error) or type(error).__name__}."
+        ) from None
     if file.type not in (0, 1):
         raise Refusal(f"It has MIDI format {file.type}; formats 0 and 1 are read.")
     if file.ticks_per_beat <= 0:
