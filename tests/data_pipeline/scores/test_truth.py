@@ -90,6 +90,11 @@ def test_chords_and_overlapping_notes_count_once_in_the_shares(tmp_path):
     assert shares == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
+def test_notes_count_in_the_density_where_they_begin(tmp_path):
+    found = known(tmp_path, part(0, [60], each=4.0), part(73, [72] * 2, start=2, each=1), start=2)
+    assert found["density"] == 1.0
+
+
 def test_the_tempo_is_that_of_the_stretch(tmp_path):
     changes = b"\x00\xff\x51\x03\x07\xa1\x20" + b"\x81\x40\xff\x51\x03\x0f\x42\x40" + END
     (tmp_path / "a.mid").write_bytes(midi(b"\x00\x90\x3c\x40\x8d\x00\x80\x3c\x00" + END, changes))
