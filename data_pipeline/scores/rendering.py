@@ -188,7 +188,7 @@ def _reverberate(audio: np.ndarray, room: float, random: np.random.Generator) ->
     # Walls absorb treble, and bass would become muddy.
     band = scipy.signal.butter(1, (200, 5000), "bandpass", fs=RATE, output="sos")
     noise = scipy.signal.sosfilt(band, noise, axis=0)
-    noise *= 0.6 * room / np.sqrt((noise**2).sum(axis=0))
+    noise *= 0.45 * room / np.sqrt((noise**2).sum(axis=0))
     result = np.pad(audio, ((0, delay + length), (0, 0)))
     mono = audio.mean(axis=1)
     for side in range(2):
