@@ -1,5 +1,6 @@
 """Reads a whole data set and reports its contents and its problems."""
 
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipeline.captioning import write
+from data_pipeline.captioning.writing import NAMEABLE
 from data_pipeline.shards import SAMPLE_RATE, decoder, info, records
 from jen1_jax.errors import Refusal
 
@@ -26,6 +29,7 @@ class Report:
     without_caption: int  # records
     captions_each: tuple[float, float, float]  # least, median and most of the other records
     captions: int  # distinct ones
+    truth: dict[str, tuple[int, int, int]]  # field -> records with it, their captions, naming it
     problems: list[str]  # sentences
 
     def __str__(self) -> str:
@@ -50,6 +54,10 @@ class Report:
             f"captions: {self.captions} distinct; {least:g} / {middle:g} / {most:g} a record "
             f"(least, median, most); {self.without_caption} records have none"
         )
+        lines += [
+            f"{name}: known of {count} records, in {named} of their {captions} written captions"
+            for name, (count, captions, named) in sorted(self.truth.items())
+        ]
         return "\n".join([*lines, *(self.problems or ["no problems"])])
 
 
@@ -62,7 +70,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
     about, decode = info(folder), decoder(folder)
     data, valid_name = about.data_fields
     figures, valid_rows, files = defaultdict(list), Counter(), defaultdict(set)
-    captions, captions_each = set(), []
+    captions, captions_each, truth = set(), [], defaultdict(lambda: np.zeros(3, int))
     problems, reported, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():
         read = records(folder, split)
@@ -92,6 +100,8 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
             valid_rows[split] += valid
             captions.update(said)
             captions_each.append(len(said))
+            for name, counts in _named(id, said, json.loads(example["meta"])).items():
+                truth[name] += counts
             files[split].add(id.rpartition("@")[0])
             for name, figure in (_audio if about.kind == "waveform" else _latents)(
                 rows[:valid]
@@ -128,8 +138,25 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
         without_caption=captions_each.count(0),
         captions_each=(min(captioned), float(np.median(captioned)), max(captioned)),
         captions=len(captions),
+        truth={name: tuple(counts.tolist()) for name, counts in truth.items()},
         problems=problems,
     )
+
+
+def _named(id: str, captions: list[str], meta: dict) -> dict[str, tuple[int, int, int]]:
+    """Of each field of a score's truth: 1, how many captions were written, how many name it.
+
+    Captions that were given with the score are left out.
+    """
+    if meta.get("source") != "midi":
+        return {}
+    written = {each.text: each.fields for each in write(meta, id)}
+    fields = [written[caption] for caption in captions if caption in written]
+    return {
+        name: (1, len(fields), sum(name in each for each in fields))
+        for name in NAMEABLE
+        if name in meta
+    }
 
 
 def _audio(audio: np.ndarray) -> dict[str, float | bool]:

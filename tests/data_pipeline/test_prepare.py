@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from data_pipeline import shards as store
 from data_pipeline import synthesis
+from data_pipeline.captioning import write
 from data_pipeline.prepare import prepare
 from data_pipeline.validate import validate
 from jen1_jax.errors import Refusal
@@ -325,6 +326,20 @@ def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
     ]
     assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
     assert (report.without_caption, report.captions_each, report.captions) == (3, (2, 2, 2), 2)
+
+
+def test_validate_counts_what_written_captions_name(tmp_path):
+    known, id = dict(tempo=96.0, meter="3/4", source="midi"), "a.mid@0.000"
+    written = write(known, id)
+    example = dict(audio=np.ones((SAMPLES, 2), np.int16), valid_samples=SAMPLES, start=0, total=1)
+    with store.Writer(tmp_path, store.waveform_features(SAMPLES), "a score") as writer:
+        said = [each.text for each in written] + ["a given caption in 5/4"]
+        writer.write("train", example | dict(id=id, captions=said, meta=json.dumps(known)))
+        other = dict(id="b.wav@0.000", captions=["fast"], meta='{"tempo": "fast"}')
+        writer.write("train", example | other)
+    naming = lambda field: sum(field in each.fields for each in written)
+    expected = {field: (1, len(written), naming(field)) for field in ("tempo", "meter")}
+    assert validate(str(tmp_path)).truth == expected
 
 
 def test_broken_shards_are_refused_by_name(shards, tmp_path):
