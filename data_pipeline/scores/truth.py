@@ -23,17 +23,19 @@ _NAMES = {
 def truth(score: Score, start: float, stop: float) -> dict:
     """What is known about the stretch from `start` to `stop`, in seconds, as JSON values.
 
-    Fields: tempo (quarter notes per minute, the mean over the beats of the stretch), meter, key,
-    mode, key_from, instruments, drums, bass, melody, density, mean_pitch, register, velocity,
-    dynamics, chords, style, section, title. What is not known is absent.
+    Fields: tempo (beats per minute, the mean over the stretch; a beat is a quarter note, in 6/8,
+    9/8 and 12/8 three eighths), meter, key, mode, key_from, instruments, drums, bass, melody,
+    density, mean_pitch, register, velocity, dynamics, chords, style, section, title. What is not
+    known is absent.
     """
     sidecar = score.sidecar
     notes = score.notes[(score.notes["start"] < stop) & (score.notes["stop"] > start)]
     fields = {name: sidecar[name] for name in ("title", "style", "meter") if name in sidecar}
-    if score.tempos:
-        fields["tempo"] = round(_tempo(score.tempos, start, stop), 2)
     if "meter" not in fields and (meter := _longest(score.meters, start, stop)):
         fields["meter"] = meter
+    if score.tempos:
+        quarters = 1.5 if fields.get("meter") in ("6/8", "9/8", "12/8") else 1.0  # of a beat
+        fields["tempo"] = round(_tempo(score.tempos, start, stop) / quarters, 2)
     fields |= _key(score, notes[notes["channel"] != DRUMS], start, stop)
     if len(notes):
         fields |= _playing(score, notes, start, stop)
@@ -86,7 +88,7 @@ def _longest(changes, start: float, stop: float):
 
 
 def _tempo(tempos, start: float, stop: float) -> float:
-    """Beats per minute over the stretch; MIDI begins with 120 where the file does not say."""
+    """Quarter notes per minute over the stretch; 120 where the file does not say, as in MIDI."""
     spans = _spans([(0.0, 120.0), *tempos], start, stop, least=0.0)
     return sum(tempo * seconds for tempo, seconds in spans) / sum(seconds for _, seconds in spans)
 

@@ -111,3 +111,9 @@ def test_register_and_dynamics(tmp_path, pitch, velocity, register, dynamics):
     found = known(tmp_path, part(0, [pitch] * 4, velocity=velocity))
     assert (found["register"], found["dynamics"]) == (register, dynamics)
     assert (found["mean_pitch"], found["velocity"]) == (pitch, velocity)
+
+
+@pytest.mark.parametrize(("meter", "beats"), [("4/4", 150), ("3/4", 150), ("6/8", 100)])
+def test_a_beat_of_compound_meter_is_three_eighths(tmp_path, meter, beats):
+    score = read(write(tmp_path / "a.mid", part(0, (60, 62)), tempo=150, meter=meter), "a")
+    assert truth(score, 0, 1)["tempo"] == pytest.approx(beats, abs=0.01)
