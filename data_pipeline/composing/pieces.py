@@ -1,0 +1,293 @@
+"""One piece from a seed and a number: what it is like, its notes, and its description."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pretty_midi import INSTRUMENT_MAP
+
+from data_pipeline.composing import (
+    accompaniment,
+    arranging,
+    forms,
+    harmony,
+    solos,
+    textures,
+    themes,
+)
+from data_pipeline.composing.grooves import Family, Groove
+from data_pipeline.composing.melody import Manner
+from data_pipeline.composing.notes import Note, Part, Score, clamp
+from data_pipeline.composing.splits import TEST_SOUNDFONT, TRAINING_SOUNDFONTS, is_held_out
+from data_pipeline.composing.styles import Style
+from data_pipeline.composing.titles import title
+from jen1_jax.errors import Refusal
+
+SHORTEST, LONGEST = 60.0, 150.0  # seconds
+TEST_SHARE, SOLO_SHARE, SILENT_SHARE = 0.08, 0.15, 0.12
+LICENCE = "accompaniment by MMA with its GPL-2+ groove library, the rest CC0-1.0"
+OWN_LICENCE = "CC0-1.0"
+_NOVELTIES = (("groove",), ("progression",), ("soundfont",), ("pair",), ("groove", "progression"))
+_ATTEMPTS = 30
+_CLUB = (
+    "house",
+    "techno",
+    "trance",
+    "dance pop",
+    "drum and bass",
+    "disco",
+    "hip hop",
+    "metal",
+    "punk",
+)
+_HALLS = ("choir chorale", "organ chorale", "hymn", "ambient pads", "drone", "string quartet")
+
+# (family, the groove of every bar, form, seed, whether the key has flats) -> parts
+Accompany = Callable[[Family, list[Groove], forms.Form, int, bool], list[Part]]
+
+
+class Unfit(Exception):
+    """A draft that cannot be used; another is drawn."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a number asks for, whatever drafts it takes."""
+
+    test: bool
+    new: frozenset[str]  # what training never has: groove, progression, soundfont, pair
+    solo: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    score: Score
+    about: dict  # the sidecar
+    progressions: tuple[str, ...]
+    leads: tuple[str, ...]  # the names of all instruments that play melody
+
+
+def task(seed: int, number: int) -> Task:
+    rng = random.Random(f"{seed} {number}")
+    test = rng.random() < TEST_SHARE
+    solo = rng.random() < SOLO_SHARE
+    new = rng.choice(_NOVELTIES) if test and rng.random() < 2 / 3 else ()
+    return Task(test, frozenset(new), solo and "groove" not in new)
+
+
+def compose(seed: int, number: int, families: list[Family], accompany: Accompany) -> Piece:
+    """The piece of a number; it depends on nothing but the arguments.
+
+    Raises:
+        Refusal: no draft is usable.
+    """
+    wanted, reason = task(seed, number), ""
+    for attempt in range(_ATTEMPTS):
+        rng = random.Random(f"{seed} {number} {attempt}")
+        try:
+            return _draft(wanted, families, accompany, rng)
+        except (Unfit, accompaniment.AccompanimentError) as error:
+            reason = str(error)
+    raise Refusal(f"piece {number} of seed {seed} could not be composed: {reason}")
+
+
+def pair(program: int, style: Style) -> str:
+    """The name of a melody instrument with a style."""
+    return f"{INSTRUMENT_MAP[program]} in {style.name}"
+
+
+def _leads(style: Style, new: bool, rng) -> list[int]:
+    """Two instruments for the melody; with `new`, the pair of the first and the style is new."""
+    known = [program for program in style.leads if not is_held_out("pair", pair(program, style))]
+    first = [program for program in style.leads if program not in known] if new else known
+    if not first or not known:
+        raise Unfit(f"{style.name} has no instrument for this")
+    return [rng.choice(first), rng.choice(known)]
+
+
+def _choose_family(wanted: Task, families: list[Family], rng) -> Family:
+    new = "groove" in wanted.new
+    allowed = [family for family in families if is_held_out("groove", family.file) == new]
+    by_style: dict[str, list[Family]] = {}
+    for family in allowed:
+        by_style.setdefault(family.style.name, []).append(family)
+    if not by_style:
+        raise Refusal("the groove library has no groove for this; is it complete?")
+    weights = [found[0].style.weight for found in by_style.values()]
+    return rng.choice(by_style[rng.choices(list(by_style), weights)[0]])
+
+
+def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> Piece:
+    family = None if wanted.solo else _choose_family(wanted, families, rng)
+    if family is None:
+        solo = rng.choices(
+            list(solos.SOLOS.values()), [s.style.weight for s in solos.SOLOS.values()]
+        )[0]
+        style, tonal, wide = solo.style, solo.tonal, solo.wide
+        three = "chorale" not in style.name and "drum" not in style.name
+        meter = rng.choices(("4/4", "3/4", "6/8"), (6, 3 if three else 0, 1.5 if three else 0))[0]
+        bar = 4.0 if meter == "4/4" else 3.0
+    else:
+        style, tonal, wide = family.style, True, False
+        meter, bar = family.meter, family.bar
+    compound = meter in ("6/8", "12/8")
+    felt = rng.uniform(*style.tempo)
+    if compound and style.name != "march":
+        felt = min(felt, rng.uniform(60, 84)) if meter == "6/8" else min(felt, rng.uniform(64, 96))
+    bpm = round(felt * (1.5 if compound else 1))
+    kind = rng.choice(style.kinds.split()).replace("-", " ")
+    key = forms.Key(rng.randrange(12), forms.mode_of(kind))
+    bars = round(rng.uniform(SHORTEST + 8, LONGEST - 14) * bpm / 60 / bar)
+    if "progression" in wanted.new and not tonal:
+        raise Unfit("percussion has no harmony")
+    try:
+        form = forms.plan(
+            kind=kind,
+            key=key,
+            flavour=style.flavour,
+            bar=bar,
+            bars=bars,
+            held_out="progression" in wanted.new,
+            rng=rng,
+        )
+    except ValueError as error:
+        raise Unfit(str(error)) from error
+    loudness = rng.choice((60, 70, 76, 82, 90))
+    if family is None:
+        has_melody = bool(style.leads)
+        leads = _leads(style, "pair" in wanted.new, rng) if has_melody else []
+        parts, lead = solos.compose(
+            style.name, form, key, leads, compound=compound, loudness=loudness, rng=rng
+        )
+        hold = False
+    else:
+        parts, lead, hold = _with_groove(
+            family, style, form, key, wanted, accompany, loudness, compound, rng
+        )
+    if "pair" in wanted.new and lead is None:
+        raise Unfit("a new pair needs a melody")
+    if hold:
+        accompaniment.hold_last_bar([p for p in parts if p.role != "melody"], form.bars[-1])
+    arranging.humanise(parts, rng)
+    parts = arranging.join(parts)
+    arranging.place(parts, rng, wide=wide)
+    score = Score(parts, _tempos(form, bpm, style, rng), meter, title=title(rng))
+    if tonal:
+        score.key_signature = harmony.key_signature(key.tonic, key.mode)
+    check(score)
+    about = _about(score, form, key if tonal else None, style, family, lead, wanted, rng)
+    playing = {part.program for part in parts if part.role == "melody"} | ({lead} - {None})
+    return Piece(
+        score,
+        about,
+        tuple(form.used) if tonal else (),
+        tuple(INSTRUMENT_MAP[program] for program in sorted(playing)),
+    )
+
+
+def _with_groove(family, style, form, key, wanted, accompany, loudness, compound, rng):
+    """The parts of a piece with a groove.
+
+    Returns:
+        (parts, the melody's program or None, whether to hold the last bar).
+    """
+    grooves = accompaniment.choose_grooves(family, form, rng)
+    parts = accompany(family, grooves, form, rng.randrange(1 << 30), key.flats)
+    if family.only_drums:
+        parts += textures.band(form, style.name, rng)
+    without = rng.choices((None, "drums", "bass"), (88, 8, 4))[0]
+    parts = [part for part in parts if part.role != without]
+    if not any(part.role in ("bass", "chords") and len(part.notes) > 8 for part in parts):
+        raise Unfit("the groove has no harmony")
+    for section in form.sections:
+        if section.name == "break":
+            section.muted = rng.choice(({"drums"}, {"chords", "pad"}))
+        elif section.name == "intro" and rng.random() < 0.25:
+            section.muted = {"drums"}
+    for part in parts:
+        part.notes = [note for note in part.notes if not _muted(note, part.role, form)]
+        if part.role == "drums":
+            part.program = style.kits[0] if rng.random() < 0.6 else rng.choice(style.kits)
+        scale = rng.uniform(0.97, 1.03) * (0.72 + loudness / 270)
+        part.notes = [
+            Note(n.start, n.length, n.pitch, clamp(n.velocity * scale, 10, 126)) for n in part.notes
+        ]
+    arranging.reinstrument(parts, rng)
+    lead = None
+    if rng.random() >= SILENT_SHARE or "pair" in wanted.new:
+        programs = _leads(style, "pair" in wanted.new, rng)
+        manner = Manner(
+            rng.choice((0, 1, 1, 2)), rng.randint(-4, 4), style.swing and not compound, compound
+        )
+        silent = {"intro"}
+        if rng.random() < 0.25:
+            silent.add(rng.choice(("verse", "bridge", "break")))
+        found = themes.parts(
+            form, key, programs, manner, loudness=loudness + 8, silent=silent, rng=rng
+        )
+        parts = found + parts
+        lead = found[0].program if found else None
+    return parts, lead, grooves[-1].role != "ending"
+
+
+def _muted(note: Note, role: str, form: forms.Form) -> bool:
+    return any(
+        role in section.muted and section.start <= note.start < section.stop - 0.05
+        for section in form.sections
+    )
+
+
+def _tempos(form: forms.Form, bpm: int, style: Style, rng) -> list[tuple[float, float]]:
+    """One tempo, and in a third of the pieces a slowing down over the last two bars."""
+    tempos = [(0.0, float(bpm))]
+    if style.name not in _CLUB and rng.random() < 0.33:
+        start, length = form.bars[-2].start, form.bars[-2].length
+        for i in range(1, 5):
+            tempos.append((start + i * length / 4, round(bpm * (1 - 0.05 * i), 2)))
+    return tempos
+
+
+def check(score: Score) -> None:
+    """Raises Unfit where a score begins late, pauses, has too few notes or a wrong length."""
+    starts = sorted(
+        (score.seconds(n.start), score.seconds(n.stop)) for p in score.parts for n in p.notes
+    )
+    if len(starts) < 40:
+        raise Unfit("fewer than 40 notes")
+    if starts[0][0] > 0.4:
+        raise Unfit("begins late")
+    sounding = 0.0
+    for start, stop in starts:
+        if start - sounding > 1.5:
+            raise Unfit("pauses for more than 1.5 s")
+        sounding = max(sounding, stop)
+    if not SHORTEST <= sounding <= LONGEST:
+        raise Unfit(f"is {sounding:.0f} s long")
+
+
+def _about(score: Score, form, key, style: Style, family, lead, wanted: Task, rng) -> dict:
+    at = lambda quarters: round(score.seconds(quarters), 2)
+    room = rng.uniform(0.4, 0.8) if style.name in _HALLS else rng.uniform(0.05, 0.45)
+    about = {
+        "title": score.title,
+        "style": style.name,
+        "licence": OWN_LICENCE if family is None else LICENCE,
+        "soundfont": TEST_SOUNDFONT
+        if "soundfont" in wanted.new
+        else rng.choice(TRAINING_SOUNDFONTS),
+        "split": "test" if wanted.test else "train",
+        "seconds": at(score.stop),
+        "meter": score.meter,
+        "sections": [[at(section.start), section.name] for section in form.sections],
+        "melody": None if lead is None else INSTRUMENT_MAP[lead],
+        "room": round(room, 2),
+    }
+    if family is not None:
+        about["groove"] = family.file
+    if key is not None:
+        about["key"] = harmony.key_name(key.tonic, key.mode)
+        about["mode"] = key.mode
+        about["chords"] = [[at(start), chord.name(key.flats)] for start, chord in form.chords()]
+    if wanted.new:
+        about["held_out"] = sorted(wanted.new)
+    return about
