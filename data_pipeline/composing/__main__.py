@@ -94,4 +94,5 @@ if __name__ == "__main__":
     try:
         main()
     except Refusal as refusal:
-        sys.exit(f"composing: {refusal}")
+        print(f"composing: {refusal}", file=sys.stderr)
+        sys.exit(3)

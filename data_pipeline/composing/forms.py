@@ -38,7 +38,6 @@ class Bar:
 class Section:
     name: str
     bars: list[Bar]
-    phrase: int  # bars of one statement of its progression
     muted: set[str] = field(default_factory=set)  # roles that rest
 
     @property
@@ -95,12 +94,8 @@ def mode_of(kind: str) -> str:
     return kind if kind in harmony.MODES else "minor" if "minor" in kind else "major"
 
 
-def _choose(table: dict[str, int], rng) -> list[str]:
-    return rng.choices(list(table), list(table.values()))[0].split()
-
-
 def plan(
-    *, kind: str, key: Key, flavour: str, bar: float, bars: int, held_out: bool, rng, form=None
+    *, kind: str, key: Key, flavour: str, bar: float, compound: bool, bars: int, held_out: bool, rng
 ) -> Form:
     """A form of about `bars` bars of `bar` quarter notes each.
 
@@ -108,18 +103,18 @@ def plan(
         kind: of the progressions, like "minor" or "jazz".
         held_out: take the verse's progression from those that training never has; all others come
             from the rest.
-        form: the names of the sections; by default one is drawn.
+
+    Raises:
+        ValueError: no progression of the kind is held out.
     """
     options = progressions.progressions(kind)
     known = [option for option in options if not progressions.is_new(option)]
     new = [option for option in options if progressions.is_new(option)]
     if held_out and not new:
         raise ValueError(f"no progression of the kind {kind} is held out")
-    if form is None:
-        table = JAZZ_FORMS if flavour == "jazz" else FORMS if bars >= 28 else SHORT_FORMS
-        form = _choose(table, rng)
-    names = list(dict.fromkeys(form))
-    chosen = {name: rng.choice(known) for name in names}
+    table = JAZZ_FORMS if flavour == "jazz" else FORMS if bars >= 28 else SHORT_FORMS
+    form = rng.choices(list(table), list(table.values()))[0].split()
+    chosen = {name: rng.choice(known) for name in dict.fromkeys(form)}
     if held_out:
         chosen[form[0]] = rng.choice(new)
     if "theme" in chosen:  # a solo follows the theme's chords
@@ -138,19 +133,19 @@ def plan(
     sections: list[Section] = []
     now = 0.0
 
-    def add(name: str, numerals: list[list[str]], phrase: int) -> None:
+    def add(name: str, numerals: list[list[str]]) -> None:
         nonlocal now
         made = []
         for numerals_of_bar in numerals:
             step = bar / len(numerals_of_bar)
-            if bar == 3 and len(numerals_of_bar) == 2:
+            if bar == 3 and not compound and len(numerals_of_bar) == 2:
                 step = 2  # of three beats, the first chord has two
             chords = tuple(
                 (now + i * step, coloured(numeral)) for i, numeral in enumerate(numerals_of_bar)
             )
             made.append(Bar(now, bar, chords))
             now += bar
-        sections.append(Section(name, made, phrase))
+        sections.append(Section(name, made))
 
     tonic = "i" if key.mode in ("minor", "dorian", "phrygian") else "I"
     tonic = {"jazz": f"{tonic}6", "blues": f"{tonic}7"}.get(flavour, tonic)
@@ -158,7 +153,7 @@ def plan(
     intro = progressions.bars(chosen[form[0]])
     intro = intro[:4] if rng.random() < 0.6 else [[intro[0][0]]] * 4
     if rng.random() < 0.85 or bars < 20:
-        add("intro", intro if bars >= 24 else intro[:2], len(intro))
+        add("intro", intro if bars >= 24 else intro[:2])
     ending = [[close.get(key.mode, "V7")], [tonic]]
     if bars >= 24:
         fourth = "iv" if tonic[0] == "i" else "IV"
@@ -168,14 +163,12 @@ def plan(
         for name in form:
             numerals = progressions.bars(chosen[name])
             numerals = numerals * max(1, unit // len(numerals))
-            if len(numerals) > unit + 4:
-                numerals = numerals[:unit]
             laid = sum(len(section.bars) for section in sections)
             if sections and laid + len(numerals) / 2 > bars - len(ending):
                 break
-            add(name, numerals, len(progressions.bars(chosen[name])))
+            add(name, numerals)
         else:
             continue
         break
-    add("ending", ending, len(ending))
+    add("ending", ending)
     return Form(sections, [chosen[section.name] for section in sections if section.name in chosen])

@@ -11,7 +11,7 @@ from data_pipeline.composing.styles import USELESS, Style, meter_of, style_of
 
 _ROLES = (
     ("intro", r".*intro.*"),
-    ("ending", r".*(end|ending)(\d|[a-d])?(sus)?|(?-i:[a-z0-9]+E)"),
+    ("ending", r".*(?-i:End|Ending)(\d|[a-d])?(sus)?|(?-i:[a-z0-9]+E)"),
     ("fill", r".*fill.*|.*break[a-d]*|(?-i:[a-z0-9]+F[AB])"),
 )
 

@@ -90,8 +90,9 @@ class Chord:
 
 
 def uses_flats(tonic: int, mode: str) -> bool:
-    """Whether the key's signature has flats."""
-    return (tonic + RELATIVE_MAJOR[mode]) % 12 in (1, 3, 5, 8, 10)
+    """Whether the key's signature has flats: F# major has sharps, and Eb minor has flats."""
+    major = (tonic + RELATIVE_MAJOR[mode]) % 12
+    return major in (1, 3, 5, 8, 10) or (major == 6 and mode != "major")
 
 
 def key_name(tonic: int, mode: str) -> str:
@@ -102,7 +103,8 @@ def key_signature(tonic: int, mode: str) -> str:
     """The key signature's name in MIDI files, which know major and minor keys alone."""
     if mode == "minor":
         return key_name(tonic, "minor") + "m"
-    return key_name((tonic + RELATIVE_MAJOR[mode]) % 12, "major")
+    names = FLATS if uses_flats(tonic, mode) else SHARPS
+    return names[(tonic + RELATIVE_MAJOR[mode]) % 12]
 
 
 def chord(numeral: str, tonic: int, quality: str | None = None) -> Chord:

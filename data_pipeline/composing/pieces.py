@@ -100,9 +100,9 @@ def _leads(style: Style, new: bool, rng) -> list[int]:
     """Two instruments for the melody; with `new`, the pair of the first and the style is new."""
     known = [program for program in style.leads if not is_held_out("pair", pair(program, style))]
     first = [program for program in style.leads if program not in known] if new else known
-    if not first or not known:
+    if not first:
         raise Unfit(f"{style.name} has no instrument for this")
-    return [rng.choice(first), rng.choice(known)]
+    return [rng.choice(first), rng.choice(known or first)]
 
 
 def _choose_family(wanted: Task, families: list[Family], rng) -> Family:
@@ -146,6 +146,7 @@ def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> P
             key=key,
             flavour=style.flavour,
             bar=bar,
+            compound=compound,
             bars=bars,
             held_out="progression" in wanted.new,
             rng=rng,

@@ -35,7 +35,7 @@ SOLOS = {
         Solo(_style("choir chorale", (54, 84), "plain", "major minor", (52,), 1.5)),
         Solo(_style("brass chorale", (60, 92), "plain", "major minor", (56,), 1)),
         Solo(_style("organ chorale", (56, 84), "plain", "major minor dorian", (19,), 1)),
-        Solo(_style("woodwind quartet", (60, 104), "plain", "major minor", (73,), 1)),
+        Solo(_style("woodwind quartet", (60, 104), "plain", "major minor", (73, 68), 1)),
         Solo(_style("harp arpeggios", (66, 112), "pop", _MODES, (73, 40, 71, 42), 1.5)),
         Solo(
             _style("synth arpeggios", (90, 134), "pop", "minor dorian", (81, 80, 88), 1.5),
@@ -64,7 +64,6 @@ _ENSEMBLES = {  # soprano, alto, tenor, bass
     "organ chorale": (19, 19, 19, 19),
     "woodwind quartet": (73, 68, 71, 70),
 }
-_SHORTEST_REST = 8.0  # quarter notes between two of the sparse notes over pads
 
 
 def compose(
@@ -91,7 +90,7 @@ def compose(
         program = leads[0]
         hand = textures.keyboard(form, program, compound=compound, loudness=loudness - 8, rng=rng)
         if name == "solo guitar" and rng.random() < 0.4:
-            return [hand], program
+            return [hand], None
         melody = tune([program, program])
         notes = hand.notes + [note for part in melody for note in part.notes]
         return [Part("chords", program, notes)], program
@@ -168,5 +167,5 @@ def _bells(form: Form, program: int, loudness: int, rng) -> Part:
         bar = [bar for bar in form.bars if bar.start <= time][-1]
         pitch = textures.low(rng.choice(bar.chord_at(time).tones), voice.low + rng.choice((0, 7)))
         notes.append(Note(time, rng.choice((2, 3, 4)), pitch, loudness + rng.randint(-8, 8)))
-        time += rng.choice((1, 1.5, 2, 3, _SHORTEST_REST))
+        time += rng.choice((1, 1.5, 2, 3, 8))
     return Part("melody", program, notes)
