@@ -3,8 +3,8 @@
 #
 #   launch/composed_music.sh DIR --hours H [--seed S]
 #
-# It downloads 205 MB with apt-get (Debian 12 or Ubuntu 24.04) at the first call. It installs nothing
-# and needs no root. Afterwards DIR holds
+# It downloads 205 MB with apt-get (Debian 12 or Ubuntu 24.04) at the first call. It installs
+# nothing and needs no root. Afterwards DIR holds
 #   scores/SEED-NUMBER.mid and .json   the scores, and what is known of each
 #   scores.tar.gz                      the same, to carry to other machines
 #   soundfonts/                        FluidR3 and MuseScore General (MIT) for training and tests,
@@ -35,7 +35,8 @@ done
 [ -n "$folder" ] && [ -n "$hours" ] || stop "$usage"
 [[ $hours =~ ^[0-9]+(\.[0-9]+)?$ ]] || stop "--hours is a number, not $hours."
 [[ $seed =~ ^[0-9]+$ ]] || stop "--seed is a whole number, not $seed."
-mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] || stop "cannot write into $folder; name another folder."
+mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] ||
+  stop "cannot write into $folder; name another folder."
 folder=$(cd "$folder" && pwd)
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -n "${PYTHON:-}" ] || { PYTHON=$checkout/.venv/bin/python && [ -x "$PYTHON" ]; } || PYTHON=python3
@@ -53,7 +54,8 @@ if [ ! -e "$folder/mma" ]; then # it is moved into DIR last
   if ! apt-get -qq -o APT::Sandbox::User=root download $packages 2>"$work/errors"; then
     # The package lists are missing or old. Download new ones into the work folder, without root.
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    lists=(-o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
+    lists=(-o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+    lists+=(-o APT::Sandbox::User=root)
     apt-get -qq "${lists[@]}" update || stop "apt-get update failed; is there a network?"
     # shellcheck disable=SC2086
     apt-get -qq "${lists[@]}" download $packages ||

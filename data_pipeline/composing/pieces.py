@@ -124,11 +124,13 @@ def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> P
             list(solos.SOLOS.values()), [s.style.weight for s in solos.SOLOS.values()]
         )[0]
         style, tonal, wide = solo.style, solo.tonal, solo.wide
+        chordal = solo.chordal
         three = "chorale" not in style.name and "drum" not in style.name
         meter = rng.choices(("4/4", "3/4", "6/8"), (6, 3 if three else 0, 1.5 if three else 0))[0]
         bar = 4.0 if meter == "4/4" else 3.0
     else:
         style, tonal, wide = family.style, True, False
+        chordal = True
         meter, bar = family.meter, family.bar
     compound = meter in ("6/8", "12/8")
     felt = rng.uniform(*style.tempo)
@@ -176,7 +178,15 @@ def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> P
     if tonal:
         score.key_signature = harmony.key_signature(key.tonic, key.mode)
     check(score)
-    about = _about(score, form, key if tonal else None, style, family, lead, wanted, rng)
+    about = _about(score, form, style, family, lead, wanted, rng)
+    if tonal:
+        about["key"] = harmony.key_name(key.tonic, key.mode)
+        about["mode"] = key.mode
+    if chordal:
+        about["chords"] = [
+            [round(score.seconds(start), 2), chord.name(key.flats)]
+            for start, chord in form.chords()
+        ]
     playing = {part.program for part in parts if part.role == "melody"} | ({lead} - {None})
     return Piece(
         score,
@@ -266,7 +276,7 @@ def check(score: Score) -> None:
         raise Unfit(f"is {sounding:.0f} s long")
 
 
-def _about(score: Score, form, key, style: Style, family, lead, wanted: Task, rng) -> dict:
+def _about(score: Score, form, style: Style, family, lead, wanted: Task, rng) -> dict:
     at = lambda quarters: round(score.seconds(quarters), 2)
     room = rng.uniform(0.4, 0.8) if style.name in _HALLS else rng.uniform(0.05, 0.45)
     about = {
@@ -285,10 +295,6 @@ def _about(score: Score, form, key, style: Style, family, lead, wanted: Task, rn
     }
     if family is not None:
         about["groove"] = family.file
-    if key is not None:
-        about["key"] = harmony.key_name(key.tonic, key.mode)
-        about["mode"] = key.mode
-        about["chords"] = [[at(start), chord.name(key.flats)] for start, chord in form.chords()]
     if wanted.new:
         about["held_out"] = sorted(wanted.new)
     return about

@@ -13,10 +13,15 @@ _MODES = "major minor dorian mixolydian"
 
 @dataclass(frozen=True)
 class Solo:
-    """A kind of piece by our own code; `leads` are the programs that may play its melody."""
+    """A kind of piece by our own code.
+
+    `tonal` says that it has a key, `chordal` that its chords can be heard, and `wide` that its
+    parts are panned far out.
+    """
 
     style: Style
     tonal: bool = True
+    chordal: bool = True
     wide: bool = False
 
 
@@ -52,9 +57,16 @@ SOLOS = {
             ),
             wide=True,
         ),
-        Solo(_style("drum solo", (88, 150), "plain", "major", (), 1.5), tonal=False),
-        Solo(_style("hand percussion", (84, 132), "plain", "major", (), 1.5), tonal=False),
-        Solo(_style("bass and drums", (84, 140), "blues", "dorian minor mixolydian", (), 1.5)),
+        Solo(_style("drum solo", (88, 150), "plain", "major", (), 1.5), tonal=False, chordal=False),
+        Solo(
+            _style("hand percussion", (84, 132), "plain", "major", (), 1.5),
+            tonal=False,
+            chordal=False,
+        ),
+        Solo(
+            _style("bass and drums", (84, 140), "blues", "dorian minor mixolydian", (), 1.5),
+            chordal=False,
+        ),
     )
 }
 _ENSEMBLES = {  # soprano, alto, tenor, bass
@@ -124,14 +136,11 @@ def compose(
         return [*parts, _bells(form, leads[0], loudness, rng)], leads[0]
     if name == "drone":
         low = 36 + key.tonic if key.tonic < 8 else 24 + key.tonic
-        parts = [
-            textures.drone(
-                form, rng.choice((89, 42, 104, 48)), [low, low + 7, low + 12], loudness - 8
-            )
-        ]
-        if rng.random() < 0.5:
-            parts.append(textures.drone(form, 95, [low + 12, low + 19], loudness - 14))
-        return parts + tune(leads), leads[0]
+        held = textures.drone(
+            form, rng.choice((89, 42, 104, 48)), [low, low + 7, low + 12], loudness - 8
+        )
+        pad = textures.pad(form, rng.choice((95, 91, 20, 52)), centre=62, loudness=loudness - 14)
+        return [held, pad, *tune(leads)], leads[0]
     if name == "drum solo":
         return [drums.kit(form, beat=None, loudness=loudness + 12, rng=rng)], None
     if name == "hand percussion":

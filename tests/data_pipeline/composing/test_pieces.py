@@ -149,6 +149,17 @@ def test_every_note_ends_and_only_drums_are_on_channel_ten(number):
         assert not sounding
 
 
+def test_chords_are_named_where_they_sound():
+    named = [made(n) for n in NUMBERS if "chords" in made(n).about]
+    assert 50 < len(named) < len(NUMBERS)
+    for piece in named:
+        classes = {
+            n.pitch % 12 for part in piece.score.parts if part.role != "drums" for n in part.notes
+        }
+        roles = {part.role for part in piece.score.parts}
+        assert roles & {"chords", "pad"} and len(classes) > 4
+
+
 def draft(*notes: tuple[float, float]) -> Score:
     steady = [Note(i * 0.5, 0.5, 60, 80) for i in range(140)]
     part = Part("chords", 0, steady if not notes else [Note(a, b, 60, 80) for a, b in notes])
