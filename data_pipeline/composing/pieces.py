@@ -60,6 +60,32 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What is decided before any note: a family of grooves, or a kind of solo.
+
+    `bar` is its length in quarter notes; in 2/4 it holds two bars.
+    """
+
+    style: Style
+    meter: str
+    bar: float
+    family: Family | None
+    solo: solos.Solo | None
+
+    @property
+    def compound(self) -> bool:
+        return self.meter in ("6/8", "12/8")
+
+    @property
+    def tonal(self) -> bool:
+        return self.solo is None or self.solo.tonal
+
+    @property
+    def chordal(self) -> bool:
+        return self.solo is None or self.solo.chordal
+
+
+@dataclass(frozen=True)
 class Piece:
     score: Score
     about: dict  # the sidecar
@@ -117,91 +143,83 @@ def _choose_family(wanted: Task, families: list[Family], rng) -> Family:
     return rng.choice(by_style[rng.choices(list(by_style), weights)[0]])
 
 
-def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> Piece:
-    family = None if wanted.solo else _choose_family(wanted, families, rng)
-    if family is None:
-        solo = rng.choices(
-            list(solos.SOLOS.values()), [s.style.weight for s in solos.SOLOS.values()]
-        )[0]
-        style, tonal, wide = solo.style, solo.tonal, solo.wide
-        chordal = solo.chordal
-        three = "chorale" not in style.name and "drum" not in style.name
-        meter = rng.choices(("4/4", "3/4", "6/8"), (6, 3 if three else 0, 1.5 if three else 0))[0]
-        bar = 4.0 if meter == "4/4" else 3.0
-    else:
-        style, tonal, wide = family.style, True, False
-        chordal = True
-        meter, bar = family.meter, family.bar
-    compound = meter in ("6/8", "12/8")
-    felt = rng.uniform(*style.tempo)
-    if compound and style.name != "march":
-        felt = min(felt, rng.uniform(60, 84)) if meter == "6/8" else min(felt, rng.uniform(64, 96))
-    bpm = round(felt * (1.5 if compound else 1))
-    kind = rng.choice(style.kinds.split()).replace("-", " ")
+def _frame(wanted: Task, families: list[Family], rng) -> Frame:
+    if not wanted.solo:
+        family = _choose_family(wanted, families, rng)
+        return Frame(family.style, family.meter, family.bar, family, None)
+    kinds = list(solos.SOLOS.values())
+    solo = rng.choices(kinds, [kind.style.weight for kind in kinds])[0]
+    three = "chorale" not in solo.style.name and "drum" not in solo.style.name
+    meter = rng.choices(("4/4", "3/4", "6/8"), (6, 3, 1.5) if three else (6, 0, 0))[0]
+    return Frame(solo.style, meter, 4.0 if meter == "4/4" else 3.0, None, solo)
+
+
+def _plan(frame: Frame, wanted: Task, rng) -> tuple[forms.Form, forms.Key, int]:
+    """The form, the key and the quarter notes a minute."""
+    felt = rng.uniform(*frame.style.tempo)
+    if frame.compound and frame.style.name != "march":
+        slow = (60, 84) if frame.meter == "6/8" else (64, 96)
+        felt = min(felt, rng.uniform(*slow))
+    bpm = round(felt * (1.5 if frame.compound else 1))
+    kind = rng.choice(frame.style.kinds.split()).replace("-", " ")
     key = forms.Key(rng.randrange(12), forms.mode_of(kind))
-    bars = round(rng.uniform(SHORTEST + 8, LONGEST - 14) * bpm / 60 / bar)
-    if "progression" in wanted.new and not tonal:
+    bars = round(rng.uniform(SHORTEST + 8, LONGEST - 14) * bpm / 60 / frame.bar)
+    if "progression" in wanted.new and not frame.tonal:
         raise Unfit("percussion has no harmony")
     try:
         form = forms.plan(
             kind=kind,
             key=key,
-            flavour=style.flavour,
-            bar=bar,
-            compound=compound,
+            flavour=frame.style.flavour,
+            bar=frame.bar,
+            compound=frame.compound,
             bars=bars,
             held_out="progression" in wanted.new,
             rng=rng,
         )
     except ValueError as error:
         raise Unfit(str(error)) from error
+    return form, key, bpm
+
+
+def _draft(wanted: Task, families: list[Family], accompany: Accompany, rng) -> Piece:
+    frame = _frame(wanted, families, rng)
+    form, key, bpm = _plan(frame, wanted, rng)
     loudness = rng.choice((60, 70, 76, 82, 90))
-    if family is None:
-        has_melody = bool(style.leads)
-        leads = _leads(style, "pair" in wanted.new, rng) if has_melody else []
+    if frame.family is None:
+        style = frame.style
+        leads = _leads(style, "pair" in wanted.new, rng) if style.leads else []
         parts, lead = solos.compose(
-            style.name, form, key, leads, compound=compound, loudness=loudness, rng=rng
+            style.name, form, key, leads, compound=frame.compound, loudness=loudness, rng=rng
         )
-        hold = False
     else:
-        parts, lead, hold = _with_groove(
-            family, style, form, key, wanted, accompany, loudness, compound, rng
-        )
+        parts = _accompaniment(frame, form, key, loudness, accompany, rng)
+        lead = None
+        if rng.random() >= SILENT_SHARE or "pair" in wanted.new:
+            melody = _melody(frame, form, key, loudness, wanted, rng)
+            parts = melody + parts
+            lead = melody[0].program if melody else None
     if "pair" in wanted.new and lead is None:
         raise Unfit("a new pair needs a melody")
-    if hold:
-        accompaniment.hold_last_bar([p for p in parts if p.role != "melody"], form.bars[-1])
     arranging.humanise(parts, rng)
     parts = arranging.join(parts)
-    arranging.place(parts, rng, wide=wide)
-    score = Score(parts, _tempos(form, bpm, style, rng), meter, title=title(rng))
-    if tonal:
+    arranging.place(parts, rng, wide=frame.solo is not None and frame.solo.wide)
+    score = Score(parts, _tempos(form, bpm, frame.style, rng), frame.meter, title=title(rng))
+    if frame.tonal:
         score.key_signature = harmony.key_signature(key.tonic, key.mode)
     check(score)
-    about = _about(score, form, style, family, lead, wanted, rng)
-    if tonal:
-        about["key"] = harmony.key_name(key.tonic, key.mode)
-        about["mode"] = key.mode
-    if chordal:
-        about["chords"] = [
-            [round(score.seconds(start), 2), chord.name(key.flats)]
-            for start, chord in form.chords()
-        ]
     playing = {part.program for part in parts if part.role == "melody"} | ({lead} - {None})
     return Piece(
         score,
-        about,
-        tuple(form.used) if tonal else (),
+        _about(score, frame, form, key, lead, wanted, rng),
+        tuple(form.used) if frame.tonal else (),
         tuple(INSTRUMENT_MAP[program] for program in sorted(playing)),
     )
 
 
-def _with_groove(family, style, form, key, wanted, accompany, loudness, compound, rng):
-    """The parts of a piece with a groove.
-
-    Returns:
-        (parts, the melody's program or None, whether to hold the last bar).
-    """
+def _accompaniment(frame: Frame, form, key, loudness: int, accompany: Accompany, rng) -> list[Part]:
+    """The parts of MMA, with bass and chords where it has only drums."""
+    family, style = frame.family, frame.style
     grooves = accompaniment.choose_grooves(family, form, rng)
     parts = accompany(family, grooves, form, rng.randrange(1 << 30), key.flats)
     if family.only_drums:
@@ -224,21 +242,19 @@ def _with_groove(family, style, form, key, wanted, accompany, loudness, compound
             Note(n.start, n.length, n.pitch, clamp(n.velocity * scale, 10, 126)) for n in part.notes
         ]
     arranging.reinstrument(parts, rng)
-    lead = None
-    if rng.random() >= SILENT_SHARE or "pair" in wanted.new:
-        programs = _leads(style, "pair" in wanted.new, rng)
-        manner = Manner(
-            rng.choice((0, 1, 1, 2)), rng.randint(-4, 4), style.swing and not compound, compound
-        )
-        silent = {"intro"}
-        if rng.random() < 0.25:
-            silent.add(rng.choice(("verse", "bridge", "break")))
-        found = themes.parts(
-            form, key, programs, manner, loudness=loudness + 8, silent=silent, rng=rng
-        )
-        parts = found + parts
-        lead = found[0].program if found else None
-    return parts, lead, grooves[-1].role != "ending"
+    if grooves[-1].role != "ending":
+        accompaniment.hold_last_bar(parts, form.bars[-1])
+    return parts
+
+
+def _melody(frame: Frame, form, key, loudness: int, wanted: Task, rng) -> list[Part]:
+    programs = _leads(frame.style, "pair" in wanted.new, rng)
+    swing = frame.style.swing and not frame.compound
+    manner = Manner(rng.choice((0, 1, 1, 2)), rng.randint(-4, 4), swing, frame.compound)
+    silent = {"intro"}
+    if rng.random() < 0.25:
+        silent.add(rng.choice(("verse", "bridge", "break")))
+    return themes.parts(form, key, programs, manner, loudness=loudness + 8, silent=silent, rng=rng)
 
 
 def _muted(note: Note, role: str, form: forms.Form) -> bool:
@@ -276,16 +292,15 @@ def check(score: Score) -> None:
         raise Unfit(f"is {sounding:.0f} s long")
 
 
-def _about(score: Score, form, style: Style, family, lead, wanted: Task, rng) -> dict:
+def _about(score: Score, frame: Frame, form, key, lead, wanted: Task, rng) -> dict:
     at = lambda quarters: round(score.seconds(quarters), 2)
-    room = rng.uniform(0.4, 0.8) if style.name in _HALLS else rng.uniform(0.05, 0.45)
+    room = rng.uniform(0.4, 0.8) if frame.style.name in _HALLS else rng.uniform(0.05, 0.45)
+    font = TEST_SOUNDFONT if "soundfont" in wanted.new else rng.choice(TRAINING_SOUNDFONTS)
     about = {
         "title": score.title,
-        "style": style.name,
-        "licence": OWN_LICENCE if family is None else LICENCE,
-        "soundfont": TEST_SOUNDFONT
-        if "soundfont" in wanted.new
-        else rng.choice(TRAINING_SOUNDFONTS),
+        "style": frame.style.name,
+        "licence": OWN_LICENCE if frame.family is None else LICENCE,
+        "soundfont": font,
         "split": "test" if wanted.test else "train",
         "seconds": at(score.stop),
         "meter": score.meter,
@@ -293,8 +308,12 @@ def _about(score: Score, form, style: Style, family, lead, wanted: Task, rng) ->
         "melody": None if lead is None else INSTRUMENT_MAP[lead],
         "room": round(room, 2),
     }
-    if family is not None:
-        about["groove"] = family.file
+    if frame.family is not None:
+        about["groove"] = frame.family.file
+    if frame.tonal:
+        about |= {"key": harmony.key_name(key.tonic, key.mode), "mode": key.mode}
+    if frame.chordal:
+        about["chords"] = [[at(start), chord.name(key.flats)] for start, chord in form.chords()]
     if wanted.new:
         about["held_out"] = sorted(wanted.new)
     return about
