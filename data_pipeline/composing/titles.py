@@ -1,18 +1,17 @@
-"""Invented titles of plain words."""
+"""Invented titles of plain words, none of which says how music sounds."""
 
 _FIRST = """
-    Quiet Golden Distant Silver Old New Blue Green Red White Open Early Late Slow Little
-    Long Broken Hidden Northern Southern Summer Winter Autumn Spring Morning Evening
-    Midnight Paper Glass Wooden Stone Iron Warm Cold Bright Dark Gentle Restless Wandering
-    Sleeping Dancing Rising Falling Second Last First Lost Wild Painted Empty Crowded Sunday
-    Monday Friday Rainy Windy Dusty Salt Copper Velvet
+    Golden Distant Silver Old New Blue Green Red White Open Early Late Little Long Broken
+    Hidden Northern Southern Summer Winter Autumn Spring Morning Evening Midnight Paper
+    Glass Wooden Stone Iron Cold Wandering Sleeping Rising Falling Second Last First Lost
+    Wild Painted Empty Crowded Sunday Monday Friday Rainy Windy Dusty Salt Copper Velvet
 """
 _SECOND = """
     Harbour River Garden Street Window Lantern Letter Road Bridge Station Mountain Valley
     Forest Meadow Island Shore Tide Cloud Rain Snow Light Shadow Mirror Door House Kitchen
-    Market Train Boat Bicycle Clock Bell Song Waltz Promise Stranger Sister Brother Dancer
-    Sailor Baker Gardener Teacher Sparrow Swallow Heron Fox Horse Orchard Field Harvest
-    Tower Square Corner Staircase Carousel Postcard Journey Return
+    Market Train Boat Bicycle Clock Promise Stranger Sister Brother Sailor Baker Gardener
+    Teacher Sparrow Swallow Heron Fox Horse Orchard Field Harvest Tower Square Corner
+    Staircase Carousel Postcard Journey Return
 """
 _PLACE = (
     "at Dawn",
@@ -27,7 +26,7 @@ _PLACE = (
 
 
 def title(rng) -> str:
-    """Like "Quiet Harbour" or "The Last Train at Dawn"."""
+    """Like "Golden Harbour" or "The Last Train at Dawn"."""
     name = f"{rng.choice(_FIRST.split())} {rng.choice(_SECOND.split())}"
     if rng.random() < 0.25:
         name = f"The {name}"
