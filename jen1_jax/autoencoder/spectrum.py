@@ -102,16 +102,20 @@ def synthesise(
     """
     levels = jnp.moveaxis(jnp.maximum(levels, 0).reshape(*levels.shape[:2], VIEWS, -1), 2, 1)
     levels = jnp.matmul(levels, filters(window), precision="highest")
-    sizes = FLOOR * jnp.sqrt(jnp.expm1(2 * NATS * levels)) * valid[:, None]
+    power = jnp.expm1(2 * NATS * levels)
+    heard = power > 1e-6  # the gradient of a square root is not finite at 0
+    sizes = FLOOR * jnp.where(heard, jnp.sqrt(jnp.where(heard, power, 1)), 0) * valid[:, None]
     real = jnp.repeat(valid, window // 4, axis=1)
 
     def audio(spectra):
         audio = _overlap(spectra, valid[..., 0], window) * real
         return audio if around is None else jnp.where(around.known, around.audio, audio)
 
+    fixed = jax.lax.stop_gradient(sizes)  # see _resize
+
     def step(carry, _):
         spectra, before = carry
-        now = _spectra(audio(_resize(spectra, sizes)), window) * valid[:, None]
+        now = _spectra(audio(_resize(spectra, fixed)), window) * valid[:, None]
         return (now + MOMENTUM * (now - before), now), None
 
     # The search starts from random phases. All frames have the same ones, so that a shifted piece
@@ -119,7 +123,7 @@ def synthesise(
     # leave peaks up to 3.7 times too high (docs/decisions.md). Mid and side have phases of their
     # own: if left and right started with equal ones, a side without a mid would stay silent.
     phases = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 1, sizes.shape[-1]))
-    start = views(sizes[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
+    start = views(fixed[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
     (spectra, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=iterations)
     return audio(_resize(spectra, sizes))
 
@@ -148,7 +152,12 @@ def _overlap(
 
 
 def _resize(spectra: Spectra, sizes: Float[Array, "batch 4 frames bins"]) -> Spectra:
-    """The spectra with the magnitudes of mid and side set, then those of left and right."""
+    """The spectra with the magnitudes of mid and side set, then those of left and right.
+
+    The gradient is that of the left and right magnitudes at fixed phases. That of the phases is
+    not finite: it divides by magnitudes that may be near 0.
+    """
     of = lambda x, size: x * (size * jax.lax.rsqrt(x.real**2 + x.imag**2 + 1e-18))
     swap = lambda x: views(x, axis=1)[:, 2:]  # left and right to mid and side, and the reverse
-    return of(swap(of(swap(spectra), sizes[:, 2:])), sizes[:, :2])
+    phases = jax.lax.stop_gradient(swap(of(swap(spectra), sizes[:, 2:])))
+    return of(phases, sizes[:, :2])

@@ -222,3 +222,21 @@ def test_the_loss_of_levels_needs_a_window_and_that_of_waveforms_needs_none():
     config.autoencoder.window = 32
     with pytest.raises(Refusal, match="waveform compares phases"):
         check_autoencoder_training(config)
+
+
+def test_the_gradient_of_decoded_audio_is_finite_and_lowers_its_loss(chord):
+    audio = jnp.asarray(chord).at[:, : FRAMES * HOP // 3].set(0)  # silence
+    audio = audio.at[:, -2000:, 1].set(-audio[:, -2000:, 0])  # side without mid
+    levels, valid = analyse(audio), jnp.array([FRAMES * HOP])
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(levels):
+        decoded = spectrum.synthesise(levels, ONES, WINDOW, 4)
+        return losses.multi_resolution_stft(decoded, audio, valid, (WINDOW,)).sum()
+
+    quiet = 0.9 * levels
+    value, gradient = loss(quiet)
+    assert np.isfinite(gradient).all()
+    closer, _ = loss(quiet - 0.05 * gradient / jnp.abs(gradient).max())
+    assert closer < value
