@@ -6,11 +6,11 @@
 import argparse
 import functools
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from data_pipeline.composing import accompaniment, grooves, pieces
@@ -56,7 +56,7 @@ def write_all(folder: Path, hours: float, seed: int, tool: Path) -> tuple[int, f
     """
     count, seconds, start = 0, 0.0, time.monotonic()
     one = functools.partial(write, seed=seed, folder=folder, tool=tool)
-    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPool(len(os.sched_getaffinity(0))) as pool:  # MMA takes most of the time
         while seconds < hours * 3600:
             # No score is longer than LONGEST, so none of these is too many.
             more = max(1, int((hours * 3600 - seconds) / pieces.LONGEST))

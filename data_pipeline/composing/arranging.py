@@ -115,7 +115,7 @@ def place(parts: list[Part], rng, *, wide: bool = False) -> None:
             pan = 64 + side * rng.uniform(0, 24)
             side = -side
         else:
-            pan = 64 + side * rng.uniform(32 if wide else 14, 60 if wide else 48)
+            pan = 64 + side * rng.uniform(40 if wide else 26, 62 if wide else 56)
             side = -side
         part.pan = clamp(pan, 0, 127)
         part.level = clamp(_LEVELS[part.role] + rng.gauss(0, 7), 40, 127)
