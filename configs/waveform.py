@@ -7,8 +7,8 @@ latents (docs/decisions.md). The preset stays for comparison: `benchmarks/memori
 Trains: the autoencoder, then the diffusion model on four clips.
 Cost: 5 minutes for the autoencoder on two CPU cores.
 Command: `jen1 train autoencoder --config waveform --workdir runs/waveform`.
-Result to expect: the round trip of clips that were held out and have no drums reaches 10 dB SI-SDR.
-Generated audio is noise with the right spectrum.
+Result to expect: the round trip of held-out clips reaches 8.7 dB SI-SDR (docs/decisions.md).
+Generated audio is noise with the right spectrum, except for the four clips that it memorises.
 """
 
 from ml_collections import ConfigDict
