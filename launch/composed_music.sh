@@ -86,6 +86,6 @@ fi
 
 cd "$checkout"
 "$PYTHON" -m data_pipeline.composing "$folder" --hours "$hours" --seed "$seed"
-tar -C "$folder" --exclude='*.part' -czf "$folder/.scores.tar.gz" scores
+tar -C "$folder" --exclude='*.partial' -czf "$folder/.scores.tar.gz" scores
 mv "$folder/.scores.tar.gz" "$folder/scores.tar.gz"
 echo "wrote $folder/scores.tar.gz, $(du -h "$folder/scores.tar.gz" | cut -f1)B"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_pipeline.composing import accompaniment, grooves, pieces
 from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_file, write_text
 
 
 @functools.cache
@@ -40,11 +41,9 @@ def write(number: int, seed: int, folder: Path, tool: Path) -> float:
     if midi.exists():
         return json.loads(sidecar.read_text())["seconds"]
     piece = pieces.compose(seed, number, families(tool), functools.partial(accompany, tool))
-    about = json.dumps(piece.about, separators=(",", ":")).encode()
-    for path, content in ((sidecar, about), (midi, piece.score.midi())):
-        unfinished = path.with_suffix(path.suffix + ".part")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+    write_text(sidecar, json.dumps(piece.about, separators=(",", ":")))
+    with whole_file(midi) as partial:
+        partial.write_bytes(piece.score.midi())
     return piece.about["seconds"]
 
 
