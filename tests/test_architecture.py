@@ -120,7 +120,7 @@ def test_only_the_data_pipeline_imports_tensorflow(path):
 @pytest.mark.parametrize("path", sources("data_pipeline"), ids=str)
 def test_the_data_pipeline_imports_only_errors_and_files_of_jen1_jax(path):
     allowed = {"jen1_jax.errors.Refusal"} | {
-        f"jen1_jax.files.{name}" for name in ("local", "whole_folder", "write_text")
+        f"jen1_jax.files.{name}" for name in ("local", "whole_file", "whole_folder", "write_text")
     }
     used = {name for name in imported_by(path) if name.startswith("jen1_jax")}
     assert used <= allowed
