@@ -158,15 +158,15 @@ def _interval(values: Float[np.ndarray, " draws"]) -> list[float]:
 def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
     """Results of `compare` as text: first the ranks, below those of chance, then the rest."""
     best = clips // 8
-    titles = [f"{view + ': rank':>24}{f'top {best}':>6}{'p':>8}" for view in VIEWS]
-    chance = f"{(clips + 1) / 2:24.1f}{best / clips:6.0%}{'':8}"
+    titles = [f"{view + ': rank':>24}{f'top {best}':>20}{'p':>8}" for view in VIEWS]
+    chance = f"{(clips + 1) / 2:24.1f}{best / clips:20.0%}{'':8}"
     lines = [f"{'':18}" + "".join(titles), f"{'chance':18}" + chance * len(VIEWS)]
     for name, row in rows.items():
         line = f"{name:18}"
         for view in VIEWS:
-            low, high = row[view]["rank_interval"]
-            line += f"{row[view]['rank']:9.1f} ({low:4.1f} to {high:4.1f})"
-            line += f"{row[view]['top']:6.0%}{row[view]['p']:8.4f}"
+            found = row[view]
+            rank, top = _with_interval(found, "rank", ".1f"), _with_interval(found, "top", ".0%")
+            line += f"{rank:>24}{top:>20}{found['p']:8.4f}"
         lines.append(line)
 
     styles = dict.fromkeys(RATIOS, ".2f") | dict.fromkeys(SHARES, ".1f") | {"drums": ".0%"}
@@ -176,10 +176,12 @@ def table(rows: Mapping[str, Mapping[str, Any]], clips: int) -> str:
         units["drums"] = f" (chance {drums_chance:.0%})"
     lines += ["", f"{'':18}" + "".join(f"{figure + unit:>24}" for figure, unit in units.items())]
     for name, row in rows.items():
-        line = f"{name:18}"
-        for figure in units:
-            values = (row[figure], *row[f"{figure}_interval"])
-            value, low, high = (format(number, styles[figure]) for number in values)
-            line += f"{f'{value} ({low} to {high})':>24}"
-        lines.append(line)
+        cells = (_with_interval(row, figure, styles[figure]) for figure in units)
+        lines.append(f"{name:18}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
+
+
+def _with_interval(row: Mapping[str, Any], figure: str, style: str) -> str:
+    """`figure` of `row` and its interval, formatted with `style`."""
+    value, low, high = (format(each, style) for each in (row[figure], *row[f"{figure}_interval"]))
+    return f"{value} ({low} to {high})"

@@ -79,9 +79,13 @@ def test_the_detector_finds_drums(reference):
     assert adherence.compare(with_drums, reference, RATE, detector)["drums"] < 0.2
 
 
-def test_the_table_has_a_line_for_each_row(reference):
-    rows = {"generated": adherence.compare(reference, reference, RATE)}
+def test_the_table_has_a_line_for_each_row_and_an_interval_for_each_share(reference):
+    detector = lambda clips: clips[:, 0, 0] > 0
+    rows = {"generated": adherence.compare(reference, reference, RATE, detector)}
     lines = adherence.table(rows, COUNT).splitlines()
     assert lines[1].startswith("chance") and "6.5" in lines[1]
     assert lines[2].startswith("generated")
+    assert lines[2].count("1.0 (1.0 to 1.0)") == lines[2].count("100% (100% to 100%)") == 3
     assert "flatness, x" in lines[4] and "1.00 (1.00 to 1.00)" in lines[5]
+    assert "drums" in lines[4] and "100% (100% to 100%)" in lines[5]
+    assert len(lines[0]) == len(lines[2]) and len(lines[4]) == len(lines[5])
