@@ -1,12 +1,13 @@
 """Measures how well a small generator learns an autoencoder's latents: does it follow new captions?
 
     python -m benchmarks.learnability RUN|mel [--steps 1200] [--seed 0] [--clips 48] [--out DIR]
-        [--keep 1.0 | --standardise] [--set diffusion.objective=v ...]
+        [--keep 1.0 | --standardise] [--set diffusion.objective=v ...] [--data DIR]
 
-One fixed generator, a small U-Net with its own text encoder, learns the built-in music in the
-latents of a trained RUN, or in log-mel features ("mel") for comparison. Then it generates the
-beginnings of held-out clips from their captions. Each result is decoded to audio and compared with
-all these clips by timbre, rhythm and key.
+One fixed generator, a small U-Net with its own text encoder, learns music in the latents of a
+trained RUN, or in log-mel features ("mel") for comparison. Then it generates the beginnings of
+held-out clips from their captions. Each result is decoded to audio and compared with all these
+clips by timbre, rhythm and key. The music is the built-in one, or that of a prepared data set of
+clips of at least 10.24 s, whose test split is held out.
 
 The rank of the right clip is 1 if it is the nearest one; by chance, the median rank is the middle.
 p is the share of random pairings of generated and real clips with an equal or smaller mean rank.
@@ -37,6 +38,7 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, Whitening
 from jen1_jax.config import override
+from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.prompts import Prompts
@@ -304,6 +306,37 @@ def wrong_captions(count: int) -> dict[str, list[str]]:
     }
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Captions that were not trained on, their clips [n, samples, 2], and wrong captions."""
+
+    captions: list[str]
+    real: np.ndarray
+    later: np.ndarray  # what follows `real` in the same clip
+    wrong: dict[str, list[str]]  # by what is wrong
+
+    @classmethod
+    def built_in(cls, count: int, samples: int, half: int) -> "HeldOut":
+        clips = [synthesis.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in range(count)]
+        part = lambda start: np.stack([clip.audio[start : start + samples] for clip in clips])
+        return cls([clip.caption for clip in clips], part(0), part(half), wrong_captions(count))
+
+    @classmethod
+    def of(cls, data: Path, count: int, samples: int, half: int) -> "HeldOut":
+        """Clips of the test split with different captions, evenly spread."""
+        clips = {}
+        for batch in ShardData(str(data), 8, seed=0, limit=4 * count).sweep("test"):
+            for row, caption in enumerate(map(str, batch["caption"])):
+                if batch["valid_samples"][row] >= half + samples:
+                    clips.setdefault(caption, batch["audio"][row])
+        captions = list(clips)[:count]
+        if len(captions) < count:
+            raise Refusal(f"{data} has only {len(captions)} held-out clips that are long enough.")
+        part = lambda start: np.stack([clips[text][start : start + samples] for text in captions])
+        wrong = {"caption": [captions[row] for row in others(captions)]}
+        return cls(captions, part(0), part(half), wrong)
+
+
 def text_gains(
     generator: Generator, latents: np.ndarray, captions: list[str], wrong: list[str]
 ) -> dict[str, list[float]]:
@@ -381,6 +414,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FIELD=VALUE",
         help="changes of the generator's configuration",
     )
+    parser.add_argument(
+        "--data", type=Path, default=MUSIC, help="a prepared data set (default: built-in music)"
+    )
     options = parser.parse_args()
     name = f"{Path(options.run).name}-{time.strftime('%Y%m%d-%H%M%S')}"
     options.out = options.out or FOLDER / name
@@ -397,9 +433,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    if not MUSIC.exists():
+    if options.data == MUSIC and not MUSIC.exists():
         prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
-    audio, metadata = first_clips(MUSIC, 300)
+    audio, metadata = first_clips(options.data, 300)
     if options.run == "mel":
         feature = LogMel(audio[:128])
     else:
@@ -407,7 +443,7 @@ def main() -> None:
         if options.standardise:
             feature = standardised(feature, audio[:128])
         feature = kept(feature, options.keep)
-    latents, captions = encode_all(feature, MUSIC)
+    latents, captions = encode_all(feature, options.data)
     predictability = latent_figures(latents[:200].astype(np.float32))
     size = f"{feature.frame_rate:g} Hz x {feature.k}"
     print(f"{options.run}: {size}, {json.dumps(predictability)}", flush=True)
@@ -420,11 +456,11 @@ def main() -> None:
 
     half = round(SECONDS * RATE)
     samples = min(half, generator.window * feature.hop)
-    numbers = range(options.clips)
-    held_out = [synthesis.clip(HELD_OUT_SEED, number, 2 * SECONDS) for number in numbers]
-    wanted = [clip.caption for clip in held_out]
-    real = np.stack([clip.audio[:samples] for clip in held_out])
-    later = np.stack([clip.audio[half : half + samples] for clip in held_out])
+    if options.data == MUSIC:
+        held_out = HeldOut.built_in(options.clips, samples, half)
+    else:
+        held_out = HeldOut.of(options.data, options.clips, samples, half)
+    wanted, real = held_out.captions, held_out.real
 
     in_batches = lambda function, rows: np.concatenate(
         [function(rows[first : first + 8]) for first in range(0, len(rows), 8)]
@@ -434,14 +470,14 @@ def main() -> None:
     round_trip = decode(real_latents)
     gains = {
         what: text_gains(generator, real_latents, wanted, wrong)
-        for what, wrong in wrong_captions(len(wanted)).items()
+        for what, wrong in held_out.wrong.items()
     }
     generated = decode(generator.generate(wanted, options.seed))
-    has_drums = [bool(clip["drums"]) for clip in metadata]
+    has_drums = [bool(clip.get("drums")) for clip in metadata]
     drums = adherence.drum_detector(audio[:, :samples], has_drums, RATE)
     compare = lambda clips: adherence.compare(clips, real, RATE, drums)
     rows = {
-        "real, later half": compare(later),
+        "real, later half": compare(held_out.later),
         "round trip": compare(round_trip),
         "generated": compare(generated),
     }
@@ -454,6 +490,7 @@ def main() -> None:
         print(f"gain of the right over another {what}, by log-SNR: {', '.join(levels)}")
     record = {
         "run": options.run,
+        "data": str(options.data),
         "device": jax.devices()[0].device_kind,
         "rate": feature.frame_rate,
         "channels": feature.k,
