@@ -83,7 +83,8 @@ def train_codec(audio: np.ndarray, folder: Path, config: ConfigDict) -> Codec:
 
 
 def train_unet(codec: Codec, audio: np.ndarray, captions: list[str], folder: Path) -> Generator:
-    return train(codec, codec.encode(audio), captions, unet_config(codec.frame_rate), folder, SEED)
+    config, described = unet_config(codec.frame_rate), [[caption] for caption in captions]
+    return train(codec, codec.encode(audio), described, config, folder, SEED)
 
 
 def compare(

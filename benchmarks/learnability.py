@@ -7,7 +7,14 @@ One fixed generator, a small U-Net with its own text encoder, learns music in th
 trained RUN, or in log-mel features ("mel") for comparison. Then it generates the beginnings of
 held-out clips from their captions. Each result is decoded to audio and compared with all these
 clips by timbre, rhythm and key. The music is the built-in one, or that of a prepared data set of
-clips of at least 10.24 s, whose test split is held out.
+clips of at least 10.24 s, whose test split is held out. Each step takes one of a clip's captions;
+of a held-out clip the longest one counts.
+
+The generator may also have a frozen text encoder, here with 384 channels, or learn without text,
+since one token holds nothing of a caption:
+
+    --set text.encoder=FOLDER text.max_length=64 unet.text_features=384
+    --set text.max_length=1
 
 The rank of the right clip is 1 if it is the nearest one; by chance, the median rank is the middle.
 p is the share of random pairings of generated and real clips with an equal or smaller mean rank.
@@ -20,20 +27,21 @@ steps take 5 to 10 minutes on two CPU cores; the first measurement also prepares
 import argparse
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
 from data_pipeline import synthesis
 from data_pipeline.prepare import prepare
-from data_pipeline.shard_data import ShardData
+from data_pipeline.shards import decoder, info, records
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, Whitening
@@ -41,7 +49,7 @@ from jen1_jax.config import override
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.generation.prompts import Prompts
+from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.generation.windows import Request
 from jen1_jax.models.autoencoder import load_codec
@@ -133,25 +141,37 @@ def kept(codec: Codec, share: float) -> Codec:
     return replace(codec, whitening=Whitening(full.mean, full.basis[:, :k], full.scale[:k]))
 
 
-def first_clips(data: Path, clips: int) -> tuple[np.ndarray, list[dict]]:
-    """Audio [n, samples, 2] and metadata of the first `clips` training clips."""
-    audio, metadata = [], []
-    for batch in ShardData(str(data), 8, seed=0).sweep("train"):
-        audio.append(batch["audio"])
-        metadata += [json.loads(str(meta)) for meta in batch["meta"]]
-        if len(metadata) >= clips:
-            break
-    return np.concatenate(audio)[:clips], metadata[:clips]
+def read(data: Path, split: str, seed: int | None = None) -> Iterator[dict[str, Any]]:
+    """The clips of a split in order, or in a random order that depends on `seed`.
+
+    `audio` is float32 [samples, 2], `meta` a dictionary.
+    """
+    record, decode = records(str(data), split), decoder(str(data))
+    places = np.arange(info(str(data)).examples[split])
+    if seed is not None:
+        places = np.random.default_rng(seed).permutation(places)
+    for place in places.tolist():
+        clip = decode(record([place])[0])
+        audio = clip["audio"] / np.float32(32767)
+        yield clip | {"audio": audio, "meta": json.loads(clip["meta"])}
 
 
-def encode_all(feature, data: Path) -> tuple[np.ndarray, list[str]]:
-    """Latents [n, frames, k] float16 and captions of all training clips."""
+def encode_all(feature, data: Path) -> tuple[np.ndarray, list[list[str]]]:
+    """Latents [n, frames, k] float16 and captions of the training clips without padding."""
+    clips = (clip for clip in read(data, "train") if clip["valid_samples"] == len(clip["audio"]))
     latents, captions = [], []
-    for batch in ShardData(str(data), 8, seed=0).sweep("train"):
-        whole = batch["audio"].shape[1] // feature.hop * feature.hop
-        latents.append(feature.encode(batch["audio"][:, :whole]).astype(np.float16))
-        captions += [str(caption) for caption in batch["caption"]]
+    while batch := list(islice(clips, 8)):
+        audio = np.stack([clip["audio"] for clip in batch])
+        whole = audio.shape[1] // feature.hop * feature.hop
+        latents.append(feature.encode(audio[:, :whole]).astype(np.float16))
+        captions += [clip["captions"] for clip in batch]
     return np.concatenate(latents), captions
+
+
+def draw_captions(captions: Sequence[Sequence[str]], seed: int, step: int) -> list[str]:
+    """One of the captions of each clip."""
+    places = np.random.default_rng((seed, step)).random(len(captions))
+    return [each[int(place * len(each))] for each, place in zip(captions, places, strict=True)]
 
 
 def generator_config(frame_rate: float, steps: int, changes: dict[str, str]) -> ConfigDict:
@@ -224,16 +244,14 @@ class Generator:
 
     def generate(self, captions: list[str], seed: int = 0) -> np.ndarray:
         """Latents [n, frames, k] of the beginnings of pieces with these captions."""
-        tokens, lengths = self.text.tokenize(captions)
-        embed = jax.jit(lambda params, *rows: self.text.module.apply({"params": params}, *rows))
-        embedding = embed(self.params["text"], tokens, lengths)
+        text_params = self.params["text"] if self.text.trainable else self.text.params
         latents = np.zeros((self.window, self.unet.out_channels), np.float32)
         sampler = LatentSampler(
             self.unet, self.params["unet"], self.config.diffusion, self.window, self.frame_rate
         )
         pieces = sampler.sample(
             [Request.without_given(latents, self.piece)] * len(captions),
-            Prompts(embedding, lengths, jnp.zeros_like(embedding), np.zeros_like(lengths)),
+            embed_prompts(self.text, text_params, captions, "", guided=True),
             seeds=[seed * 1000 + number for number in range(len(captions))],
             steps=self.config.diffusion.sample_steps,
             guidance_scale=self.config.diffusion.guidance_scale,
@@ -242,9 +260,17 @@ class Generator:
 
 
 def train(
-    feature, latents: np.ndarray, captions: list[str], config: ConfigDict, folder: Path, seed: int
+    feature,
+    latents: np.ndarray,
+    captions: list[list[str]],
+    config: ConfigDict,
+    folder: Path,
+    seed: int,
 ) -> Generator:
-    """Trains the generator of `config` in `folder` on latents [n, frames, k] of whole pieces."""
+    """Trains the generator of `config` in `folder` on latents [n, frames, k] of whole pieces.
+
+    Each piece has one or more `captions`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rate, count = feature.frame_rate, len(latents)
     piece = latents.shape[1] / rate
@@ -254,25 +280,30 @@ def train(
         latents=latents.astype(np.float16),
         valid_frames=np.full(count, latents.shape[1], np.int32),
         fingerprint="",
-        caption=np.array(captions),
+        caption=np.full(count, ""),  # drawn in each step
         start=np.zeros(count, np.float32),
         total=np.full(count, piece, np.float32),
         test=np.zeros(count, bool),
     )
-    text = TextEncoder.create(config.text, folder / "text", captions)
+    text = TextEncoder.create(config.text, folder / "text", chain(*captions))
     unet = make_unet(config, latents.shape[-1], text)
     training = config.train_diffusion
     optimizer, schedule = OPTIMIZERS[training.optimizer](training)
     data = NpzData(str(file), config.train_diffusion.batch_size, seed)
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
     hop, k = feature.hop, latents.shape[-1]
-    inputs = partial(diffusion_inputs, config=config, text=text)
+
+    def batches(start: int):
+        for step, batch in enumerate(data.batches(start), start):
+            drawn = draw_captions([captions[row] for row in batch["index"]], seed, step)
+            yield diffusion_inputs({**batch, "caption": drawn}, config, text)
+
     state = fit(
         "generator",
         directory=folder,
         trainables={"diffusion": make_trainable(config, unet, feature, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=hop, k=k, window=window),
-        batches=lambda start: map(inputs, data.batches(start)),
+        batches=batches,
         training=training,
         schedule=schedule,
         mesh=make_mesh(config),
@@ -323,16 +354,20 @@ class HeldOut:
 
     @classmethod
     def of(cls, data: Path, count: int, samples: int, half: int) -> "HeldOut":
-        """Clips of the test split with different captions, evenly spread."""
-        clips = {}
-        for batch in ShardData(str(data), 8, seed=0, limit=4 * count).sweep("test"):
-            for row, caption in enumerate(map(str, batch["caption"])):
-                if batch["valid_samples"][row] >= half + samples:
-                    clips.setdefault(caption, batch["audio"][row])
-        captions = list(clips)[:count]
-        if len(captions) < count:
-            raise Refusal(f"{data} has only {len(captions)} held-out clips that are long enough.")
-        part = lambda start: np.stack([clips[text][start : start + samples] for text in captions])
+        """Clips of the test split, drawn at random, that have different captions."""
+        clips: dict[str, np.ndarray] = {}
+        for clip in read(data, "test", seed=0):
+            if clip["valid_samples"] >= half + samples:
+                clips.setdefault(max(clip["captions"], key=len), clip["audio"])
+            if len(clips) == count:
+                break
+        else:
+            raise Refusal(
+                f"{data} has only {len(clips)} held-out clips of {(half + samples) / RATE:.2f} s "
+                "with different captions; give fewer --clips."
+            )
+        part = lambda start: np.stack([clip[start : start + samples] for clip in clips.values()])
+        captions = list(clips)
         wrong = {"caption": [captions[row] for row in others(captions)]}
         return cls(captions, part(0), part(half), wrong)
 
@@ -345,18 +380,16 @@ def text_gains(
     For each log-SNR: the gain, and the ends of its 95 % bootstrap interval.
     """
     count, window = len(latents), generator.window
-    tokens, lengths = generator.text.tokenize(captions + wrong)
-    timing = {
+    clips = {
+        "latents": np.tile(latents[:, :window], (2, 1, 1)),
+        "valid_frames": np.full(2 * count, window),
+        "caption": captions + wrong,
         "start": np.zeros(2 * count, np.float32),
         "total": np.full(2 * count, generator.piece, np.float32),
     }
     batch = {
-        "latents": np.tile(latents[:, :window], (2, 1, 1)),
-        "valid_frames": np.full(2 * count, window),
-        "tokens": tokens,
-        "text_lengths": lengths,
+        **diffusion_inputs(clips, generator.config, generator.text),
         "other": (np.arange(2 * count) + count) % (2 * count),
-        "conditions": {"timing": timing},
     }
     errors = jax.jit(
         partial(text_errors, config=generator.config, unet=generator.unet, text=generator.text)
@@ -435,7 +468,11 @@ def main() -> None:
     options = parse_arguments()
     if options.data == MUSIC and not MUSIC.exists():
         prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
-    audio, metadata = first_clips(options.data, 300)
+    half = round(SECONDS * RATE)
+    examples = list(islice(read(options.data, "train"), 300))
+    audio = np.stack([clip["audio"][:half] for clip in examples])
+    has_drums = [bool(clip["meta"].get("drums")) for clip in examples]
+    del examples
     if options.run == "mel":
         feature = LogMel(audio[:128])
     else:
@@ -454,7 +491,6 @@ def main() -> None:
     generator = train(feature, latents, captions, config, options.out, options.seed)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
 
-    half = round(SECONDS * RATE)
     samples = min(half, generator.window * feature.hop)
     if options.data == MUSIC:
         held_out = HeldOut.built_in(options.clips, samples, half)
@@ -473,7 +509,6 @@ def main() -> None:
         for what, wrong in held_out.wrong.items()
     }
     generated = decode(generator.generate(wanted, options.seed))
-    has_drums = [bool(clip.get("drums")) for clip in metadata]
     drums = adherence.drum_detector(audio[:, :samples], has_drums, RATE)
     compare = lambda clips: adherence.compare(clips, real, RATE, drums)
     rows = {
