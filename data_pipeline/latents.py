@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from data_pipeline.shards import (
@@ -28,9 +29,12 @@ from data_pipeline.shards import (
 )
 from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
-from jen1_jax.files import whole_folder
+from jen1_jax.files import whole_file, whole_folder
 
 GROUP = 4  # batches of clips that are encoded at a time, those with neighbours on the same sides
+# Captions whose embeddings are in memory and in a file together, and those embedded in one call.
+EMBEDDINGS_IN_FILE, EMBEDDED_AT_ONCE = 2048, 128
+Embed = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Encoder:
     k: int
     hop: int
     around: int = 0
-    embed: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]] | None = None
+    embed: Embed | None = None
     batch_size: int = 8
 
 
@@ -111,7 +115,7 @@ def latent_writer(
         fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
         (folder / FINGERPRINT).write_text(fingerprint + "\n")
         if encoder.embed is not None:
-            _write_embeddings(folder / EMBEDDINGS, sorted(writer.captions), encoder, progress)
+            _write_embeddings(folder, sorted(writer.captions), encoder.embed, progress)
 
 
 class LatentWriter:
@@ -211,22 +215,38 @@ class LatentWriter:
 
 
 def _write_embeddings(
-    path: Path, captions: list[str], encoder: Encoder, progress: Callable[[str], None]
+    folder: Path, captions: list[str], embed: Embed, progress: Callable[[str], None]
 ) -> None:
-    """One float16 [length, d] tensor per caption, under its hash."""
-    assert encoder.embed is not None
-    tensors, shape, full = {}, [], 0
-    for start in range(0, len(captions), encoder.batch_size):
-        chosen = captions[start : start + encoder.batch_size]
-        embedding, lengths = encoder.embed(chosen)
-        shape = [int(n) for n in embedding.shape[1:]]
-        full += sum(int(length) == shape[0] for length in lengths)
-        for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):
-            tensors[caption_key(caption)] = np.ascontiguousarray(
-                row[: int(length)].astype(np.float16)
-            )
-    save_file(tensors, path, {"shape": json.dumps(shape)})
-    cut = (
-        f", {full} of them with all of {shape[0]} tokens, where longer ones are cut" if full else ""
-    )
+    """Files with one float16 [length, d] tensor per caption, under its hash.
+
+    A file that an interrupted call has written in `folder` is kept.
+    """
+    done = full = 0
+    for number, piece in enumerate(_split(captions, EMBEDDINGS_IN_FILE)):
+        path = folder / EMBEDDINGS.replace("*", f"{number:05d}")
+        if not path.exists():
+            tensors, shape = _embed(piece, embed)
+            with whole_file(path) as partial:
+                save_file(tensors, partial, {"shape": json.dumps(shape)})
+        done += len(piece)
+        progress(f"{done}/{len(captions)} captions embedded")
+        with safe_open(path, "numpy") as file:
+            tokens, keys = json.loads(file.metadata()["shape"])[0], file.keys()
+            full += sum(file.get_slice(key).get_shape()[0] == tokens for key in keys)
+    cut = f", {full} of them with all of {tokens} tokens, where longer ones are cut" if full else ""
     progress(f"{len(captions)} captions embedded{cut}")
+
+
+def _embed(captions: list[str], embed: Embed) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Float16 [length, d] of each caption, by its hash, and the [tokens, d] of padded ones."""
+    tensors, shape = {}, []
+    for chosen in _split(captions, EMBEDDED_AT_ONCE):
+        embedding, lengths = embed(chosen)
+        shape = [int(n) for n in embedding.shape[1:]]
+        for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):
+            tensors[caption_key(caption)] = row[: int(length)].astype(np.float16)
+    return tensors, shape
+
+
+def _split(captions: list[str], size: int) -> list[list[str]]:
+    return [captions[start : start + size] for start in range(0, len(captions), size)]

@@ -31,7 +31,7 @@ SHARD_BYTES = 256 * 2**20
 NAME = "jen1"
 VERSION = "2.0.0"  # of the features and their meaning; readers refuse another major version
 FINGERPRINT = "fingerprint.json"
-EMBEDDINGS = "embeddings.safetensors"
+EMBEDDINGS = "embeddings-*.safetensors"
 
 
 def waveform_features(samples: int) -> tfds.features.FeaturesDict:

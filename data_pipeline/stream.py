@@ -231,11 +231,14 @@ def caption_key(caption: str) -> str:
 
 def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | None:
     """A function captions -> padded embeddings and lengths; None if the data set has none."""
-    path = Path(folder) / EMBEDDINGS
-    if not path.exists():
+    files = [safe_open(path, "numpy") for path in sorted(Path(folder).glob(EMBEDDINGS))]
+    if not files:
         return None
-    file = safe_open(path, "numpy")
-    tokens, width = json.loads(file.metadata()["shape"])
+    # The files are mapped into memory: a tensor is read when it is needed.
+    holding = {}
+    for file in files:
+        holding |= dict.fromkeys(file.keys(), file)
+    tokens, width = json.loads(files[0].metadata()["shape"])
 
     def embed(captions: np.ndarray) -> dict[str, np.ndarray]:
         embedding, lengths = (
@@ -243,7 +246,13 @@ def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | 
             np.zeros(len(captions), np.int32),
         )
         for i, caption in enumerate(captions):
-            found = file.get_tensor(caption_key(caption))
+            key = caption_key(caption)
+            if key not in holding:
+                raise Refusal(
+                    f"{folder} lacks the embedding of the caption {caption!r}: copy its files "
+                    f"{EMBEDDINGS} again, or encode it again."
+                )
+            found = holding[key].get_tensor(key)
             embedding[i, : len(found)], lengths[i] = found, len(found)
         return {"text_embedding": embedding, "text_lengths": lengths}
 

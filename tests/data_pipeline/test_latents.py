@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
+from data_pipeline import latents as module
 from data_pipeline import stream
 from data_pipeline.latents import Encoder, encode
 from data_pipeline.prepare import prepare
@@ -121,7 +122,10 @@ def everything(folder):
         split: list(map(decoder(folder), records(folder, split)(list(range(size)))))
         for split, size in stream.info(folder).examples.items()
     }
-    return found, load_file(Path(folder, EMBEDDINGS)), Path(folder, FINGERPRINT_FILE).read_text()
+    stored = {}
+    for path in Path(folder).glob(EMBEDDINGS):
+        stored |= load_file(path)
+    return found, stored, Path(folder, FINGERPRINT_FILE).read_text()
 
 
 def test_a_source_is_encoded_as_its_shards_are(music, tmp_path):
@@ -177,6 +181,56 @@ def test_all_captions_are_kept_and_embedded(worded, tmp_path):
     for batch in itertools.islice(stream.batches(out, "train", 2), 20):
         seen |= zip(batch["caption"], batch["text_embedding"][:, 0, 0].tolist(), strict=True)
     assert seen == {caption: len(caption) for caption in sum(WORDS.values(), ())}
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    monkeypatch.setattr(module, "EMBEDDINGS_IN_FILE", 3)
+    monkeypatch.setattr(module, "EMBEDDED_AT_ONCE", 2)
+
+
+def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_files, tmp_path):
+    out, heard, calls = str(tmp_path / "out"), [], []
+    embed = lambda captions: calls.append(len(captions)) or letters(captions)
+    encoder = Encoder(means, FINGERPRINT, k=K, hop=HOP, embed=embed)
+    encode(shards, out, encoder, heard.append)
+    files = sorted(Path(out).glob(EMBEDDINGS))
+    assert [len(load_file(path)) for path in files] == [3, 3, 2] and calls == [2, 1, 2, 1, 2]
+    (_, found, _), (_, whole, _) = everything(out), everything(latents)
+    assert {key: row.tobytes() for key, row in found.items()} == {
+        key: row.tobytes() for key, row in whole.items()
+    }
+    assert heard[-1] == said[-1]
+    options = dict(shuffle=False, epochs=1)
+    batches = (stream.batches(folder, "train", 2, **options) for folder in (out, latents))
+    for one, other in zip(*batches, strict=True):
+        np.testing.assert_array_equal(one["text_embedding"], other["text_embedding"])
+        np.testing.assert_array_equal(one["text_lengths"], other["text_lengths"])
+    files[1].unlink()
+    with pytest.raises(Refusal, match="lacks the embedding of the caption 'tone number"):
+        list(stream.batches(out, "train", 2, **options))
+
+
+def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files, tmp_path):
+    captions, (whole, parts) = [f"caption {n}" for n in range(8)], (tmp_path / "a", tmp_path / "b")
+    for folder in (whole, parts):
+        folder.mkdir()
+    heard, calls = [], []
+
+    def interrupted(chosen):
+        if captions[5] in chosen:
+            raise KeyboardInterrupt
+        return letters(chosen)
+
+    module._write_embeddings(whole, captions, letters, heard.append)
+    with pytest.raises(KeyboardInterrupt):
+        module._write_embeddings(parts, captions, interrupted, print)
+    assert len(list(parts.iterdir())) == 1
+    counted = lambda chosen: calls.extend(chosen) or letters(chosen)
+    module._write_embeddings(parts, captions, counted, heard.append)
+    assert calls == captions[3:] and heard[-1] == heard[3]
+    content = lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert content(parts) == content(whole)
 
 
 def test_captions_of_the_maximum_length_are_counted(latents, said):
