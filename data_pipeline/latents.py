@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from data_pipeline.shards import (
     EMBEDDINGS,
@@ -227,7 +227,8 @@ def _write_embeddings(
         if not path.exists():
             tensors, shape = _embed(piece, embed)
             with whole_file(path) as partial:
-                save_file(tensors, partial, {"shape": json.dumps(shape)})
+                # `save_file` would make a file that only its owner can read.
+                partial.write_bytes(save(tensors, {"shape": json.dumps(shape)}))
         done += len(piece)
         progress(f"{done}/{len(captions)} captions embedded")
         with safe_open(path, "numpy") as file:

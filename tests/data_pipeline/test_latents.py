@@ -196,6 +196,7 @@ def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_f
     encode(shards, out, encoder, heard.append)
     files = sorted(Path(out).glob(EMBEDDINGS))
     assert [len(load_file(path)) for path in files] == [3, 3, 2] and calls == [2, 1, 2, 1, 2]
+    assert files[0].stat().st_mode == Path(out, FINGERPRINT_FILE).stat().st_mode
     (_, found, _), (_, whole, _) = everything(out), everything(latents)
     assert {key: row.tobytes() for key, row in found.items()} == {
         key: row.tobytes() for key, row in whole.items()
