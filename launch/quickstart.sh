@@ -38,6 +38,7 @@ name=$(basename "$music")
 run=${run:-runs/$([ -n "$music" ] && echo "music-${name%.*}" || echo quickstart)}
 
 source launch/setup.sh
+source launch/results.sh
 setup train
 started=$SECONDS
 mkdir -p "$run"
@@ -64,49 +65,11 @@ if [ ! -e "$run/data" ]; then
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
-held_out=$(ls "$run"/data/*-test.* 2>/dev/null || true)
-demos=$run/autoencoder/demos
-if [ -n "$held_out" ] && [ ! -e "$demos/report.json" ]; then
-  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$demos"
-fi
+evaluate_autoencoder "$run"
 if [ ! -e "$run/latents" ]; then
   jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
 fi
 steps=$((1400 + (10#$minutes - 15) * 270))
 jen1 train diffusion --config quickstart --workdir "$run" --config.train_diffusion.steps=$steps
-
-# Generate from captions of held-out clips, which were not in the training data.
-if [ -n "$held_out" ]; then
-  rm -rf "$run/captions"
-  jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$run/captions" || {
-    status=$? # 3: refused, for example because there are too few captions; continue without them
-    [ $status -eq 3 ] || exit $status
-    echo "The captions are not evaluated."
-  }
-fi
-python launch/clips.py "$run/data" "$run/clips" 4
-count=$(ls "$run"/clips/*.txt | wc -l)
-caption() { cat "$run/clips/$1.txt"; }
-options() { cat "$run/clips/$1"; }
-make() { # NAME COMMAND...: writes NAME.wav
-  jen1 "${@:2}" --checkpoint "$run" --out "$run/$1.wav"
-}
-pages=()
-for number in 1 2 3; do
-  clip=$((number < count ? number : count))
-  make text-$number generate --seed $number --prompt "$(caption $clip)" $(options $clip.generate)
-  pages+=("$run/clips/$clip.wav" "$run/text-$number.wav")
-done
-last=$((count < 4 ? count : 4))
-make inpainted inpaint --seed 4 --audio "$run/clips/1.wav" --prompt "$(caption 1)" \
-  $(options 1.inpaint)
-make extended extend --seed 5 --audio "$run/clips/$last-beginning.wav" \
-  --prompt "$(caption $last)" $(options $last.extend)
-pages+=("$run/inpainted.wav" "$run/extended.wav")
-jen1 page --checkpoint "$run" --out "$run/page.png" "${pages[@]}"
-
-echo
-echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s. Music:"
-ls -1 "$run"/*.wav
-echo "Pictures:"
-ls -1 "$run/page.png" "$run/captions/page.png" 2>/dev/null || true
+write_results "$run"
+echo "Done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s."
