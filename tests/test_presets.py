@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import jen1, jen1_fast
+from configs import compose, jen1, jen1_fast
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.conditioning import CONDITIONERS
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.models.autoencoder import init_autoencoder
 from jen1_jax.planning.flops import flops
 from jen1_jax.unet import UNet
 from tests.layers.testing import normal, randomised
@@ -67,6 +68,21 @@ def test_parameters_latent_rate_and_operations_of_a_preset(preset, parameters, r
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
     assert sum(leaf.size for leaf in leaves) == parameters
     assert round(flops(unet.apply, variables, *arguments) / 1e12, 3) == teraflops
+
+
+@pytest.mark.slow
+def test_the_autoencoder_and_the_unet_of_compose_have_at_most_16_million_parameters():
+    config = compose.get_config()
+    autoencoder = Autoencoder(**config.autoencoder)
+    channels = int(config.whitening.keep * config.autoencoder.latent_channels)
+    unet = UNet(**config.unet, out_channels=channels)
+    arguments = inputs(unet, 1, unet.frames_multiple, 1, jax.ShapeDtypeStruct).values()
+    key = jax.random.key(0)
+    shapes = [
+        jax.eval_shape(lambda: init_autoencoder(key, model=autoencoder)),
+        jax.eval_shape(unet.init, key, *arguments),
+    ]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) <= 16e6
 
 
 SLOW_PRESETS = [pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]

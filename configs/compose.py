@@ -1,0 +1,74 @@
+"""A model that composes from text: the whole chain in a night on two CPU cores.
+
+Trains: a masked autoencoder of STFT levels (hop 2560: 64 channels at 18.75 Hz) on ten hours of
+composed music, then a U-Net with attention to text at every level on sixty hours. A frozen BERT,
+all-MiniLM-L6-v2, reads the captions. Autoencoder and U-Net have at most 16 M parameters together.
+Cost: meant for 8 to 12 hours on two CPU cores; not measured.
+Command: `bash launch/compose.sh`.
+Result to expect: not measured. The values are provisional (docs/composing.md).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import jen1_levels
+
+
+def get_config() -> ConfigDict:
+    config = jen1_levels.get_config()
+    with config.unlocked():
+        config.autoencoder.update(
+            strides=(256, 10),
+            channels=(256, 384),
+            dilations=(1,),
+            kernel_size=3,
+            latent_channels=64,
+            window=1024,  # phases are found better than with 2048 (docs/decisions.md)
+            phase_iterations=32,
+            activation="elu",  # a third less time than snake on a CPU
+        )
+        config.whitening.keep = 1.0
+        config.train_autoencoder.update(
+            steps=10_000,
+            batch_size=16,
+            seconds=1.07,
+            gain_db=(-6.0, 6.0),
+            learning_rate=5e-4,
+            warmup_steps=100,
+            decay_share=0.5,
+            betas=(0.9, 0.99),
+            ema_decay=0.999,
+            checkpoint_every=250,
+        )
+        # launch/compose.sh gives a folder with this encoder instead.
+        config.text.update(
+            encoder="sentence-transformers/all-MiniLM-L6-v2", max_length=96, dtype="float32"
+        )
+        config.unet.update(
+            channels=64,
+            multipliers=(4, 4, 4),
+            factors=(2, 4),
+            num_blocks=(1, 1),
+            attentions=(1, 1, 2),  # text at every level (docs/decisions.md)
+            head_dim=64,
+            text_features=384,
+            qk_norm=True,
+            dtype="float32",
+            remat="none",
+            scan=False,
+        )
+        config.diffusion.update(null_text_rate=0.15, sample_steps=30)
+        config.tasks.update(loss_on="generated")
+        config.tasks.ratios.text_to_music = 4.0  # two thirds of each batch: the hardest task
+        config.data.seconds = 10.24
+        config.train_diffusion.update(
+            steps=25_000,
+            batch_size=16,
+            optimizer="muon",
+            learning_rate=1e-3,
+            warmup_steps=200,
+            decay_share=0.4,
+            weight_decay=0.01,
+            ema_decay=0.9995,
+            checkpoint_every=250,
+        )
+    return config
