@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
         )
         # launch/compose.sh gives a folder with this encoder instead.
         config.text.update(
-            encoder="sentence-transformers/all-MiniLM-L6-v2", max_length=96, dtype="float32"
+            encoder="sentence-transformers/all-MiniLM-L6-v2", max_length=64, dtype="float32"
         )
         config.unet.update(
             channels=64,

@@ -84,7 +84,7 @@ if [ ! -e "$run/latents" ]; then
 fi
 soundfonts=$(printf ',%s' "$music"/soundfonts/*)
 rendered=(--source "$music/scores" --soundfont "${soundfonts#,}" --seconds "$seconds")
-[ -e "$text/model.safetensors" ] || bash launch/language_model.sh "$text"
+bash launch/language_model.sh "$text"
 
 if [ ! -e "$run/data" ]; then
   stage "rendering music for the autoencoder"
@@ -97,7 +97,7 @@ train() {
     "${overrides[@]}"
 }
 train autoencoder
-evaluate_autoencoder "$run"
+evaluate_autoencoder "$run" 96 # about ten clips come from one piece
 
 if [ ! -e "$run/latents" ]; then
   stage "rendering and encoding $hours hours"

@@ -65,7 +65,7 @@ if [ ! -e "$run/data" ]; then
   fi
 fi
 jen1 train autoencoder --config quickstart --workdir "$run"
-evaluate_autoencoder "$run"
+evaluate_autoencoder "$run" 16
 if [ ! -e "$run/latents" ]; then
   jen1 data encode --data "$run/data" --autoencoder "$run" --out "$run/latents"
 fi

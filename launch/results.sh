@@ -1,14 +1,14 @@
 # Other scripts source this file from the checkout's root. Both functions take a run that has data/
 # and write into it. What they have written since the last training step they do not write again.
 
-# Measures the round trip of 16 held-out clips.
+# RUN CLIPS: measures the round trip of so many held-out clips.
 evaluate_autoencoder() {
   local run=$1 out=$1/autoencoder/demos
   has_held_out "$run" && ! is_newer "$out/report.json" "$run/autoencoder" || return 0
-  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips 16 --out "$out"
+  jen1 evaluate autoencoder --checkpoint "$run" --data "$run/data" --clips "$2" --out "$out"
 }
 
-# Evaluates held-out captions, generates five WAV files and draws pictures.
+# RUN: evaluates held-out captions, generates five WAV files and draws pictures.
 write_results() {
   local run=$1 out=$1/captions count last number clip pages=() status
   if has_held_out "$run" && ! is_newer "$out/page.png" "$run/diffusion"; then

@@ -71,12 +71,12 @@ def test_a_call_that_is_killed_in_each_long_stage_ends_with_every_stage_done_onc
     names = [" ".join(call.split()[:2]) for call in calls]
     assert names == [
         *("music", "text", "data prepare", "train autoencoder"),
-        *("music", "train autoencoder", "evaluate autoencoder", "data encode"),
-        *("music", "train autoencoder", "data encode", "train diffusion"),
-        *("train autoencoder", "train diffusion", "evaluate captions"),
+        *("music", "text", "train autoencoder", "evaluate autoencoder", "data encode"),
+        *("music", "text", "train autoencoder", "data encode", "train diffusion"),
+        *("text", "train autoencoder", "train diffusion", "evaluate captions"),
         *["generate --checkpoint"] * 3,
         *("inpaint --checkpoint", "extend --checkpoint", "page --checkpoint"),
-        *("train autoencoder", "train diffusion", "page --checkpoint"),
+        *("text", "train autoencoder", "train diffusion", "page --checkpoint"),
     ]
     run, music = tmp_path / "runs" / "compose", tmp_path / "music" / "composed"
     reading = f"--source {music}/scores --soundfont {music}/soundfonts/A.sf2,{music}/soundfonts/B"
