@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         )
         config.whitening.keep = 1.0
         config.train_autoencoder.update(
-            steps=10_000,
+            steps=5000,
             batch_size=16,
             seconds=1.07,
             gain_db=(-6.0, 6.0),

@@ -41,7 +41,7 @@ mkdir -p "$run" "$music" 2>/dev/null && [ -w "$run" ] && [ -w "$music" ] ||
   stop "cannot write into $run and $music; name other folders."
 # The programs that this script calls hold the lock too. They may live on when it is killed.
 exec 9>"$run/lock"
-flock -n 9 || stop "another call is at work in $run; wait for its end."
+flock -n 9 || { echo "waiting for the end of another call in $run"; flock 9; }
 source_of_run=$(cat "$run/source" 2>/dev/null || echo "$hours hours of $music")
 [ "$source_of_run" = "$hours hours of $music" ] ||
   stop "$run was started with $source_of_run; give the same, or name another run with --run."

@@ -51,12 +51,10 @@ def compose(tmp_path):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
 
-    def call(*options, kill=()):
+    def call(*options, kill=(), run=subprocess.run):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "KILL": " ".join(kill)}
-        command = ["bash", launch / "compose.sh", *options]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        command, pipe = ["bash", launch / "compose.sh", *options], subprocess.PIPE
+        return run(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
 
     return call
 
@@ -118,10 +116,13 @@ def test_wrong_options_are_refused_in_one_sentence_before_anything_starts(compos
     assert not (tmp_path / "calls").exists()
 
 
-def test_a_run_has_one_call_at_a_time_and_keeps_its_music(compose, tmp_path):
+def test_a_run_keeps_its_music_and_has_one_call_at_a_time(compose, tmp_path):
     assert compose(kill=["data-prepare"]).returncode == -9
     assert "was started with 60 hours" in compose("--hours", "10").stderr
+    calls = (tmp_path / "calls").read_text()
     with open(tmp_path / "runs" / "compose" / "lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        result = compose()
-    assert result.returncode == 1 and "another call is at work" in result.stderr
+        second = compose(kill=["data-prepare"], run=subprocess.Popen)
+        assert "waiting for the end of another call" in second.stdout.readline()
+        assert (tmp_path / "calls").read_text() == calls
+    assert "training the autoencoder" in second.communicate()[0]
