@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         config.tasks.ratios.text_to_music = 4.0  # two thirds of each batch: the hardest task
         config.data.seconds = 10.24
         config.train_diffusion.update(
-            steps=25_000,
+            steps=16_000,
             batch_size=16,
             optimizer="muon",
             learning_rate=1e-3,
