@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
         # windows of this many samples, so that the latents hold no phase. strides[0] is then a
         # quarter of it.
         window=0,
+        quietest=-80.0,  # with a window: dB re full scale; quieter bands count as silence
         phase_iterations=0,  # with a window: steps of the search for phases in decoding
         # Of the arithmetic, also in the discriminators; or "bfloat16". Parameters and losses are
         # float32.

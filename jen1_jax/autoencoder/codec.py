@@ -45,7 +45,7 @@ class Codec:
     params: PyTree
     whitening: Whitening
     sample_rate: int
-    loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST
+    loudest: Float[np.ndarray, " bands"] | None = None
     margin: int = -1
 
     def __post_init__(self):

@@ -108,6 +108,7 @@ class Stack(nn.Module):
     weight_norm: bool
     causal: bool
     window: int
+    quietest: float
     phase_iterations: int
     dtype: DTypeLike
 
@@ -141,7 +142,7 @@ class Encoder(Stack):
         x, direct = keep_valid(x, valid), 0
         if self.window:
             # Windows in the padding contain real samples too, so that their levels are not zero.
-            x = keep_valid(spectrum.analyse(x, self.window), valid)
+            x = keep_valid(spectrum.analyse(x, self.window, self.quietest), valid)
             direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(
                 fold(x, math.prod(self.strides[1:]))
             )
@@ -207,6 +208,7 @@ class Autoencoder(nn.Module):
     mask_unit: str = "frame"
     causal: bool = False
     window: int = 0
+    quietest: float = spectrum.QUIETEST
     phase_iterations: int = 0
     dtype: DTypeLike = jnp.float32
 
@@ -266,7 +268,7 @@ class Autoencoder(nn.Module):
         latents: Float[Array, "batch low latent"],
         valid: Valid = None,
         around: spectrum.Around | None = None,
-        loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST,
+        loudest: Float[np.ndarray, " bands"] | None = None,
     ) -> Float[Array, "batch samples 2"]:
         """Audio of `latents`, `hop` samples per frame.
 
@@ -280,14 +282,21 @@ class Autoencoder(nn.Module):
         decoded: Float[Array, "batch frames features"],
         valid: Valid = None,
         around: spectrum.Around | None = None,
-        loudest: Float[np.ndarray, " bands"] | float = spectrum.LOUDEST,
+        loudest: Float[np.ndarray, " bands"] | None = None,
     ) -> Float[Array, "batch samples 2"]:
         """The decoder's output as audio, which it is already without a `window`."""
         if not self.window:
             return decoded
         real = keep_valid(jnp.ones((*decoded.shape[:2], 1)), valid)
-        levels = jnp.minimum(decoded, loudest)
-        return spectrum.synthesise(levels, real, self.window, self.phase_iterations, around)
+        loudest = spectrum.loudest(self.quietest) if loudest is None else loudest
+        return spectrum.synthesise(
+            jnp.minimum(decoded, loudest),
+            real,
+            self.window,
+            self.phase_iterations,
+            around,
+            self.quietest,
+        )
 
     def mask(
         self, latents: Float[Array, "batch low latent"], rng: Array

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from jen1_jax.autoencoder.losses import FLOOR, Loss, hann, keep_valid, stft, views
+from jen1_jax.autoencoder.losses import Loss, hann, keep_valid, stft, views
 
 VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
-# In units: no audio within full scale has a higher level. The mid of a constant has 2.39.
-LOUDEST = 2.4
+QUIETEST = -80.0  # dB re full scale, the level 0; quieter bands become 0
 WIDTH = 0.02  # of a band, relative to its frequency: a third of a semitone, and at least one bin
 QUIET = 0.3  # units that are added to a level for its weight in `distance`, so that silence counts
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
@@ -56,23 +55,24 @@ def bands(window: int) -> int:
     return VIEWS * len(filters(window))
 
 
-def analyse(audio: Float[Array, "batch samples 2"], window: int) -> Levels:
-    """Levels of `audio`: log-magnitudes above -80 dB, so that silence is 0.
+def loudest(quietest: float = QUIETEST) -> float:
+    """A level above those of all audio within full scale, where a mid has at most sqrt(2)."""
+    return float(np.log(1.5 / _floor(quietest))) / NATS
+
+
+def analyse(
+    audio: Float[Array, "batch samples 2"], window: int, quietest: float = QUIETEST
+) -> Levels:
+    """Levels of `audio`: log-magnitudes above `quietest`, so that silence is 0.
 
     Each `window / 4` samples give one frame, centred on them. The bands are ordered by view, then
     by frequency.
     """
-    left, right = jnp.moveaxis(_spectra(audio, window), 1, 0)
+    spectra = views(_spectra(audio, window), axis=1)
     share = (filters(window) / filters(window).sum(1, keepdims=True)).T
-    product = lambda x, y: jnp.matmul(x.real * y.real + x.imag * y.imag, share, precision="highest")
-    power, both = [product(left, left), product(right, right)], product(left, right)
-    mean = (
-        sum(power) / 2
-    )  # the powers of mid and side, mean + both and mean - both, add up to twice it
-    power = jnp.concatenate(
-        [*power, jnp.maximum(mean + both, 0), jnp.maximum(mean - both, 0)], axis=-1
-    )
-    return jnp.log1p(power / FLOOR**2) / (2 * NATS)
+    power = jnp.matmul(spectra.real**2 + spectra.imag**2, share, precision="highest")
+    power = jnp.moveaxis(power, 1, 2).reshape(len(audio), spectra.shape[2], -1)
+    return jnp.log1p(power / _floor(quietest) ** 2) / (2 * NATS)
 
 
 def distance(
@@ -80,12 +80,13 @@ def distance(
     target: Float[Array, "batch samples 2"],
     valid: Int[Array, " batch"],
     window: int,
+    quietest: float = QUIETEST,
 ) -> Loss:
     """Mean absolute difference of levels in nats over an example's real frames.
 
     Louder levels have larger weights.
     """
-    t = analyse(keep_valid(target, valid), window)
+    t = analyse(keep_valid(target, valid), window, quietest)
     real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
     weight = real * (QUIET + t)
     total = NATS * jnp.sum(weight * jnp.abs(prediction - t), (1, 2))
@@ -93,7 +94,12 @@ def distance(
 
 
 def synthesise(
-    levels: Levels, valid: Valid, window: int, iterations: int, around: Around | None = None
+    levels: Levels,
+    valid: Valid,
+    window: int,
+    iterations: int,
+    around: Around | None = None,
+    quietest: float = QUIETEST,
 ) -> Float[Array, "batch samples 2"]:
     """Audio with about these levels, `window / 4` samples a frame, and silence in padding.
 
@@ -104,7 +110,8 @@ def synthesise(
     levels = jnp.matmul(levels, filters(window), precision="highest")
     power = jnp.expm1(2 * NATS * levels)
     heard = power > 1e-6  # the gradient of a square root is not finite at 0
-    sizes = FLOOR * jnp.where(heard, jnp.sqrt(jnp.where(heard, power, 1)), 0) * valid[:, None]
+    sizes = jnp.where(heard, jnp.sqrt(jnp.where(heard, power, 1)), 0)
+    sizes = _floor(quietest) * sizes * valid[:, None]
     real = jnp.repeat(valid, window // 4, axis=1)
 
     def audio(spectra):
@@ -126,6 +133,11 @@ def synthesise(
     start = views(fixed[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
     (spectra, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=iterations)
     return audio(_resize(spectra, sizes))
+
+
+def _floor(quietest: float) -> float:
+    """The magnitude at `quietest` dB."""
+    return 10 ** (quietest / 20)
 
 
 def _spectra(audio: Float[Array, "batch samples 2"], window: int) -> Spectra:

@@ -58,6 +58,10 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
             "autoencoder.phase_iterations must be at least 0, and at least 1 with "
             f"autoencoder.window; got {fields.phase_iterations}."
         )
+    if not -140 <= fields.quietest <= -40:
+        raise Refusal(
+            f"autoencoder.quietest must be between -140 and -40 dB, got {fields.quietest}."
+        )
     if not 0 <= fields.mask_rate < 1:
         raise Refusal(f"autoencoder.mask_rate must be a share in [0, 1), got {fields.mask_rate}.")
     if fields.dtype not in ("float32", "bfloat16"):

@@ -34,7 +34,9 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     """
     chosen, seen = [], 0
     folded = model.hop // model.strides[0]
-    levels_of = jax.jit(lambda audio: fold(spectrum.analyse(audio, model.window), folded))
+    levels_of = jax.jit(
+        lambda audio: fold(spectrum.analyse(audio, model.window, model.quietest), folded)
+    )
     for batch in batches:
         whole = batch["audio"].shape[1] // model.hop * model.hop
         counts = np.minimum(batch["valid_samples"], whole) // model.hop

@@ -49,7 +49,7 @@ def measure(
         latents = model.apply({"params": params}, audio, method="encode")
         if not model.window:
             return latents, jnp.zeros((*latents.shape[:2], 0))
-        levels = spectrum.analyse(audio, model.window)
+        levels = spectrum.analyse(audio, model.window, model.quietest)
         return latents, levels.reshape(*latents.shape[:2], -1, levels.shape[-1]).max(2)
 
     params = jax.device_put(params, jax.local_devices()[0])
@@ -86,7 +86,8 @@ def measure(
         )
     if jax.process_count() > 1:
         loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
-    return Measured(over_processes(moments), np.minimum(loudest + ROOM, spectrum.LOUDEST), clips)
+    loudest = np.minimum(loudest + ROOM, spectrum.loudest(model.quietest))
+    return Measured(over_processes(moments), loudest, clips)
 
 
 def whole_params(params: PyTree) -> PyTree:

@@ -65,6 +65,26 @@ def test_levels_do_not_depend_on_phase_and_polarity(chord):
     )
 
 
+def test_levels_are_relative_to_the_quietest(chord):
+    """Audio that is 40 dB quieter has the same levels if the quietest band is 40 dB quieter."""
+    quiet = jax.jit(lambda audio: spectrum.analyse(audio, WINDOW, -120.0))(0.01 * chord)
+    np.testing.assert_allclose(quiet, analyse(chord), atol=1e-4)
+    loud = np.full((1, FRAMES * HOP, 2), 1.0, np.float32)
+    assert 0.98 * spectrum.loudest() < analyse(loud).max() < spectrum.loudest()
+    assert spectrum.loudest(-120.0) - spectrum.loudest() == pytest.approx(np.log(100) / 4)
+
+
+def test_the_level_of_a_weak_side_is_exact():
+    noise = np.random.default_rng(3).standard_normal((2, FRAMES * HOP)).astype(np.float32)
+    mid, side = 0.3 * noise[0], 3e-6 * noise[1]
+    of = jax.jit(
+        lambda left, right: spectrum.analyse(jnp.stack([left, right], -1)[None], WINDOW, -120.0)
+    )
+    bands = spectrum.bands(WINDOW) // spectrum.VIEWS
+    side_of = lambda left, right: of(left, right)[..., -bands:]
+    np.testing.assert_allclose(side_of(mid + side, mid - side), side_of(side, -side), atol=0.05)
+
+
 def test_audio_of_levels_has_no_higher_peaks():
     """The decoded phases of 59 partials must not add up to pulses."""
     t, rng = np.arange(FRAMES * HOP) / RATE, np.random.default_rng(2)
@@ -181,12 +201,21 @@ def test_nothing_decoded_is_louder_than_the_loudest_level(codec):
         ).decode(latents)
         return np.abs(np.asarray(losses.stft(jnp.asarray(decoded)[None], 64))).max()
 
-    limit = spectrum.FLOOR * np.exp(0.5 * spectrum.NATS)
+    limit = 1e-4 * np.exp(0.5 * spectrum.NATS)
     assert (
         0.3 * limit < loudness(0.5) < 3 * limit
         and loudness(0.0) == 0
-        and loudness(spectrum.LOUDEST) > 100 * limit
+        and loudness(spectrum.loudest()) > 100 * limit
     )
+
+
+def test_a_codec_of_quieter_levels_gives_the_same_latents_to_quieter_audio(codec):
+    lower = dataclasses.replace(codec, model=codec.model.clone(quietest=-100.0))
+    audio = (0.3 * np.random.default_rng(6).standard_normal((20 * 32, 2))).astype(np.float32)
+    latents = codec.encode(audio)
+    np.testing.assert_allclose(lower.encode(0.1 * audio), latents, atol=1e-3)
+    rms = lambda audio: np.sqrt(np.mean(audio**2))  # the search finds other phases, by rounding
+    assert rms(lower.decode(latents)) == pytest.approx(0.1 * rms(codec.decode(latents)), rel=0.2)
 
 
 def test_decoding_around_known_audio_returns_it(codec):
@@ -202,6 +231,7 @@ def test_decoding_around_known_audio_returns_it(codec):
     [
         ({"window": 2048}, "four times strides"),
         ({"window": 32, "strides": (8, 2, 4, 5, 8), "causal": True}, "without autoencoder.causal"),
+        ({"quietest": -20.0}, "between -140 and -40 dB"),
         ({"phase_iterations": -1}, "phase_iterations"),
         ({"window": 32, "strides": (8, 2, 4, 5, 8)}, "at least 1 with autoencoder.window"),
     ],
