@@ -26,6 +26,7 @@ steps take 5 to 10 minutes on two CPU cores; the first measurement also prepares
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -461,11 +462,18 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--keep is a share, above 0 and at most 1.")
     if options.run == "mel" and (options.standardise or options.keep < 1):
         parser.error("Log-mel features are not whitened: leave out --keep and --standardise.")
+    if not all("=" in change for change in options.set):
+        parser.error("--set takes FIELD=VALUE, for example diffusion.objective=v.")
     return options
 
 
 def main() -> None:
     options = parse_arguments()
+    # Both are refused before music is prepared, which takes minutes.
+    codec = None if options.run == "mel" else load_codec(Run.open(options.run))
+    rate = codec.frame_rate if codec else LogMel.frame_rate
+    changes = dict(text.split("=", 1) for text in options.set)
+    config = generator_config(rate, options.steps, changes)
     if options.data == MUSIC and not MUSIC.exists():
         prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
     half = round(SECONDS * RATE)
@@ -473,20 +481,17 @@ def main() -> None:
     audio = np.stack([clip["audio"][:half] for clip in examples])
     has_drums = [bool(clip["meta"].get("drums")) for clip in examples]
     del examples
-    if options.run == "mel":
+    if codec is None:
         feature = LogMel(audio[:128])
+    elif options.standardise:
+        feature = standardised(codec, audio[:128])
     else:
-        feature = load_codec(Run.open(options.run))
-        if options.standardise:
-            feature = standardised(feature, audio[:128])
-        feature = kept(feature, options.keep)
+        feature = kept(codec, options.keep)
     latents, captions = encode_all(feature, options.data)
     predictability = latent_figures(latents[:200].astype(np.float32))
     size = f"{feature.frame_rate:g} Hz x {feature.k}"
     print(f"{options.run}: {size}, {json.dumps(predictability)}", flush=True)
 
-    changes = dict(text.split("=", 1) for text in options.set)
-    config = generator_config(feature.frame_rate, options.steps, changes)
     began, cpu = time.monotonic(), time.process_time()
     generator = train(feature, latents, captions, config, options.out, options.seed)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
@@ -559,4 +564,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Refusal as refusal:
+        sys.exit(str(refusal))
