@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             kernel_size=3,
             latent_channels=64,  # learnt better than 128 (docs/decisions.md)
             window=1024,  # phases are found better than with 2048 (docs/decisions.md)
-            # Half of the bins of this music are quieter than -80 dB (docs/decisions.md).
+            # 40 to 50 % of the bins of this music are below -80 dB (docs/decisions.md).
             quietest=-120.0,
             phase_iterations=32,
             activation="elu",  # a third less time than snake on a CPU
