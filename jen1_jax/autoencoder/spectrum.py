@@ -19,7 +19,8 @@ VIEWS = 4
 NATS = 4.0  # of magnitude in one unit of a level
 QUIETEST = -80.0  # dB re full scale, the level 0; quieter bands become 0
 WIDTH = 0.02  # of a band, relative to its frequency: a third of a semitone, and at least one bin
-QUIET = 0.3  # units that are added to a level for its weight in `distance`, so that silence counts
+# Added to each level, in units: the weight in `distance`, so that silence counts too.
+WEIGHT_OF_SILENCE = 0.3
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
 REACH = 3  # frames to each side that share samples with a frame
 
@@ -88,7 +89,7 @@ def distance(
     """
     t = analyse(keep_valid(target, valid), window, quietest)
     real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
-    weight = real * (QUIET + t)
+    weight = real * (WEIGHT_OF_SILENCE + t)
     total = NATS * jnp.sum(weight * jnp.abs(prediction - t), (1, 2))
     return total / jnp.maximum(weight.sum((1, 2)), 1) * (valid > 0)
 

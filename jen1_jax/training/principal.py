@@ -71,7 +71,7 @@ def directions(
     `data` has fewer directions, the other entries are zero.
     """
     mean = data.mean(0)
-    weight = np.sqrt(spectrum.QUIET + mean)
+    weight = np.sqrt(spectrum.WEIGHT_OF_SILENCE + mean)
     centred = (data - mean) * weight
     rows, possible = len(data), min(count, len(data) - 1)
     gram = (centred @ centred.T).astype(np.float64) / rows

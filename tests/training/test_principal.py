@@ -29,7 +29,7 @@ def test_enough_directions_reconstruct_the_data_and_have_unit_variance(data):
 
 def test_fewer_directions_leave_the_smallest_possible_error(data):
     mean, into, back = principal.directions(data, 2)
-    weight = np.sqrt(spectrum.QUIET + mean)
+    weight = np.sqrt(spectrum.WEIGHT_OF_SILENCE + mean)
     centred = data - mean
     error = ((centred @ into @ back - centred) * weight) ** 2
     variances = np.linalg.eigvalsh(np.cov((data * weight).T, bias=True))[::-1]
