@@ -65,16 +65,23 @@ def describe(audio: Float[np.ndarray, "samples 2"], sample_rate: int) -> dict[st
     }
 
 
-def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> DrumDetector:
-    """Fits a logistic regression to real clips with known labels: whether there are drums."""
+def log_odds(
+    features: Float[np.ndarray, "clips d"], present: Sequence[bool]
+) -> Callable[[Float[np.ndarray, "clips d"]], Float[np.ndarray, " clips"]]:
+    """Fits a logistic regression; the result gives the log-odds that something is present."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features = lambda clips: np.stack([describe(clip, sample_rate)["drums"] for clip in clips])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(features(clips), np.asarray(drums))
-    return lambda clips: model.predict(features(clips))
+    return model.fit(features, np.asarray(present)).decision_function
+
+
+def drum_detector(clips: Clips, drums: Sequence[bool], sample_rate: int) -> DrumDetector:
+    """A detector fitted to real clips with known labels: whether there are drums."""
+    features = lambda clips: np.stack([describe(clip, sample_rate)["drums"] for clip in clips])
+    odds = log_odds(features(clips), drums)
+    return lambda clips: odds(features(clips)) > 0
 
 
 def compare(
