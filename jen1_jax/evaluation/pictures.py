@@ -90,6 +90,7 @@ def run_page(
     pairs: Sequence[tuple[Sound, Sound]] = (),
     metrics: Mapping[str, Sequence[Mapping[str, float | int]]] = {},
     sample_rate: int = 48_000,
+    sounds_heading: str = "Generated",
 ) -> None:
     """Draws one PNG page, 1800 pixels wide; its height depends on the content.
 
@@ -105,7 +106,7 @@ def run_page(
     sections = [
         ("Training", curves, [NAME + CURVE + BELOW for _ in curves]),
         ("Autoencoder: original and reconstruction", pairs, [_height(pair) for pair in pairs]),
-        ("Generated", rows, [_height(row) for row in rows]),
+        (sounds_heading, rows, [_height(row) for row in rows]),
     ]
     sections = [section for section in sections if section[1]]
     height = TITLE + MARGIN + sum(HEADING + sum(heights) for _, _, heights in sections)
