@@ -1,8 +1,8 @@
 """A trained autoencoder with its whitening: audio of any length to whitened latents and back.
 
 Long inputs are processed in chunks of one shape. Each chunk has so much context on both sides that
-the result equals that of the whole file. Short inputs are padded to a power of two. So memory is
-bounded and few shapes are compiled.
+the result equals that of the whole file. Short inputs are padded to one of a few lengths. So memory
+is bounded and few shapes are compiled.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.errors import Refusal
 
-CHUNK_SECONDS = 10.24  # the default length of a clip: one chunk
+CHUNK_SECONDS = 15.36  # a clip of the default length is one chunk, also with what adjoins it
+STEPS = 12  # shorter inputs are padded to twelfths of that, or to a power of two: 10.24 s fit
 DISTURBED = 0.05  # standard deviations of a whitened channel
 
 Progress = Callable[[int, int], None]  # called with the frames done and their total
@@ -169,7 +170,7 @@ class Codec:
         valid_frames: Int[np.ndarray, " batch"],
     ) -> Float[np.ndarray, "batch frames {width}"]:
         """`function` of the array [batch, frames, _] that `read(start, stop)` reads, in chunks."""
-        keep = min(round(CHUNK_SECONDS * self.frame_rate), 1 << (frames - 1).bit_length())
+        keep = self._chunk(frames)
         size = keep + 2 * margin
         result = np.empty((batch, frames, width), np.float32)
         for start in range(0, frames, keep):
@@ -184,6 +185,14 @@ class Codec:
             result[:, start : start + keep] = done[:, : frames - start]
         progress(frames, frames)
         return result
+
+    def _chunk(self, frames: int) -> int:
+        """The frames of a chunk of an input of `frames`, without its context."""
+        most = round(CHUNK_SECONDS * self.frame_rate)
+        if frames >= most:
+            return most
+        step = -(-most // STEPS)
+        return min(1 << (frames - 1).bit_length(), -(-frames // step) * step)
 
     @cached_property
     def _encode(self):

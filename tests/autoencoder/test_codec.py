@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder import codec as codec_module
-from jen1_jax.autoencoder.codec import Codec
+from jen1_jax.autoencoder.codec import CHUNK_SECONDS, Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.errors import Refusal
 from tests.autoencoder.testing import build
@@ -58,6 +58,17 @@ def test_any_length_equals_the_whole_file(codec, short_chunks, samples):
     np.testing.assert_allclose(
         decoded, apply(codec.whitening.invert(latents[None]), "decode")[0, :samples], atol=1e-4
     )
+
+
+def test_a_clip_is_one_chunk_of_few_shapes_and_little_padding():
+    codec = build_codec()
+    whole = round(CHUNK_SECONDS * codec.frame_rate)
+    chunks = {frames: codec._chunk(frames) for frames in range(1, 2 * whole)}
+    assert len(set(chunks.values())) <= 12 + whole.bit_length()
+    for frames, chunk in chunks.items():
+        assert chunk == whole if frames >= whole else frames <= chunk <= min(2 * frames, whole)
+    clip = round(10.24 * codec.frame_rate)
+    assert chunks[clip] == clip and chunks[clip + clip // 16] <= 1.13 * clip
 
 
 def test_chunks_need_their_margin(codec, short_chunks, monkeypatch):
