@@ -11,13 +11,14 @@ FORMS = {  # by the weight with which each is chosen; a piece takes as many sect
     "verse bridge verse solo bridge verse": 2,
     "verse verse bridge verse verse bridge verse": 2,
     "chorus verse chorus verse chorus": 1,
+    "theme theme bridge theme bridge theme": 3,
+    "theme bridge theme solo theme": 2,
 }
 JAZZ_FORMS = {
     "theme theme bridge theme solo solo bridge theme": 3,
     "theme solo solo theme": 2,
     "theme theme solo bridge theme": 1,
 }
-SHORT_FORMS = {"theme theme bridge theme bridge theme": 2, "theme bridge theme solo theme": 1}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def plan(
     new = [option for option in options if progressions.is_new(option)]
     if held_out and not new:
         raise ValueError(f"no progression of the kind {kind} is held out")
-    table = JAZZ_FORMS if flavour == "jazz" else FORMS if bars >= 28 else SHORT_FORMS
+    table = JAZZ_FORMS if flavour == "jazz" else FORMS
     form = rng.choices(list(table), list(table.values()))[0].split()
     chosen = {name: rng.choice(known) for name in dict.fromkeys(form)}
     if held_out:
@@ -158,7 +159,7 @@ def plan(
     if bars >= 24:
         fourth = "iv" if tonic[0] == "i" else "IV"
         ending = [[tonic], [fourth if key.mode != "phrygian" else "i"], *ending]
-    unit = 4 if bars < 20 else 8 if bars < 64 else 16
+    unit = 4 if bars < 20 else 8
     while True:
         for name in form:
             numerals = progressions.bars(chosen[name])

@@ -23,7 +23,7 @@ from data_pipeline.composing.styles import Style
 from data_pipeline.composing.titles import title
 from jen1_jax.errors import Refusal
 
-SHORTEST, LONGEST = 60.0, 150.0  # seconds
+SHORTEST, LONGEST = 16.0, 40.0  # seconds
 TEST_SHARE, SOLO_SHARE, SILENT_SHARE = 0.08, 0.15, 0.12
 LICENCE = "accompaniment by MMA with its GPL-2+ groove library, the rest CC0-1.0"
 OWN_LICENCE = "CC0-1.0"
@@ -163,7 +163,7 @@ def _plan(frame: Frame, wanted: Task, rng) -> tuple[forms.Form, forms.Key, int]:
     bpm = round(felt * (1.5 if frame.compound else 1))
     kind = rng.choice(frame.style.kinds.split()).replace("-", " ")
     key = forms.Key(rng.randrange(12), forms.mode_of(kind))
-    bars = round(rng.uniform(SHORTEST + 8, LONGEST - 14) * bpm / 60 / frame.bar)
+    bars = round(rng.uniform(SHORTEST + 4, LONGEST - 12) * bpm / 60 / frame.bar)
     if "progression" in wanted.new and not frame.tonal:
         raise Unfit("percussion has no harmony")
     try:
@@ -279,8 +279,8 @@ def check(score: Score) -> None:
     starts = sorted(
         (score.seconds(n.start), score.seconds(n.stop)) for p in score.parts for n in p.notes
     )
-    if len(starts) < 40:
-        raise Unfit("fewer than 40 notes")
+    if len(starts) < 20:
+        raise Unfit("fewer than 20 notes")
     if starts[0][0] > 0.4:
         raise Unfit("begins late")
     sounding = 0.0

@@ -172,15 +172,15 @@ def test_mma_is_run_with_its_own_paths_and_its_errors_are_reported(folder):
 
 
 def test_a_second_call_with_more_hours_adds_scores(folder, monkeypatch):
-    """One score lasts more than a minute, so these calls write one and three at most."""
+    """One score lasts 16 s or more, so these calls write one and two."""
     composed = [made(number) for number in range(3)]
     monkeypatch.setattr(command.pieces, "compose", lambda seed, number, *_: composed[number])
     scores = folder / "scores"
     scores.mkdir()
     tool = folder / "mma"
-    count, seconds = command.write_all(scores, 0.01, 5, tool)
+    count, seconds = command.write_all(scores, 0.004, 5, tool)
     names = {path.name: path.stat().st_mtime_ns for path in scores.iterdir()}
-    assert count == 1 and sorted(names) == ["5-000000.json", "5-000000.mid"] and seconds >= 36
+    assert count == 1 and sorted(names) == ["5-000000.json", "5-000000.mid"] and seconds >= 14.4
     more, total = command.write_all(scores, (seconds + 1) / 3600, 5, tool)
     assert (more, total > seconds) == (2, True)
     assert names.items() <= {p.name: p.stat().st_mtime_ns for p in scores.iterdir()}.items()

@@ -76,7 +76,7 @@ def test_no_two_pieces_are_alike():
         )
     assert len(digests) == len(NUMBERS)
     for first, second in itertools.combinations(filter(None, pitched), 2):
-        assert len(first & second) < 0.7 * min(len(first), len(second))
+        assert len(first & second) < 0.5 * len(first | second)
 
 
 def test_at_least_an_eighth_of_the_pieces_is_in_three():
@@ -161,7 +161,7 @@ def test_chords_are_named_where_they_sound():
 
 
 def draft(*notes: tuple[float, float]) -> Score:
-    steady = [Note(i * 0.5, 0.5, 60, 80) for i in range(140)]
+    steady = [Note(i * 0.5, 0.5, 60, 80) for i in range(60)]
     part = Part("chords", 0, steady if not notes else [Note(a, b, 60, 80) for a, b in notes])
     return Score([part], [(0.0, 60.0)], "4/4")
 
@@ -169,10 +169,10 @@ def draft(*notes: tuple[float, float]) -> Score:
 @pytest.mark.parametrize(
     ("score", "reason"),
     [
-        (draft((0, 70)), "fewer"),
-        (draft(*((i + 0.5, 1) for i in range(70))), "late"),
-        (draft(*((i * 3.0, 1) for i in range(45))), "pauses"),
-        (draft(*((i * 0.5, 0.5) for i in range(80))), "40 s long"),
+        (draft((0, 30)), "fewer"),
+        (draft(*((i + 0.5, 1) for i in range(30))), "late"),
+        (draft(*((i * 3.0, 1) for i in range(30))), "pauses"),
+        (draft(*((i * 0.5, 0.5) for i in range(100))), "50 s long"),
     ],
 )
 def test_unfit_drafts_are_refused(score, reason):
