@@ -70,8 +70,8 @@ def main() -> None:
         audio = clip["audio"][: clip["valid_samples"]]
         found = measured(audio)
         name = (
-            f"{clip['meta'].get('style') or clip['id']}: peak {found['peak']:.1f} dB, "
-            f"mean {found['level']:.1f} dB, side {found['side']:.1f} dB, "
+            f"{clip['meta'].get('style') or clip['id']}: peak {found['peak']:.0f}, "
+            f"mean {found['level']:.0f}, side {found['side']:.0f} dB, "
             f"correlation {found['correlation']:.2f}"
         )
         sounds.append(Sound(name, audio, caption=max(clip["captions"], key=len)))
