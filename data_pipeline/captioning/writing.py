@@ -71,7 +71,7 @@ def write(truth: dict, key: str) -> tuple[Written, ...]:
     """4 to 8 distinct captions of one clip, the same ones for the same truth and key.
 
     All that they say is in the truth (see `NAMEABLE` for its fields). One names 1 to 3 fields, the
-    others 4 to 9: a model learns little from captions that leave most out. Without a field to name,
+    others 4 to 8: a model learns little from captions that leave most out. Without a field to name,
     the captions are general.
     """
     dice = Dice(key)
@@ -81,7 +81,7 @@ def write(truth: dict, key: str) -> tuple[Written, ...]:
         return tuple(Written(text, frozenset()) for text in dice.shuffled(_GENERAL)[:4])
     found: dict[str, Written] = {}
     for _ in range(200):  # attempts: the same text may come again
-        low, high = {0: (1, 3), 1: (8, 9)}.get(len(found), (4, 9))
+        low, high = {0: (1, 3), 1: (6, 8)}.get(len(found), (4, 7))
         number = low + dice.below(high - low + 1)
         written = _one(truth, _draw(fields, number, dice), dice)
         found.setdefault(written.text.lower().strip("."), written)

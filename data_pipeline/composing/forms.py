@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from data_pipeline.composing import harmony, progressions
 
 FORMS = {  # by the weight with which each is chosen; a piece takes as many sections as fit
-    "verse chorus verse chorus bridge chorus chorus": 4,
-    "verse verse chorus verse chorus bridge chorus": 2,
-    "verse chorus verse chorus break chorus": 2,
-    "verse bridge verse solo bridge verse": 2,
-    "verse verse bridge verse verse bridge verse": 2,
-    "chorus verse chorus verse chorus": 1,
-    "theme theme bridge theme bridge theme": 3,
-    "theme bridge theme solo theme": 2,
+    "verse chorus verse chorus": 4,
+    "chorus verse chorus": 2,
+    "verse bridge chorus": 2,
+    "verse break chorus": 2,
+    "chorus break chorus": 1,
+    "theme bridge theme": 3,
+    "bridge theme solo": 1,
+    "theme solo theme": 2,
 }
 JAZZ_FORMS = {
     "theme theme bridge theme solo solo bridge theme": 3,

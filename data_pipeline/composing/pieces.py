@@ -279,8 +279,8 @@ def check(score: Score) -> None:
     starts = sorted(
         (score.seconds(n.start), score.seconds(n.stop)) for p in score.parts for n in p.notes
     )
-    if len(starts) < 20:
-        raise Unfit("fewer than 20 notes")
+    if len(starts) < 40:
+        raise Unfit("fewer than 40 notes")
     if starts[0][0] > 0.4:
         raise Unfit("begins late")
     sounding = 0.0

@@ -13,7 +13,7 @@ from data_pipeline.captioning.words import DYNAMICS, ITALIAN, MOODS, TEMPO, a, n
 from data_pipeline.captioning.writing import NAMEABLE
 
 ROOT = Path(__file__).parents[2]
-DIGEST = "def1c462c8306fbd09550baa5d713f0d9e63e55fa88aed6a42c1561dd297ff10"
+DIGEST = "635606525f98130e7de1992adede235064b7d6c4daa761eb1e8d65f484880f25"
 PROGRAMS = [name for names in NAMES.values() for name in names]
 CHOICES = dict(
     tempo=[48.2, 63.0, 79.6, 96.4, 111.0, 127.9, 150.0, 187.3],
@@ -110,7 +110,7 @@ def test_each_clip_has_a_caption_with_few_fields_and_one_with_many():
 def test_captions_are_short():
     lengths = [len(each.text.split()) for _, each in CAPTIONS]
     assert max(lengths) <= 48
-    assert sum(length > 32 for length in lengths) < 0.06 * len(lengths)
+    assert sum(length > 32 for length in lengths) < 0.03 * len(lengths)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_each_field_is_named_in_a_fair_share_of_the_captions():
         possible.update(truth.keys())
     for field in NAMEABLE:
         low = 0.05 if field in ("title", "density") else 0.15
-        assert low < named[field] / possible[field] < 0.8, field
+        assert low < named[field] / possible[field] < 0.65, field
 
 
 def test_every_general_midi_instrument_has_an_everyday_name():
