@@ -44,7 +44,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.learnability import read
-from data_pipeline.shards import decoder, info, records
+from data_pipeline.shards import examples, info, piece_of
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import adherence, copies, musical
 from jen1_jax.files import whole_file, write_text
@@ -79,10 +79,6 @@ class Job:
     prompt: str
     seed: int
     place: tuple[float, float] | None = None
-
-
-def piece_of(id: str) -> str:
-    return id.rpartition("@")[0]
 
 
 def held_out(data: Path, count: int, samples: int) -> list[Clip]:
@@ -242,23 +238,17 @@ def moved(
 
 def training_latents(folder: Path, frames: int) -> Iterator[tuple[str, np.ndarray]]:
     """Pieces and pooled latents of the training clips."""
-    for clip in training_records(folder):
+    for clip in examples(str(folder), "train"):
         yield (
             piece_of(clip["id"]),
             copies.pooled(clip["latents"][: int(clip["valid_frames"])], frames),
         )
 
 
-def training_records(folder: Path, places: Sequence[int] | None = None) -> Iterator[dict]:
-    record, decode = records(str(folder), "train"), decoder(str(folder))
-    for place in range(info(str(folder)).examples["train"]) if places is None else places:
-        yield decode(record([place])[0])
-
-
 def unseen(paraphrases: Sequence[Mapping[str, Any]], latents: Path) -> list[Mapping[str, Any]]:
     """The paraphrases none of whose new words occurs in a training caption."""
     words: set[str] = set()
-    for clip in training_records(latents):
+    for clip in examples(str(latents), "train"):
         words.update(*(re.findall(r"\w+", caption.lower()) for caption in clip["captions"]))
     return [each for each in paraphrases if words.isdisjoint(each["new"])]
 
@@ -284,7 +274,7 @@ def count_copies(
     count = info(str(latents)).examples["train"]
     places = np.random.default_rng(0).permutation(count)[:DISTINCT].tolist()
     distinct, pieces = [], []
-    for clip in training_records(latents, places):
+    for clip in examples(str(latents), "train", places):
         distinct.append(copies.pooled(clip["latents"][: int(clip["valid_frames"])], frames))
         pieces.append(piece_of(clip["id"]))
     found = copies.nearest(
@@ -382,14 +372,14 @@ def main() -> None:
     real = [clip.audio for clip in clips]
     round_trip = [model.codec.decode(model.codec.encode(audio), samples) for audio in real]
 
-    examples = list(islice(read(options.data, "train", seed=0), EXAMPLES))
-    examples = [clip for clip in examples if clip["meta"].get("drums") is not None]
+    known = list(islice(read(options.data, "train", seed=0), EXAMPLES))
+    known = [clip for clip in known if clip["meta"].get("drums") is not None]
     describe = lambda audio: adherence.describe(audio, rate)["drums"]
     drums = adherence.log_odds(
-        np.stack([describe(clip["audio"][:samples]) for clip in examples]),
-        [clip["meta"]["drums"] for clip in examples],
+        np.stack([describe(clip["audio"][:samples]) for clip in known]),
+        [clip["meta"]["drums"] for clip in known],
     )
-    del examples
+    del known
 
     def measure(audio: Sequence[np.ndarray], seeds: int = 1) -> list[list[dict[str, Any]]]:
         odds = drums(np.stack([describe(clip) for clip in audio]))

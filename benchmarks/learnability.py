@@ -42,7 +42,7 @@ from ml_collections import ConfigDict
 from configs.jen1 import get_config
 from data_pipeline import synthesis
 from data_pipeline.prepare import prepare
-from data_pipeline.shards import decoder, info, records
+from data_pipeline.shards import examples, info
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, Whitening
@@ -147,12 +147,10 @@ def read(data: Path, split: str, seed: int | None = None) -> Iterator[dict[str, 
 
     `audio` is float32 [samples, 2], `meta` a dictionary.
     """
-    record, decode = records(str(data), split), decoder(str(data))
     places = np.arange(info(str(data)).examples[split])
     if seed is not None:
         places = np.random.default_rng(seed).permutation(places)
-    for place in places.tolist():
-        clip = decode(record([place])[0])
+    for clip in examples(str(data), split, places.tolist()):
         audio = clip["audio"] / np.float32(32767)
         yield clip | {"audio": audio, "meta": json.loads(clip["meta"])}
 
@@ -477,10 +475,10 @@ def main() -> None:
     if options.data == MUSIC and not MUSIC.exists():
         prepare("synthetic", str(MUSIC), seconds=SECONDS, clips=CLIPS)
     half = round(SECONDS * RATE)
-    examples = list(islice(read(options.data, "train"), 300))
-    audio = np.stack([clip["audio"][:half] for clip in examples])
-    has_drums = [bool(clip["meta"].get("drums")) for clip in examples]
-    del examples
+    known = list(islice(read(options.data, "train"), 300))
+    audio = np.stack([clip["audio"][:half] for clip in known])
+    has_drums = [bool(clip["meta"].get("drums")) for clip in known]
+    del known
     if codec is None:
         feature = LogMel(audio[:128])
     elif options.standardise:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.learnability import read
+from data_pipeline.shards import piece_of
 from jen1_jax.evaluation.pictures import Sound, run_page
 
 MEASURED = 200  # clips
@@ -29,7 +30,7 @@ def choose(clips: Iterable[dict[str, Any]], count: int) -> Iterator[dict[str, An
     """Clips of different pieces and styles, in their order; then those of styles seen before."""
     pieces, styles, others = set(), set(), []
     for clip in clips:
-        piece, style = clip["id"].rpartition("@")[0], clip["meta"].get("style")
+        piece, style = piece_of(clip["id"]), clip["meta"].get("style")
         if count == 0:
             return
         if piece in pieces:

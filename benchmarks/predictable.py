@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.shards import decoder, info, records
+from data_pipeline.shards import examples, piece_of
 
 PENALTIES = (30.0, 100.0, 300.0, 1000.0)
 FIELDS = ("style", "dynamics", "density", "register", "mode", "meter")
@@ -68,14 +68,12 @@ def explained(
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, list[dict[str, float]], np.ndarray]:
     """Means of the latents, features and pieces of the clips of a split."""
-    record, decode = records(str(folder), split), decoder(str(folder))
     means, known, pieces = [], [], []
-    for place in range(info(str(folder)).examples[split]):
-        clip = decode(record([place])[0])
+    for clip in examples(str(folder), split):
         latents = clip["latents"][: int(clip["valid_frames"])]
         means.append(latents.astype(np.float64).mean(0))
         known.append(features(json.loads(clip["meta"])))
-        pieces.append(clip["id"].rpartition("@")[0])
+        pieces.append(piece_of(clip["id"]))
     return np.array(means), known, np.array(pieces)
 
 

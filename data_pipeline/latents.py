@@ -22,10 +22,9 @@ from data_pipeline.shards import (
     Info,
     Writer,
     adjoining,
-    decoder,
+    examples,
     info,
     latent_features,
-    records,
 )
 from data_pipeline.stream import caption_key
 from jen1_jax.errors import Refusal
@@ -71,7 +70,7 @@ def encode(
         Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or
             `out` cannot be written.
     """
-    about, decode = info(folder), decoder(folder)
+    about = info(folder)
     if about.kind != "waveform":
         raise Refusal(f"{folder} holds {about.kind}; `encode` takes a waveform data set.")
     done, total, seconds = 0, sum(about.examples.values()), about.shape[0] / SAMPLE_RATE
@@ -80,10 +79,9 @@ def encode(
         whole_folder(out) as target,
         latent_writer(target, encoder, seconds, f"latents of {folder}", progress) as writer,
     ):
-        for split, size in about.examples.items():
-            read = records(folder, split)
-            for place in range(size):
-                writer.write(split, decode(read([place])[0]))
+        for split in about.examples:
+            for clip in examples(folder, split):
+                writer.write(split, clip)
                 done += 1
                 if time.monotonic() - reported > 5:
                     reported = time.monotonic()

@@ -14,7 +14,7 @@ compressed, since PCM hardly becomes smaller and reading must be fast.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,6 +213,18 @@ def records(folder: str, split: str) -> Callable[[list[int]], list[bytes]]:
         split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
     return source.__getitems__
+
+
+def examples(folder: str, split: str, places: Iterable[int] | None = None) -> Iterator[dict]:
+    """The decoded examples of a split at `places`, or all in order."""
+    read, decode = records(folder, split), decoder(folder)
+    for place in range(info(folder).examples[split]) if places is None else places:
+        yield decode(read([place])[0])
+
+
+def piece_of(id: str) -> str:
+    """The piece of a clip, from the clip's id."""
+    return id.rpartition("@")[0]
 
 
 def adjoining(ids: ArrayLike, starts: ArrayLike, seconds: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline.captioning import write
 from data_pipeline.captioning.writing import NAMEABLE
-from data_pipeline.shards import SAMPLE_RATE, decoder, info, records
+from data_pipeline.shards import SAMPLE_RATE, decoder, info, piece_of, records
 from jen1_jax.errors import Refusal
 
 TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
@@ -102,7 +102,7 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
             captions_each.append(len(said))
             for name, counts in _named(id, said, json.loads(example["meta"])).items():
                 truth[name] += counts
-            files[split].add(id.rpartition("@")[0])
+            files[split].add(piece_of(id))
             for name, figure in (_audio if about.kind == "waveform" else _latents)(
                 rows[:valid]
             ).items():
