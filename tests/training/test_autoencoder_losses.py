@@ -1,5 +1,7 @@
 """The losses of the autoencoder and its discriminator, and how much an example counts."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,8 @@ def test_the_key_decides_which_latents_are_masked_and_rate_0_masks_none():
     audio = jax.random.normal(jax.random.key(2), (2, 256, 2))
     critic = Discriminator((64,), 4, "float32")
 
-    def loss(mask_rate, key):
+    @cache
+    def compiled(mask_rate):
         model, params = build(mask_rate=mask_rate)
 
         @jax.jit
@@ -127,7 +130,10 @@ def test_the_key_decides_which_latents_are_masked_and_rate_0_masks_none():
             settings = dict(model=model, critic=critic, training=config, sample_rate=48_000)
             return autoencoder_losses({"autoencoder": params}, batch, **settings)
 
-        return np.asarray(losses(jax.random.key(key))["waveform"])
+        return losses
+
+    def loss(mask_rate, key):
+        return np.asarray(compiled(mask_rate)(jax.random.key(key))["waveform"])
 
     assert (loss(0.5, 0) != loss(0.5, 1)).all() and (loss(0.5, 0) != loss(0.0, 0)).all()
     np.testing.assert_array_equal(loss(0.0, 0), loss(0.0, 1))

@@ -37,9 +37,8 @@ def test_the_network_is_given_what_the_tasks_drew_and_nothing_else():
         "text_embedding": jnp.zeros((48, 3, 8)),
         "text_lengths": jnp.asarray(rng.integers(1, 4, 48)),
     }
-    drawn = draw_diffusion(
-        jax.random.key(1), jnp.int32(0), batch, config=config, hop=HOP, k=K, window=96
-    )
+    settings = dict(config=config, hop=HOP, k=K, window=96)
+    drawn = jax.jit(partial(draw_diffusion, **settings))(jax.random.key(1), jnp.int32(0), batch)
     unet = Mock(
         spec=Denoiser,
         conditioning=(),
