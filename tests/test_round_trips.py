@@ -1,0 +1,37 @@
+"""The figures of `benchmarks.round_trips` on round trips with known faults."""
+
+import numpy as np
+import pytest
+
+from benchmarks.round_trips import compare
+
+RATE = 48_000
+
+
+def clips(count=4, side=0.7):
+    """Noise of two seconds; `side` is the standard deviation of the side, that of the mid is 1."""
+    rng = np.random.default_rng(0)
+    mid, other = rng.normal(0, 0.05, (2, count, 2 * RATE))
+    return np.stack([mid + side * other, mid - side * other], -1)
+
+
+def test_a_perfect_round_trip_has_no_error():
+    row = compare(clips(), clips(), RATE)
+    assert row["stft_distance"] == row["wide"] == row["treble"] == 0
+    assert row["wide_clips"] == row["treble_clips"] == 4 and abs(row["line"]) < 1e-9
+
+
+def test_an_added_tone_is_a_line_and_a_louder_copy_has_none():
+    tone = 0.02 * np.sin(2 * np.pi * 12_000 * np.arange(2 * RATE) / RATE)
+    assert compare(clips() + tone[:, None], clips(), RATE)["line"] > 6
+    assert compare(1.5 * clips(), clips(), RATE)["line"] < 0.5
+
+
+def test_treble_and_width_count_in_decibels():
+    mono = clips().mean(-1, keepdims=True)
+    narrow = mono + 0.5 * (clips() - mono)  # the side is 6 dB lower
+    row = compare(narrow, clips(), RATE)
+    before, after = 0.49 / 1.49, 0.49 / 4 / (1 + 0.49 / 4)  # shares of the side
+    assert row["wide"] == pytest.approx(10 * np.log10(before / after), abs=0.2)
+    assert compare(0.5 * clips(), clips(), RATE)["treble"] == pytest.approx(6.02, abs=0.01)
+    assert compare(clips(side=0.1), clips(side=0.1), RATE)["wide"] is None
