@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.learnability import read
+from benchmarks.features import read
 from data_pipeline.shards import examples, info, piece_of
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import adherence, copies, musical

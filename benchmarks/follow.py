@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.learnability import RATE, Generator, generator_config, train
+from benchmarks.features import RATE
+from benchmarks.learnability import Generator, generator_config, train
 from configs.quickstart import get_config as quickstart
 from data_pipeline import synthesis
 from jen1_jax.autoencoder.codec import Codec

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.learnability import read
+from benchmarks.features import read
 from data_pipeline.shards import piece_of
 from jen1_jax.evaluation.pictures import Sound, run_page
 

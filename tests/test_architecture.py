@@ -167,5 +167,8 @@ def test_every_form_of_import_is_found():
 @pytest.mark.parametrize("path", sources("benchmarks"), ids=str)
 def test_the_docstring_of_a_benchmark_names_its_command(path):
     """It is started as a module, since as a script it could not import other benchmarks."""
-    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    text = (ROOT / path).read_text()
+    docstring = ast.get_docstring(ast.parse(text))
+    if '"__main__"' not in text:
+        return  # a part that benchmarks share
     assert f"python -m benchmarks.{path.stem}" in docstring

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.learnability import HeldOut, draw_captions, encode_all
+from benchmarks.features import encode_all
+from benchmarks.learnability import HeldOut, draw_captions
 from data_pipeline.prepare import prepare
 from jen1_jax.errors import Refusal
 
