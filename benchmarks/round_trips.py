@@ -7,11 +7,13 @@ A row for each RUN: the medians of the figures that are usual for codecs, and
 - wide: as `side_error`, of the clips in which the side has at least a fifth of the energy;
 - treble: the error of the energy above 8 kHz in dB, of the clips in which it is above -60 dB of
   the whole;
-- line: how far the strongest line that the autoencoder adds rises above its neighbours, in dB. For
-  this, the mean spectrum of a round trip is divided by that of the original, and the mean over the
-  clips, in dB, is compared with its median over 33 bins (190 Hz) from 200 Hz to 16 kHz.
+- line: how far the strongest line that the autoencoder adds to pink noise rises above its
+  neighbours, in dB. For this, the spectrum of the round trip, divided by that of the noise, is
+  compared with its median over 33 bins (190 Hz) from 200 Hz to 16 kHz. (Music has lines of its
+  own, between which round trips are louder.)
 
-The picture shows these mean ratios. It takes about a second for each clip and run on two CPU cores.
+The picture shows this ratio of spectra. It takes about two seconds for each clip and run on two CPU
+cores.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from jen1_jax.models.run import Run
 WIDE = 0.2  # share of the side in the energy
 TREBLE, FAINT = 8000, 1e-6  # Hz; share of the energy below which there is no treble
 BINS, LOWEST, HIGHEST = 33, 200, 16_000  # bins of the running median; Hz
+SECONDS = 10.24  # of noise
 SEGMENT = 8192  # samples of a spectrum
 FLOOR = 1e-12  # of a spectrum, relative to full scale
 
@@ -47,36 +50,56 @@ def spectrum(audio: Float[np.ndarray, "samples 2"], rate: int) -> Float[np.ndarr
 def compare(
     ours: Sequence[np.ndarray], originals: Sequence[np.ndarray], rate: int
 ) -> dict[str, Any]:
-    """All figures of round trips, and `ratios` [bins]: the mean ratio of their spectra in dB."""
-    row = dict(medians([figures(a, b, rate) for a, b in zip(ours, originals, strict=True)]))
-    frequencies = np.fft.rfftfreq(SEGMENT, 1 / rate)
-    high = frequencies >= TREBLE
-    ratios, treble, wide = [], [], []
+    """All figures of round trips of music but `line`."""
+    row: dict[str, Any] = dict(
+        medians([figures(a, b, rate) for a, b in zip(ours, originals, strict=True)])
+    )
+    high = np.fft.rfftfreq(SEGMENT, 1 / rate) >= TREBLE
+    treble, wide = [], []
     for audio, original in zip(ours, originals, strict=True):
         found, wanted = spectrum(audio, rate), spectrum(original, rate)
-        ratios.append(10 * np.log10((found + FLOOR) / (wanted + FLOOR)))
         if wanted[high].sum() > FAINT * wanted.sum():
             treble.append(abs(10 * np.log10(found[high].sum() / wanted[high].sum())))
         side = np.square(original[:, 0] - original[:, 1]).sum() / 2
         if side >= WIDE * np.square(original).sum() > 0:
             wide.append(abs(side_error(audio, original)))
-    mean = np.mean(ratios, axis=0)
+    for name, errors in (("wide", wide), ("treble", treble)):
+        row[name], row[f"{name}_clips"] = float(np.median(errors)) if errors else None, len(errors)
+    return row
+
+
+def pink_noise(rate: int) -> Float[np.ndarray, "samples 2"]:
+    """Stereo noise with equal energy in each octave, 20 dB below full scale."""
+    white = np.random.default_rng(0).normal(size=(round(SECONDS * rate), 2))
+    frequencies = np.maximum(np.fft.rfftfreq(len(white), 1 / rate), 20)
+    pink = np.fft.irfft(np.fft.rfft(white, axis=0) / np.sqrt(frequencies)[:, None], axis=0)
+    return (0.1 * pink / pink.std()).astype(np.float32)
+
+
+def ratios(
+    audio: Float[np.ndarray, "samples 2"], original: Float[np.ndarray, "samples 2"], rate: int
+) -> Float[np.ndarray, " bins"]:
+    """The spectrum of a round trip divided by that of the original, in dB."""
+    found, wanted = spectrum(audio, rate), spectrum(original, rate)
+    return 10 * np.log10((found + FLOOR) / (wanted + FLOOR))
+
+
+def line(ratio: Float[np.ndarray, " bins"], rate: int) -> float:
+    """How far a spectrum in dB rises above its neighbours at most."""
+    frequencies = np.fft.rfftfreq(SEGMENT, 1 / rate)
     inside = (frequencies >= LOWEST) & (frequencies <= HIGHEST)
-    row["wide"], row["wide_clips"] = float(np.median(wide)) if wide else None, len(wide)
-    row["treble"], row["treble_clips"] = float(np.median(treble)) if treble else None, len(treble)
-    row["line"] = float((mean - median_filter(mean, BINS))[inside].max())
-    return row | {"ratios": mean}
+    return float((ratio - median_filter(ratio, BINS))[inside].max())
 
 
-def draw(rows: dict[str, dict[str, Any]], rate: int, path: Path) -> None:
+def draw(curves: dict[str, np.ndarray], rate: int, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(10, 4))
-    for name, row in rows.items():
-        axis.plot(np.fft.rfftfreq(SEGMENT, 1 / rate)[1:], row["ratios"][1:], label=name, lw=0.8)
+    for name, ratio in curves.items():
+        axis.plot(np.fft.rfftfreq(SEGMENT, 1 / rate)[1:], ratio[1:], label=name, lw=0.8)
     axis.set(xscale="log", xlim=(30, rate / 2), xlabel="Hz", ylabel="round trip / original, dB")
     axis.grid(alpha=0.3)
     axis.legend()
@@ -96,16 +119,18 @@ def main() -> None:
     columns = (*FIGURES, "wide", "treble", "line")
     print(f"{len(clips)} held-out clips of {options.data}")
     print("".join(f"{name:>19}" for name in columns) + "  run")
-    rows = {}
+    rows, curves = {}, {}
     for run, codec in codecs.items():
-        ours = [codec.decode(codec.encode(audio), len(audio)) for audio in clips]
-        rows[run] = row = compare(ours, clips, codec.sample_rate)
+        trip = lambda audio, codec=codec: codec.decode(codec.encode(audio), len(audio))
+        noise = pink_noise(codec.sample_rate)
+        rows[run] = row = compare([trip(audio) for audio in clips], clips, codec.sample_rate)
+        curves[run] = ratios(trip(noise), noise, codec.sample_rate)
+        row["line"] = line(curves[run], codec.sample_rate)
         cells = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
         print("".join(f"{cell:>19}" for cell in cells) + f"  {run}", flush=True)
     if options.picture:
-        draw(rows, codecs[options.runs[0]].sample_rate, options.picture)
-    kept = {run: {name: row[name] for name in row if name != "ratios"} for run, row in rows.items()}
-    print(json.dumps({"clips": len(clips), "data": options.data, "rows": kept}))
+        draw(curves, codecs[options.runs[0]].sample_rate, options.picture)
+    print(json.dumps({"clips": len(clips), "data": options.data, "rows": rows}))
 
 
 if __name__ == "__main__":
