@@ -172,6 +172,7 @@ def get_config() -> ConfigDict:
             stft=1.0,
             mel=1.0,
             levels=0.0,
+            width=0.0,
             kl=0.0,
             adversarial=0.1,
             feature_matching=5.0,

@@ -93,11 +93,12 @@ def check_autoencoder_training(config: ConfigDict) -> None:
             "train_autoencoder.losses are weights of at least 0, one of them above 0; got "
             f"{weights.to_dict()}."
         )
-    if weights.levels > 0 and not config.autoencoder.window:
-        raise Refusal(
-            "train_autoencoder.losses.levels compares STFT levels, which autoencoder.window of 0 "
-            "does not have."
-        )
+    for name in ("levels", "width"):
+        if weights[name] > 0 and not config.autoencoder.window:
+            raise Refusal(
+                f"train_autoencoder.losses.{name} compares STFT levels, which autoencoder.window "
+                "of 0 does not have."
+            )
     if weights.waveform > 0 and config.autoencoder.window:
         raise Refusal(
             "train_autoencoder.losses.waveform compares phases, and latents with "

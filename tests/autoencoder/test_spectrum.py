@@ -156,6 +156,31 @@ def test_distance_is_zero_for_the_truth_and_has_finite_gradients_on_silence(chor
     assert np.isfinite(gradient).all()
 
 
+def test_width_error_is_that_of_the_side_and_not_of_the_level(chord):
+    """It is 0 for the truth and a louder copy; a side of half its size is log(4) narrower."""
+    valid = jnp.array([FRAMES * HOP - 100])
+    error = jax.jit(lambda p, audio: spectrum.width_error(p, audio, valid, WINDOW)[0])
+    padded = jnp.asarray(chord).at[:, FRAMES * HOP - 100 :].set(0)
+    assert float(error(analyse(padded), chord)) < 1e-5
+    assert float(error(analyse(1.2 * padded), chord)) < 0.02
+    mid = padded.mean(-1, keepdims=True)
+    quiet = mid + 0.3 * (padded - mid)
+    narrower = mid + 0.15 * (padded - mid)
+    assert 0.5 < float(error(analyse(narrower), quiet)) < np.log(4)
+    assert float(error(analyse(mid + 0 * padded), padded)) > 1
+    silent = jax.grad(lambda p: error(p, 0 * padded))(analyse(0 * padded))
+    assert np.isfinite(silent).all()
+    gradient = jax.grad(lambda p: error(p, padded))(analyse(mid + 0 * padded))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_every_bin_is_in_one_range_of_frequency():
+    for window in (64, 512, 2048):
+        ranges = spectrum._ranges(window)
+        assert ranges.sum() == pytest.approx(window // 2 + 1)
+        assert window < 512 or (ranges.sum(0) > 0).all()
+
+
 @pytest.fixture(scope="module")
 def codec():
     model, params = build(strides=(16, 2), window=64, phase_iterations=3)
@@ -248,6 +273,9 @@ def test_the_loss_of_levels_needs_a_window_and_that_of_waveforms_needs_none():
     config = get_config()
     config.train_autoencoder.losses.levels = 1.0
     with pytest.raises(Refusal, match="levels compares STFT levels"):
+        check_autoencoder_training(config)
+    config.train_autoencoder.losses.update(levels=0.0, width=1.0)
+    with pytest.raises(Refusal, match="width compares STFT levels"):
         check_autoencoder_training(config)
     config.autoencoder.window = 32
     with pytest.raises(Refusal, match="waveform compares phases"):

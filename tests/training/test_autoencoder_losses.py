@@ -33,7 +33,14 @@ def parts():
     critic = Discriminator((64, 32), 4)
     critic_params = critic.init(jax.random.key(2), BATCH["audio"][:1])["params"]
     weights = dict(
-        waveform=1.0, stft=0.5, mel=1.0, levels=0.0, kl=0.1, adversarial=0.1, feature_matching=5.0
+        waveform=1.0,
+        stft=0.5,
+        mel=1.0,
+        levels=0.0,
+        width=0.0,
+        kl=0.1,
+        adversarial=0.1,
+        feature_matching=5.0,
     )
     config = ConfigDict(dict(losses=weights, stft_windows=(256, 64), adversary=dict(loss="hinge")))
     params = {"autoencoder": params, "discriminator": critic_params}
