@@ -58,8 +58,7 @@ def get_config() -> ConfigDict:
             remat="none",
             scan=False,
         )
-        # With more noise, captions and keys are learnt faster (docs/decisions.md). Provisional:
-        # more than in the quickstart, as these captions explain less of the music.
+        # With more noise, captions and keys are learnt faster (docs/decisions.md).
         config.diffusion.update(
             times="logit_normal", times_mean=1.5, times_std=1.5, sample_steps=30
         )
