@@ -88,11 +88,22 @@ def distance(
 
     Louder levels have larger weights.
     """
-    t = analyse(keep_valid(target, valid), window, quietest)
-    real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
+    t, real = _target(target, valid, window, quietest)
     weight = real * (WEIGHT_OF_SILENCE + t)
     total = NATS * jnp.sum(weight * jnp.abs(prediction - t), (1, 2))
     return total / jnp.maximum(weight.sum((1, 2)), 1) * (valid > 0)
+
+
+def _target(
+    audio: Float[Array, "batch samples 2"],
+    valid: Int[Array, " batch"],
+    window: int,
+    quietest: float,
+) -> tuple[Levels, Valid]:
+    """The levels of an example's real samples, and which of its frames are real."""
+    levels = analyse(keep_valid(audio, valid), window, quietest)
+    real = jnp.arange(levels.shape[1]) * (window // 4) < valid[:, None]
+    return levels, real[..., None].astype(jnp.float32)
 
 
 @cache
@@ -126,8 +137,7 @@ def width_error(
         counts = total > 1e-6 * total.sum(1, keepdims=True)
         return jnp.log(energy[:, 1] / jnp.maximum(total, 1e-6) + 1e-3), counts
 
-    t = analyse(keep_valid(target, valid), window, quietest)
-    real = (jnp.arange(t.shape[1]) * (window // 4) < valid[:, None])[..., None]
+    t, real = _target(target, valid, window, quietest)
     (ours, _), (theirs, counts) = shares(prediction), shares(t)
     return jnp.sum(counts * jnp.abs(ours - theirs), 1) / jnp.maximum(counts.sum(1), 1)
 
