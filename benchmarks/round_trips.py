@@ -30,12 +30,13 @@ from scipy.signal import welch
 
 from benchmarks.quality import held_out
 from jen1_jax.errors import Refusal
+from jen1_jax.evaluation.adherence import TREBLE
 from jen1_jax.evaluation.reconstruction import FIGURES, figures, medians, side_error
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.run import Run
 
 WIDE = 0.2  # share of the side in the energy
-TREBLE, FAINT = 8000, 1e-6  # Hz; share of the energy below which there is no treble
+FAINT = 1e-6  # share of the energy below which there is no treble
 BINS, LOWEST, HIGHEST = 33, 200, 16_000  # bins of the running median; Hz
 SECONDS = 10.24  # of noise
 SEGMENT = 8192  # samples of a spectrum
