@@ -66,9 +66,11 @@ class LogMel:
         level = np.repeat(level, self.fold, 1).astype(np.float32)
         mid = np.where(level > 0, level + np.log(2) / 2 / spectrum.NATS, 0)
         views = np.stack([level, level, mid, 0 * level])  # left, right, mid, side
-        filters = spectrum.filters(self.window)
+        layout = spectrum.Layout(self.window)
+        (part,) = layout.parts
+        filters = spectrum.filters(part)
         levels = np.concatenate([view @ filters.T / filters.sum(1) for view in views], -1)
-        synthesise = partial(spectrum.synthesise, window=self.window, iterations=ITERATIONS)
+        synthesise = partial(spectrum.synthesise, layout=layout, iterations=ITERATIONS)
         valid = np.ones((*levels.shape[:2], 1), np.float32)
         return np.asarray(jax.jit(synthesise)(levels, valid))[:, :samples]
 

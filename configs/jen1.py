@@ -38,6 +38,9 @@ def get_config() -> ConfigDict:
         # windows of this many samples, so that the latents hold no phase. strides[0] is then a
         # quarter of it.
         window=0,
+        # With a window: levels above 50 / short_window of the sample rate (2.3 kHz for 1024) have
+        # this window instead, a power of two shorter, so that attacks are sharp. 0: all have one.
+        short_window=0,
         quietest=-80.0,  # with a window: dB re full scale; quieter bands count as silence
         phase_iterations=0,  # with a window: steps of the search for phases in decoding
         # Of the arithmetic, also in the discriminators; or "bfloat16". Parameters and losses are

@@ -107,8 +107,7 @@ class Stack(nn.Module):
     activation: str
     weight_norm: bool
     causal: bool
-    window: int
-    quietest: float
+    layout: spectrum.Layout | None
     phase_iterations: int
     dtype: DTypeLike
 
@@ -140,9 +139,9 @@ class Encoder(Stack):
         self, x: Float[Array, "batch samples 2"], valid: Valid = None
     ) -> Float[Array, "batch low latent"]:
         x, direct = keep_valid(x, valid), 0
-        if self.window:
+        if self.layout:
             # Windows in the padding contain real samples too, so that their levels are not zero.
-            x = keep_valid(spectrum.analyse(x, self.window, self.quietest), valid)
+            x = keep_valid(spectrum.analyse(x, self.layout), valid)
             direct = Dense(self.latent_channels, dtype=self.dtype, name="direct")(
                 fold(x, math.prod(self.strides[1:]))
             )
@@ -150,13 +149,13 @@ class Encoder(Stack):
         for level, (stride, features) in enumerate(zip(self.strides, self.channels, strict=True)):
             if level > 0:
                 x = Activation(self.activation)(x)
-            if level > 0 or not self.window:  # levels are at the stem's rate already
+            if level > 0 or not self.layout:  # levels are at the stem's rate already
                 # Not layers.conv.Downsample, whose causal mode delays: here a frame reads to the
                 # end of its own hop.
                 x = fold(x, stride)
             x = keep_valid(self.conv(x, features, 1 if level else self.kernel_size), valid)
             x = self.units(x, valid)
-        init = {"kernel_init": TINY} if self.window else {}
+        init = {"kernel_init": TINY} if self.layout else {}
         x = direct + self.conv(
             Activation(self.activation)(x), self.latent_channels, self.kernel_size, **init
         )
@@ -177,8 +176,8 @@ class Decoder(Stack):
             features, kernel_size = (
                 (self.channels[level - 1], 1) if level else (2, self.kernel_size)
             )
-            if level == 0 and self.window:
-                bands, frames = spectrum.bands(self.window), math.prod(self.strides[1:])
+            if level == 0 and self.layout:
+                bands, frames = self.layout.bands, math.prod(self.strides[1:])
                 direct = Dense(bands * frames, dtype=self.dtype, name="direct")(latents)
                 x = direct.reshape(len(x), -1, bands) + self.conv(x, bands, 1, kernel_init=TINY)
             else:
@@ -208,6 +207,7 @@ class Autoencoder(nn.Module):
     mask_unit: str = "frame"
     causal: bool = False
     window: int = 0
+    short_window: int = 0
     quietest: float = spectrum.QUIETEST
     phase_iterations: int = 0
     dtype: DTypeLike = jnp.float32
@@ -225,6 +225,13 @@ class Autoencoder(nn.Module):
     def hop(self) -> int:
         """Samples per latent frame."""
         return math.prod(self.strides)
+
+    @property
+    def layout(self) -> spectrum.Layout | None:
+        """What the levels are of, with a `window`."""
+        if not self.window:
+            return None
+        return spectrum.Layout(self.window, self.short_window, self.quietest)
 
     @property
     def _reach(self) -> Reach:
@@ -250,9 +257,7 @@ class Autoencoder(nn.Module):
 
         They are those of the encoder, and more for the search for phases.
         """
-        search = (
-            spectrum.REACH * (self.phase_iterations + 1) * self.strides[0] if self.window else 0
-        )
+        search = self.layout.reach * (self.phase_iterations + 2) if self.layout else 0
         return math.ceil((self._reach.before + search) / self.hop)
 
     def encode(
@@ -285,17 +290,16 @@ class Autoencoder(nn.Module):
         loudest: Float[np.ndarray, " bands"] | None = None,
     ) -> Float[Array, "batch samples 2"]:
         """The decoder's output as audio, which it is already without a `window`."""
-        if not self.window:
+        if not self.layout:
             return decoded
         real = keep_valid(jnp.ones((*decoded.shape[:2], 1)), valid)
-        loudest = spectrum.loudest(self.quietest) if loudest is None else loudest
+        loudest = self.layout.loudest if loudest is None else loudest
         return spectrum.synthesise(
             jnp.minimum(decoded, loudest),
             real,
-            self.window,
+            self.layout,
             self.phase_iterations,
             around,
-            self.quietest,
         )
 
     def mask(
@@ -312,7 +316,7 @@ class Autoencoder(nn.Module):
         """Encodes and decodes; with a key the decoder reads masked latents, as in training."""
         latents = self.encode(audio)
         decoded = self.decoder(latents if mask_rng is None else self.mask(latents, mask_rng))
-        return Pass(self._audio(decoded), latents, decoded if self.window else None)
+        return Pass(self._audio(decoded), latents, decoded if self.layout else None)
 
 
 class Pass(NamedTuple):

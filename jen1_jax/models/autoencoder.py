@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
@@ -52,6 +51,12 @@ def make_autoencoder(config: ConfigDict) -> Autoencoder:
             "autoencoder.window must be a multiple of 8 samples and four times strides[0], without "
             f"autoencoder.causal; got {fields.window} with strides {tuple(fields.strides)} and "
             f"causal={fields.causal}."
+        )
+    short = fields.short_window
+    if short and not (256 <= short < fields.window and fields.window % short == short % 8 == 0):
+        raise Refusal(
+            "autoencoder.short_window must be 0, or a multiple of 8 samples from 256 on that "
+            f"divides autoencoder.window; got {short} with a window of {fields.window}."
         )
     if fields.phase_iterations < (1 if fields.window else 0):
         raise Refusal(
@@ -113,7 +118,7 @@ def load_codec(run: Run) -> Codec:
 
 def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
     """The fields `loudest` and `margin` of a `Codec`, which `train_autoencoder` has measured."""
-    bands = spectrum.bands(model.window) if model.window else 0
+    bands = model.layout.bands if model.layout else 0
     try:
         measured = json.loads(path.read_text())
         loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]

@@ -95,8 +95,8 @@ def autoencoder_losses(
         "waveform": lambda: losses.waveform(decoded, audio, valid),
         "stft": lambda: losses.multi_resolution_stft(decoded, audio, valid, windows),
         "mel": lambda: losses.mel(decoded, audio, valid, windows, sample_rate),
-        "levels": lambda: spectrum.distance(levels, audio, valid, model.window, model.quietest),
-        "width": lambda: spectrum.width_error(levels, audio, valid, model.window, model.quietest),
+        "levels": lambda: spectrum.distance(levels, audio, valid, model.layout),
+        "width": lambda: spectrum.width_error(levels, audio, valid, model.layout),
         "kl": lambda: losses.kl(latents, -(-valid // model.hop)),
     }
     found = {name: loss() for name, loss in compute.items() if training.losses[name] > 0}

@@ -32,11 +32,9 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     the training `batches`. Each process reads its own batches; all processes get the result of the
     first. Raises `Refusal` if there are fewer than two finite frames.
     """
-    chosen, seen = [], 0
+    chosen, seen, layout = [], 0, model.layout
     folded = model.hop // model.strides[0]
-    levels_of = jax.jit(
-        lambda audio: fold(spectrum.analyse(audio, model.window, model.quietest), folded)
-    )
+    levels_of = jax.jit(lambda audio: fold(spectrum.analyse(audio, layout), folded))
     for batch in batches:
         whole = batch["audio"].shape[1] // model.hop * model.hop
         counts = np.minimum(batch["valid_samples"], whole) // model.hop
@@ -52,7 +50,9 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
             "There is no audio to initialise the autoencoder from; prepare more with "
             "`jen1 data prepare`."
         )
-    mean, encoder, decoder = directions(np.concatenate(chosen), model.latent_channels)
+    mean, encoder, decoder = directions(
+        np.concatenate(chosen), model.latent_channels, np.tile(layout.shares, folded)
+    )
     flat = flatten_dict(jax.device_get(params))
     flat["encoder", "direct", "kernel"] = encoder
     flat["encoder", "direct", "bias"] = -mean @ encoder
@@ -63,7 +63,7 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
 
 
 def directions(
-    data: Float[np.ndarray, "rows d"], count: int
+    data: Float[np.ndarray, "rows d"], count: int, shares: Float[np.ndarray, " d"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d count"], Float[np.ndarray, "count d"]]:
     """The mean of `data`, and the matrices into its principal directions and back.
 
@@ -71,7 +71,7 @@ def directions(
     `data` has fewer directions, the other entries are zero.
     """
     mean = data.mean(0)
-    weight = np.sqrt(spectrum.WEIGHT_OF_SILENCE + mean)
+    weight = np.sqrt(shares * (spectrum.WEIGHT_OF_SILENCE + mean))
     centred = (data - mean) * weight
     rows, possible = len(data), min(count, len(data) - 1)
     gram = (centred @ centred.T).astype(np.float64) / rows

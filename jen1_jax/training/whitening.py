@@ -47,14 +47,14 @@ def measure(
     @jax.jit
     def encode(params, audio):
         latents = model.apply({"params": params}, audio, method="encode")
-        if not model.window:
+        if not model.layout:
             return latents, jnp.zeros((*latents.shape[:2], 0))
-        levels = spectrum.analyse(audio, model.window, model.quietest)
+        levels = spectrum.analyse(audio, model.layout)
         return latents, levels.reshape(*latents.shape[:2], -1, levels.shape[-1]).max(2)
 
     params = jax.device_put(params, jax.local_devices()[0])
     moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
-    loudest = np.zeros(spectrum.bands(model.window) if model.window else 0, np.float32)
+    loudest = np.zeros(model.layout.bands if model.layout else 0, np.float32)
     clips, seen, rng = [], 0, np.random.default_rng(0)
     # Samples that hold the frames within reach of the middle, and all that these depend on.
     most = 4 * model.encoder_reach * model.hop
@@ -86,7 +86,7 @@ def measure(
         )
     if jax.process_count() > 1:
         loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
-    loudest = np.minimum(loudest + ROOM, spectrum.loudest(model.quietest))
+    loudest = np.minimum(loudest + ROOM, model.layout.loudest if model.layout else np.inf)
     return Measured(over_processes(moments), loudest, clips)
 
 

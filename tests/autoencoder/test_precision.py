@@ -14,7 +14,8 @@ from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 AUDIO, LATENTS, VALID = jnp.zeros((1, 1024, 2)), jnp.zeros((1, 5, 4)), jnp.full(1, 1024)
 MOMENTS = Moments.of(np.random.default_rng(0).normal(size=(50, 4)))
 WHITENING = fit_whitening(MOMENTS, keep=1.0, floor=1e-5)
-LEVELS = jnp.zeros((1, 16, spectrum.bands(256)))
+LAYOUT = spectrum.Layout(256)
+LEVELS = jnp.zeros((1, 16, LAYOUT.bands))
 
 
 def precisions(jaxpr) -> list:
@@ -37,8 +38,8 @@ def precisions(jaxpr) -> list:
         (WHITENING.apply, (LATENTS,)),
         (WHITENING.invert, (LATENTS,)),
         (lambda x: losses.mel(x, x, VALID, (256,), 48_000), (AUDIO,)),
-        (lambda x: spectrum.analyse(x, 256), (AUDIO,)),
-        (lambda x: spectrum.synthesise(x, jnp.ones((1, 16, 1)), 256, 1), (LEVELS,)),
+        (lambda x: spectrum.analyse(x, LAYOUT), (AUDIO,)),
+        (lambda x: spectrum.synthesise(x, jnp.ones((1, 16, 1)), LAYOUT, 1), (LEVELS,)),
     ],
     ids=["whitening", "its inverse", "mel", "levels", "audio of levels"],
 )

@@ -49,7 +49,7 @@ def test_the_loudest_level_of_each_band_is_that_of_all_valid_frames():
         {"audio": loud[2:], "valid_samples": np.array([320])},
     ]
     loudest = whitening.measure(model, params, batches).loudest
-    levels = np.asarray(jax.jit(spectrum.analyse, static_argnums=1)(audio, 64))
+    levels = np.asarray(jax.jit(spectrum.analyse, static_argnums=1)(audio, spectrum.Layout(64)))
     np.testing.assert_allclose(loudest, levels.max((0, 1)) + whitening.ROOM, atol=1e-4)
 
 
@@ -71,10 +71,10 @@ def test_deleted_measurements_are_repeated_and_the_whitening_stays(tiny_run, tmp
 def test_missing_or_broken_measurements_are_refused(tmp_path):
     path = tmp_path / "measured.json"
     model, _ = build(strides=(16, 2), window=64, phase_iterations=1)
-    good = {"margin": 1, "loudest": [1.5] * spectrum.bands(64)}
+    good = {"margin": 1, "loudest": [1.5] * spectrum.Layout(64).bands}
     changes = [
         {"loudest": [1.0]},
-        {"loudest": [None] * spectrum.bands(64)},
+        {"loudest": [None] * spectrum.Layout(64).bands},
         {"margin": -1},
         {"margin": 1.0},
         {"margin": 99},
@@ -89,7 +89,9 @@ def test_missing_or_broken_measurements_are_refused(tmp_path):
     path.write_text(json.dumps(good))
     measured = _load_measured(path, model)
     assert measured["margin"] == 1
-    np.testing.assert_array_equal(measured["loudest"], np.full(spectrum.bands(64), 1.5, np.float32))
+    np.testing.assert_array_equal(
+        measured["loudest"], np.full(spectrum.Layout(64).bands, 1.5, np.float32)
+    )
 
 
 @pytest.mark.slow

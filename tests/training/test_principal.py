@@ -20,7 +20,7 @@ def data():
 
 
 def test_enough_directions_reconstruct_the_data_and_have_unit_variance(data):
-    mean, into, back = principal.directions(data, 5)
+    mean, into, back = principal.directions(data, 5, np.ones(20))
     latents = (data - mean) @ into
     np.testing.assert_allclose(latents @ back + mean, data, atol=1e-3)
     np.testing.assert_allclose(np.cov(latents[:, :3].T, bias=True), np.eye(3), atol=1e-3)
@@ -28,8 +28,9 @@ def test_enough_directions_reconstruct_the_data_and_have_unit_variance(data):
 
 
 def test_fewer_directions_leave_the_smallest_possible_error(data):
-    mean, into, back = principal.directions(data, 2)
-    weight = np.sqrt(spectrum.WEIGHT_OF_SILENCE + mean)
+    shares = np.linspace(0.25, 1, 20)
+    mean, into, back = principal.directions(data, 2, shares)
+    weight = np.sqrt(shares * (spectrum.WEIGHT_OF_SILENCE + mean))
     centred = data - mean
     error = ((centred @ into @ back - centred) * weight) ** 2
     variances = np.linalg.eigvalsh(np.cov((data * weight).T, bias=True))[::-1]
@@ -46,7 +47,7 @@ def test_the_initialised_autoencoder_has_a_much_smaller_error():
     batches = [{"audio": tones.astype(np.float32), "valid_samples": np.full(16, len(t))}]
     params = jax.tree.map(lambda leaf: 0.01 * leaf, params)  # a small nonlinear part
     audio = jnp.asarray(batches[0]["audio"])
-    levels = spectrum.analyse(audio, model.window)
+    levels = spectrum.analyse(audio, model.layout)
 
     @jax.jit
     def error(params):
