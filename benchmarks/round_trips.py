@@ -7,6 +7,8 @@ A row for each RUN: the medians of the figures that are usual for codecs, and
 - wide: as `side_error`, of the clips in which the side has at least a fifth of the energy;
 - treble: the error of the energy above 8 kHz in dB, of the clips in which it is above -60 dB of
   the whole;
+- pitch: how far the chroma of a frame is off, 1 - its cosine with that of the original; the mean
+  over all frames within 26 dB of a clip's loudest, and over the clips;
 - line: how far the strongest line that the autoencoder adds to pink noise rises above its
   neighbours, in dB. For this, the spectrum of the round trip, divided by that of the noise, is
   compared with its median over 33 bins (190 Hz) from 200 Hz to 16 kHz. (Music has lines of its
@@ -31,11 +33,13 @@ from scipy.signal import welch
 from benchmarks.quality import held_out
 from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.adherence import TREBLE
+from jen1_jax.evaluation.musical import chroma
 from jen1_jax.evaluation.reconstruction import FIGURES, figures, medians, side_error
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.run import Run
 
 WIDE = 0.2  # share of the side in the energy
+LOUD = 0.05  # chroma of a frame that counts, relative to the loudest one
 FAINT = 1e-6  # share of the energy below which there is no treble
 BINS, LOWEST, HIGHEST = 33, 200, 16_000  # bins of the running median; Hz
 SECONDS = 10.24  # of noise
@@ -66,7 +70,20 @@ def compare(
             wide.append(abs(side_error(audio, original)))
     for name, errors in (("wide", wide), ("treble", treble)):
         row[name], row[f"{name}_clips"] = float(np.median(errors)) if errors else None, len(errors)
+    pitches = [pitch_error(a, b, rate) for a, b in zip(ours, originals, strict=True)]
+    row["pitch"] = float(np.mean(pitches))
     return row
+
+
+def pitch_error(
+    audio: Float[np.ndarray, "samples 2"], original: Float[np.ndarray, "samples 2"], rate: int
+) -> float:
+    """1 - the mean cosine between the chroma of both, in the frames where the original is loud."""
+    ours, theirs = (chroma(x.mean(1), rate) for x in (audio, original))
+    loud = theirs.sum(0) >= LOUD * theirs.sum(0).max()
+    norms = np.linalg.norm(ours, axis=0) * np.linalg.norm(theirs, axis=0)
+    cosine = (ours * theirs).sum(0) / np.maximum(norms, 1e-12)
+    return 1 - float(cosine[loud].mean())
 
 
 def pink_noise(rate: int) -> Float[np.ndarray, "samples 2"]:
@@ -117,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     codecs = {run: load_codec(Run.open(run)) for run in options.runs}
     clips = held_out(options.data, options.clips)
-    columns = (*FIGURES, "wide", "treble", "line")
+    columns = (*FIGURES, "wide", "treble", "pitch", "line")
     print(f"{len(clips)} held-out clips of {options.data}")
     print("".join(f"{name:>19}" for name in columns) + "  run")
     rows, curves = {}, {}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.round_trips import compare, line, pink_noise, ratios
+from benchmarks.round_trips import compare, line, pink_noise, pitch_error, ratios
 
 RATE = 48_000
 
@@ -18,6 +18,7 @@ def clips(count=2, side=0.7):
 def test_a_perfect_round_trip_has_no_error():
     row = compare(clips(), clips(), RATE)
     assert row["stft_distance"] == row["wide"] == row["treble"] == 0
+    assert row["pitch"] == pytest.approx(0, abs=1e-6)
     assert row["wide_clips"] == row["treble_clips"] == 2
     assert line(ratios(pink_noise(RATE), pink_noise(RATE), RATE), RATE) == 0
 
@@ -37,3 +38,13 @@ def test_treble_and_width_count_in_decibels():
     assert row["wide"] == pytest.approx(10 * np.log10(before / after), abs=0.2)
     assert compare(0.5 * clips(), clips(), RATE)["treble"] == pytest.approx(6.02, abs=0.01)
     assert compare(clips(side=0.1), clips(side=0.1), RATE)["wide"] is None
+
+
+def test_a_tone_a_semitone_away_has_another_pitch_and_an_octave_and_a_gain_have_not():
+    t = np.arange(RATE) / RATE
+    tone = lambda midi: np.repeat(
+        0.1 * np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * t)[:, None], 2, 1
+    )
+    error = lambda midi, gain=1.0: pitch_error(gain * tone(midi), tone(60), RATE)
+    assert error(60, 0.5) == pytest.approx(0, abs=1e-3)
+    assert error(72) < 0.1 < 0.5 < error(61)

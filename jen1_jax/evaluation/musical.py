@@ -80,14 +80,19 @@ def triple_meter(onsets: list[Float[np.ndarray, " frames"]], bpm: float, rate: f
 
 def key(mono: Float[np.ndarray, " samples"], sample_rate: int) -> int:
     """The key whose profile correlates most with the mean chroma."""
-    mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=KEY_RATE, res_type="soxr_qq")
-    chroma = librosa.feature.chroma_cqt(y=mono, sr=KEY_RATE, hop_length=2048, tuning=0.0, norm=None)
-    loudness = chroma.sum(0)
-    chroma = (chroma / np.maximum(loudness, max(1e-3 * loudness.max(), 1e-9))).mean(1)
+    found = chroma(mono, sample_rate)
+    loudness = found.sum(0)
+    found = (found / np.maximum(loudness, max(1e-3 * loudness.max(), 1e-9))).mean(1)
     profiles = np.stack([np.roll(each, tonic) for each in PROFILES for tonic in range(12)])
     profiles -= profiles.mean(1, keepdims=True)
     profiles /= np.linalg.norm(profiles, axis=1, keepdims=True)
-    return int(np.argmax(profiles @ chroma))
+    return int(np.argmax(profiles @ found))
+
+
+def chroma(mono: Float[np.ndarray, " samples"], sample_rate: int) -> Float[np.ndarray, "12 frames"]:
+    """The magnitude of each pitch class, in frames of 93 ms."""
+    mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=KEY_RATE, res_type="soxr_qq")
+    return librosa.feature.chroma_cqt(y=mono, sr=KEY_RATE, hop_length=2048, tuning=0.0, norm=None)
 
 
 def truth(meta: Mapping[str, Any]) -> dict[str, Any]:
