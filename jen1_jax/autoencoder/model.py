@@ -107,7 +107,7 @@ class Stack(nn.Module):
     activation: str
     weight_norm: bool
     causal: bool
-    layout: spectrum.Layout | None
+    layout: spectrum.Layout
     phase_iterations: int
     dtype: DTypeLike
 
@@ -227,10 +227,8 @@ class Autoencoder(nn.Module):
         return math.prod(self.strides)
 
     @property
-    def layout(self) -> spectrum.Layout | None:
+    def layout(self) -> spectrum.Layout:
         """What the levels are of, with a `window`."""
-        if not self.window:
-            return None
         return spectrum.Layout(self.window, self.short_window, self.quietest)
 
     @property

@@ -60,15 +60,20 @@ class Layout(NamedTuple):
     """What the levels are of: the fields of `config.autoencoder` of the same names.
 
     A frame is a quarter of `window` long. Its levels are ordered by part, then by spectrum, by
-    view, and by frequency.
+    view, and by frequency. Without a window there are no levels, and the layout is false.
     """
 
     window: int
     short_window: int = 0
     quietest: float = QUIETEST
 
+    def __bool__(self) -> bool:
+        return self.window > 0
+
     @property
     def parts(self) -> tuple[Part, ...]:
+        if not self:
+            return ()
         whole = lambda window: window // 2 + 1
         if not self.short_window:
             return (Part(self.window, 0, whole(self.window), 1),)
@@ -208,7 +213,7 @@ def width_error(
     """
 
     def shares(levels: Levels) -> tuple[Array, Array]:
-        energy = 0
+        energy = jnp.zeros((len(levels), 2, RANGES))
         for part, split in zip(layout.parts, _split(levels * real, layout), strict=True):
             power = jnp.expm1(2 * NATS * jnp.maximum(split[:, 2:], 0)).sum(2)
             energy += jnp.matmul(power, _ranges(part) / layout.window, precision="highest")

@@ -118,7 +118,7 @@ def load_codec(run: Run) -> Codec:
 
 def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
     """The fields `loudest` and `margin` of a `Codec`, which `train_autoencoder` has measured."""
-    bands = model.layout.bands if model.layout else 0
+    bands = model.layout.bands
     try:
         measured = json.loads(path.read_text())
         loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]

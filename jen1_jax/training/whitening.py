@@ -54,7 +54,7 @@ def measure(
 
     params = jax.device_put(params, jax.local_devices()[0])
     moments, left_out, size = Moments.empty(model.latent_channels), 0, 0
-    loudest = np.zeros(model.layout.bands if model.layout else 0, np.float32)
+    loudest = np.zeros(model.layout.bands, np.float32)
     clips, seen, rng = [], 0, np.random.default_rng(0)
     # Samples that hold the frames within reach of the middle, and all that these depend on.
     most = 4 * model.encoder_reach * model.hop
@@ -86,7 +86,7 @@ def measure(
         )
     if jax.process_count() > 1:
         loudest = np.asarray(multihost_utils.process_allgather(loudest)).max(0)
-    loudest = np.minimum(loudest + ROOM, model.layout.loudest if model.layout else np.inf)
+    loudest = np.minimum(loudest + ROOM, model.layout.loudest)
     return Measured(over_processes(moments), loudest, clips)
 
 
