@@ -20,6 +20,7 @@ from jen1_jax.registry import Registry
 
 # The lowest that the network can distinguish; a prediction of noise could not be inverted there.
 LOG_SNR_MIN = -20.0
+UNTRAINED = 1e-3  # share of the times in training, the earliest ones, that sampling leaves out
 
 
 @runtime_checkable
@@ -185,11 +186,23 @@ def draw_times(key: Key[Array, ""], batch: int, diffusion: ConfigDict) -> Float[
     return TIMES[diffusion.times](jax.random.permutation(order, grid), diffusion)
 
 
-def sample_log_snrs(
-    schedule: Schedule, steps: int, start: Float[Array, ""] | float = 1.0
-) -> Float[Array, " {steps}+1"]:
-    """The log-SNRs of a sampler's steps, evenly spaced in time from `start` to 0.
+def earliest_time(diffusion: ConfigDict) -> Float[Array, ""]:
+    """The earliest time that training draws, but for one in a thousand.
 
-    The last one is infinity, where latents are clean.
+    With less noise the network is not trained, and what it predicts there can be anything.
     """
-    return jnp.append(schedule.log_snr(jnp.linspace(start, 0.0, steps)), jnp.inf)
+    return TIMES[diffusion.times](jnp.float32(UNTRAINED), diffusion)
+
+
+def sample_log_snrs(
+    schedule: Schedule,
+    steps: int,
+    start: Float[Array, ""] | float = 1.0,
+    end: Float[Array, ""] | float = 0.0,
+) -> Float[Array, " {steps}+1"]:
+    """The log-SNRs of a sampler's steps, evenly spaced in time from `start` to `end`.
+
+    After them comes infinity, where latents are clean.
+    """
+    times = jnp.linspace(start, jnp.minimum(start, end), steps)
+    return jnp.append(schedule.log_snr(times), jnp.inf)

@@ -16,7 +16,12 @@ from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion import samplers
 from jen1_jax.diffusion.guidance import guide
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
-from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs, shift
+from jen1_jax.diffusion.schedules import (
+    earliest_time,
+    make_schedule,
+    sample_log_snrs,
+    shift,
+)
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.windows import Piece, Request, Window
 from jen1_jax.models.denoiser import Denoiser
@@ -194,7 +199,8 @@ class LatentSampler:
 
         By default these are whole windows.
         """
-        log_snrs = sample_log_snrs(make_schedule(self.diffusion), steps, strength)
+        schedule, end = make_schedule(self.diffusion), earliest_time(self.diffusion)
+        log_snrs = sample_log_snrs(schedule, steps, strength, end)
         frames = self.window if frames is None else frames
         return np.asarray(shift(log_snrs, frames, self.diffusion))
 

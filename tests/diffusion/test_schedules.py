@@ -12,6 +12,7 @@ from jen1_jax.diffusion.schedules import (
     Cosine,
     StraightPath,
     draw_times,
+    earliest_time,
     make_schedule,
     sample_log_snrs,
     shift,
@@ -127,6 +128,21 @@ def test_a_sampler_goes_from_noise_to_clean(schedule):
     assert len(log_snrs) == 9 and (np.diff(log_snrs) > 0).all()
     np.testing.assert_array_equal(log_snrs[[0, -2, -1]], [*ends, np.inf])
     np.testing.assert_array_equal(sample_log_snrs(schedule, 1), [ends[0], np.inf])
+
+
+def test_sampling_ends_where_training_does():
+    """Without the noise that training hardly has, and with all of it for evenly drawn times."""
+    even, middle = config(), config(times="logit_normal", times_mean=1.5, times_std=1.5)
+    drawn = np.concatenate([draw_times(jax.random.key(key), 1000, middle) for key in range(4)])
+    earliest = float(earliest_time(middle))
+    assert np.mean(drawn < earliest) == pytest.approx(1e-3, abs=5e-4)
+    assert float(earliest_time(even)) < 2e-3 < 0.03 < earliest
+    schedule = make_schedule(middle)
+    log_snrs = np.asarray(sample_log_snrs(schedule, 8, 1.0, earliest))
+    assert log_snrs[-1] == np.inf
+    assert log_snrs[-2] == pytest.approx(float(schedule.log_snr(jnp.float32(earliest))), rel=1e-5)
+    started_later = np.asarray(sample_log_snrs(schedule, 2, earliest / 2, earliest))
+    assert np.isfinite(started_later[:2]).all() and started_later[0] == started_later[1]
 
 
 @pytest.fixture(scope="module")
