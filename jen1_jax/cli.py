@@ -243,6 +243,14 @@ def page(options: argparse.Namespace) -> None:
     print(f"page written to {options.out}")
 
 
+def release(options: argparse.Namespace) -> None:
+    from jen1_jax.models import release
+    from jen1_jax.models.run import Run
+
+    release.release(Run.open(options.checkpoint), options.out, options.text)
+    print(f"release written to {options.out}")
+
+
 def _configured(options):
     """The configuration, which is also printed, and the run folder of a training command."""
     from jen1_jax.config import load_config, to_plain
@@ -528,6 +536,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(sub)
     sub.set_defaults(overrides={})
     sub.add_argument("--out", required=True)
+    about = "write a run's weights in float16, without the state of its training"
+    sub = _command(commands, "release", release, about)
+    sub.add_argument("--checkpoint", required=True, metavar="RUN")
+    sub.add_argument(
+        "--text",
+        default="",
+        metavar="NAME",
+        help="the name of its frozen text encoder on the hub, where the run has a local folder",
+    )
+    sub.add_argument("--out", required=True, help="a new folder")
     about = "draw one picture of a run: audio files, round trips, loss curves"
     sub = _command(commands, "page", page, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

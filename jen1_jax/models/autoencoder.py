@@ -15,7 +15,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.errors import Refusal
-from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models import weights
 from jen1_jax.models.run import Run
 
 
@@ -93,7 +93,7 @@ def load_codec(run: Run) -> Codec:
         f"`jen1 train autoencoder --workdir {run.path}`."
     )
     config = run.config
-    checkpoints = Checkpoints.existing(run.checkpoints("autoencoder"), missing)
+    weights.check(run, "autoencoder", missing)
     if not run.whitening.is_file() or "autoencoder" not in run.record["fingerprints"]:
         raise Refusal(
             f"The autoencoder of {run.path} is not trained to its end; run the same "
@@ -101,8 +101,7 @@ def load_codec(run: Run) -> Codec:
         )
     model = make_autoencoder(config)
     shapes = jax.eval_shape(partial(init_autoencoder, model=model), jax.random.key(0))
-    params, _ = checkpoints.restore_ema("autoencoder", shapes)
-    checkpoints.close()
+    params, _ = weights.restore(run, "autoencoder", shapes)
     whitening = Whitening.load(run.whitening)
     measured = _load_measured(run.measured, model)
     codec = Codec(model, params, whitening, config.audio.sample_rate, **measured)

@@ -22,8 +22,8 @@ from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder
 from jen1_jax.keys import named_key
+from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import load_codec
-from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_layout
@@ -57,7 +57,7 @@ def load_diffusion(run: Run) -> Diffusion:
         f"The run {run.path} has no trained diffusion model yet; train it with "
         f"`jen1 train diffusion --workdir {run.path}`."
     )
-    checkpoints = Checkpoints.existing(run.checkpoints("diffusion"), missing)
+    weights.check(run, "diffusion", missing)
     text = TextEncoder.open(run.text, local_layout(config))
     if text.fingerprint != run.record["fingerprints"].get("text"):
         raise Refusal(
@@ -65,8 +65,7 @@ def load_diffusion(run: Run) -> Diffusion:
             "put that one back."
         )
     unet = make_unet(config, codec.k, text)
-    params, trained = checkpoints.restore_ema("diffusion", abstract_diffusion(unet, text))
-    checkpoints.close()
+    params, trained = weights.restore(run, "diffusion", abstract_diffusion(unet, text))
     check_autoencoder(run, trained, codec)
     text_params = params["text"] if text.trainable else text.params
     return Diffusion(codec, text, text_params, unet, params["unet"], trained)

@@ -80,6 +80,10 @@ class Run:
     def checkpoints(self, part: str) -> Path:
         return self.path / part / "checkpoints"
 
+    def weights(self, part: str) -> Path:
+        """The file that a release has instead of checkpoints."""
+        return self.path / part / "weights.safetensors"
+
     @property
     def record(self) -> dict[str, Any]:
         """What `config.json` holds; raises `Refusal` where it is missing, damaged or too new."""
@@ -128,6 +132,11 @@ class Run:
         Raises `Refusal` where `config` contradicts what has already been trained here.
         """
         fingerprints = {}
+        if any(self.weights(name).exists() for name in _FIXED):
+            raise Refusal(
+                f"{self.path} is a release, without the state of a training; train in another "
+                "--workdir."
+            )
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
             trained = [name for name in _FIXED if self._has_checkpoints(name)]

@@ -1,0 +1,58 @@
+"""Makes a release of a run: a run folder with float16 weights and without training state."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jen1_jax.autoencoder.codec import fingerprint
+from jen1_jax.config import to_plain
+from jen1_jax.errors import Refusal
+from jen1_jax.files import whole_folder, write_text
+from jen1_jax.models import weights
+from jen1_jax.models.diffusion import load_diffusion
+from jen1_jax.models.run import Run
+
+
+def release(run: Run, out: str, encoder: str = "") -> None:
+    """Writes the release `out` of a trained `run`. It generates what the run generates.
+
+    Rounding changes the autoencoder a little, and so its fingerprint.
+
+    Args:
+        encoder: the name that others have for the frozen text encoder, for example on the hub.
+
+    Raises:
+        Refusal: the run is not trained to its end; its text encoder is a folder of this machine and
+            has no other name; `out` holds something already.
+    """
+    trained, config = load_diffusion(run), run.config.copy_and_resolve_references()
+    source = json.loads((run.text / "source.json").read_text())
+    name = encoder or source["encoder"]
+    if source["encoder"] and os.path.isabs(name):
+        raise Refusal(
+            f"The text encoder of {run.path} is the folder {name}, which others do not have; name "
+            "it as they find it: --text sentence-transformers/all-MiniLM-L6-v2."
+        )
+    codec = trained.codec
+    autoencoder = weights.half(codec.params)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(np.float32), autoencoder)
+    identity = fingerprint(rounded, codec.whitening, sample_rate=codec.sample_rate, hop=codec.hop)
+    diffusion = {"unet": trained.params}
+    if trained.text.trainable:
+        diffusion["text"] = trained.text_params
+    with whole_folder(out) as folder, config.unlocked():
+        config.text.encoder = name
+        target = Run(Path(folder))
+        target.write(config, run.record["fingerprints"] | {"autoencoder": identity})
+        shutil.copytree(run.text, target.text)
+        write_text(target.text / "source.json", json.dumps(source | {"encoder": name}, indent=1))
+        target.whitening.parent.mkdir()
+        shutil.copy(run.whitening, target.whitening)
+        shutil.copy(run.measured, target.measured)
+        record = target.record | {"config": to_plain(config)}
+        weights.write(target.weights("autoencoder"), autoencoder, record)
+        weights.write(target.weights("diffusion"), weights.half(diffusion), record)
