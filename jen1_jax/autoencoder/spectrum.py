@@ -26,6 +26,7 @@ WIDTH = 0.02  # of a band, relative to its frequency: a third of a semitone, and
 # Added to each level, in units: the weight in `distance`, so that silence counts too.
 WEIGHT_OF_SILENCE = 0.3
 RANGES = 8  # of frequency, in which the width is compared
+TURN = 10.0  # radians by which a phase starts further for each nat of its magnitude
 MOMENTUM = 0.99  # Perraudin et al.'s alpha
 REACH = 3  # frames to each side that share samples with a frame
 
@@ -262,11 +263,14 @@ def synthesise(
     # The search starts from random phases. All frames have the same ones, so that a shifted piece
     # gives shifted audio. Equal phases in all bins would put a frame's energy into one instant, and
     # leave peaks up to 3.7 times too high (docs/decisions.md). Mid and side have phases of their
-    # own: if left and right started with equal ones, a side without a mid would stay silent.
+    # own: if left and right started with equal ones, a side without a mid would stay silent. Where
+    # the magnitude changes from frame to frame, as in noise, so does the phase: otherwise the same
+    # bins cancel in all frames, and noise gets lines of up to 8 dB.
     fixed, start = jax.lax.stop_gradient(sizes), 0  # see _resize
     for part, size, some in zip(layout.parts, fixed, valids, strict=True):
         phases = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 1, size.shape[-1]))
-        begin = views(size[:, 2:] * np.exp(1j * phases).astype(np.complex64), axis=1)[:, 2:]
+        turned = phases.astype(np.float32) + TURN * jnp.log(size[:, 2:] + layout.floor)
+        begin = views(size[:, 2:] * jnp.exp(1j * turned), axis=1)[:, 2:]
         bins = part.window // 2 + 1
         begin = jnp.pad(begin, ((0, 0), (0, 0), (0, 0), (part.low, bins - part.high)))
         start += _overlap(begin, some, part)
