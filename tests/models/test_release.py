@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
+from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import load_diffusion
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
@@ -108,3 +109,12 @@ def test_damaged_weights_are_refused_by_name(copy, damage):
 def test_a_run_without_parameters_says_what_is_missing(tmp_path):
     with pytest.raises(Refusal, match="train it first"):
         weights.check(Run(tmp_path), "diffusion", "train it first")
+
+
+def test_the_released_composing_model_is_whole_and_has_16_m_parameters_at_most():
+    run = Run.open(Path(__file__).parents[2] / "weights" / "compose")
+    assert load_codec(run).fingerprint == run.record["fingerprints"]["autoencoder"]
+    files = [load_file(run.weights(part)) for part in ("autoencoder", "diffusion")]
+    arrays = [array for file in files for array in file.values()]
+    assert sum(array.size for array in arrays) < 16e6
+    assert all(array.dtype == np.float16 and np.isfinite(array).all() for array in arrays)
