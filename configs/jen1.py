@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         # quarter of it.
         window=0,
         # With a window: levels above 50 / short_window of the sample rate (2.3 kHz for 1024) have
-        # this window instead, a power of two shorter, so that attacks are sharp. 0: all have one.
+        # this window instead, which divides the long one, so that attacks are sharp. 0: none have.
         short_window=0,
         quietest=-80.0,  # with a window: dB re full scale; quieter bands count as silence
         phase_iterations=0,  # with a window: steps of the search for phases in decoding

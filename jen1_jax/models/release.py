@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from jen1_jax.autoencoder.codec import fingerprint
-from jen1_jax.config import to_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder, write_text
 from jen1_jax.models import weights
@@ -53,6 +52,6 @@ def release(run: Run, out: str, encoder: str = "") -> None:
         target.whitening.parent.mkdir()
         shutil.copy(run.whitening, target.whitening)
         shutil.copy(run.measured, target.measured)
-        record = target.record | {"config": to_plain(config)}
+        record = target.record
         weights.write(target.weights("autoencoder"), autoencoder, record)
         weights.write(target.weights("diffusion"), weights.half(diffusion), record)

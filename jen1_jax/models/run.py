@@ -132,14 +132,14 @@ class Run:
         Raises `Refusal` where `config` contradicts what has already been trained here.
         """
         fingerprints = {}
-        if any(self.weights(name).exists() for name in _FIXED):
+        if self.weights(part).exists():
             raise Refusal(
-                f"{self.path} is a release, without the state of a training; train in another "
-                "--workdir."
+                f"{self.path} has the released {part}, without the state of its training; train in "
+                "another --workdir."
             )
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
-            trained = [name for name in _FIXED if self._has_checkpoints(name)]
+            trained = [name for name in _FIXED if self._is_trained(name)]
             for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
                 old, new = (_at(to_plain(part), key) for part in (self.config, config))
                 if old != new:
@@ -156,9 +156,9 @@ class Run:
                 "--workdir."
             ) from None
 
-    def _has_checkpoints(self, part: str) -> bool:
+    def _is_trained(self, part: str) -> bool:
         folder = self.checkpoints(part)
-        return folder.is_dir() and any(folder.iterdir())
+        return self.weights(part).exists() or (folder.is_dir() and any(folder.iterdir()))
 
 
 def _schema(record: Any) -> int:

@@ -61,7 +61,7 @@ def _read(path: Path, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
         with safe_open(path, "numpy") as file:
             record = json.loads(file.metadata()["record"])
             names = {"/".join(names): names for names in wanted}
-            if file.keys() != names.keys() and set(file.keys()) != set(names):
+            if set(file.keys()) != set(names):
                 raise ValueError("it holds other parameters")
             for name, place in names.items():
                 if tuple(file.get_slice(name).get_shape()) != wanted[place].shape:

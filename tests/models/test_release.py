@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import load_codec
-from jen1_jax.models.diffusion import load_diffusion
+from jen1_jax.models.diffusion import copy_autoencoder, load_diffusion
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
 
@@ -64,8 +64,21 @@ def test_a_release_can_be_released(runs, tmp_path):
 
 
 def test_nothing_is_trained_in_a_release(copy):
-    with pytest.raises(Refusal, match="is a release"):
-        copy.begin(copy.config, "diffusion")
+    for part in ("autoencoder", "diffusion"):
+        with pytest.raises(Refusal, match="without the state of its training"):
+            copy.begin(copy.config, part)
+
+
+def test_a_new_run_may_train_on_a_released_autoencoder(runs, tmp_path):
+    new = Run(tmp_path / "new")
+    copy_autoencoder(runs[1], new)
+    assert load_codec(new).fingerprint == load_codec(runs[1]).fingerprint
+    new.begin(runs[1].config, "diffusion")
+    other = runs[1].config.copy_and_resolve_references()
+    with other.unlocked():
+        other.autoencoder.latent_channels += 1
+    with pytest.raises(Refusal, match="trained with another `autoencoder`"):
+        new.begin(other, "diffusion")
 
 
 def test_a_text_encoder_that_only_this_machine_has_needs_a_name(runs, tmp_path):
@@ -75,7 +88,7 @@ def test_a_text_encoder_that_only_this_machine_has_needs_a_name(runs, tmp_path):
     loaded = load_diffusion(run)
     source = run.text / "source.json"
     kept = json.loads(source.read_text())
-    source.write_text(json.dumps(kept | {"encoder": "/home/me/bert"}))
+    source.write_text(json.dumps(kept | {"encoder": str(tmp_path / "bert")}))
     patch = pytest.MonkeyPatch()
     patch.setattr("jen1_jax.models.release.load_diffusion", lambda run: loaded)
     with patch.context(), pytest.raises(Refusal, match="others do not have"):
