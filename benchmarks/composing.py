@@ -57,6 +57,7 @@ REQUEST_SEEDS = 2  # results of each paraphrase
 EXAMPLES = 300  # training clips from which drums are learnt
 DISTINCT = 500  # training clips whose nearest clips of other pieces give the threshold of copies
 SHIFTED = 16  # training clips that must be recognised as copies
+OFFSETS = 4  # places within a pooled frame of latents at which a clip begins when it is compared
 BATCH, DRAWS = 16, 2000
 
 
@@ -259,18 +260,24 @@ def count_copies(
     """The share of copies in each group of clips, and the similarity from which one is a copy.
 
     The group "shifted" is added: training clips that begin a second later, after the autoencoder.
+    Its attacks lie elsewhere in the frames, so each clip is compared from `OFFSETS` places on.
     """
     frames = model.sampler.window
     codec, second = model.codec, model.sample_rate
+    trained = {clip["id"] for clip in examples(str(latents), "train")}
     whole = (
         clip["audio"]
         for clip in read(data, "train", seed=1)
-        if clip["valid_samples"] == len(clip["audio"])
+        if clip["valid_samples"] == len(clip["audio"]) and clip["id"] in trained
     )
     known = [audio[second:] for audio in islice(whole, SHIFTED)]
     shifted = [codec.decode(codec.encode(audio), len(audio)) for audio in known]
     groups = {**groups, "shifted": shifted}
-    encoded = [copies.pooled(codec.encode(audio), frames) for audio in chain(*groups.values())]
+    encoded = [
+        copies.pooled(codec.encode(audio[place * copies.POOL * codec.hop // OFFSETS :]), frames)
+        for audio in chain(*groups.values())
+        for place in range(OFFSETS)
+    ]
     count = info(str(latents)).examples["train"]
     places = np.random.default_rng(0).permutation(count)[:DISTINCT].tolist()
     distinct, pieces = [], []
@@ -283,6 +290,7 @@ def count_copies(
         training_latents(latents, frames),
     )
     threshold = float(np.quantile(found[len(encoded) :], 1 - copies.CLOSEST))
+    found = found[: len(encoded)].reshape(-1, OFFSETS).max(1)
     result: dict[str, Any] = {"threshold": threshold, "training_clips": count}
     for name, clips in groups.items():
         ours, found = found[: len(clips)], found[len(clips) :]
