@@ -31,8 +31,9 @@ MISSING = {  # package -> what to do where an extra is not installed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    It is 0 for success, 3 for bad input and 130 for an interrupted command (training has saved its
-    state). Other exceptions are not caught.
+    It is 0 for success, 3 for bad input, 75 (EX_TEMPFAIL) for a training that was stopped and goes
+    on by the same command, and 130 for another interrupted command. Other exceptions are not
+    caught.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "Interrupted":
             raise
         print(f"jen1: {error}", file=sys.stderr)
-        return 130
+        return os.EX_TEMPFAIL
     return 0
 
 

@@ -11,10 +11,9 @@ Invariants:
 
 import ctypes
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +29,7 @@ from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import MetricsWriter
 from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
 from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
+from jen1_jax.training.survival import Interrupted, agreed_stop
 
 MAX_SKIPPED = 50  # steps in a row
 MAX_NAMED = 5  # of them
@@ -80,10 +80,6 @@ class Hook:
 
     def close(self) -> None:
         """Called once after `start`, when training has ended, was stopped, or has failed."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop (SIGINT, SIGTERM); its state has been saved."""
 
 
 def fit(
@@ -168,7 +164,7 @@ def fit(
             out_shardings=(layout, None),
         )
         frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
-        with _stop_signal() as stopped, ExitStack() as stack:
+        with agreed_stop(mesh) as stopped, ExitStack() as stack:
             stack.callback(checkpoints.close)
             log = _Log(name, directory, start, training.steps, schedule, progress)
             stack.callback(log.close)
@@ -303,31 +299,6 @@ class _Log:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-@contextmanager
-def _stop_signal():
-    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps.
-
-    A second SIGINT raises KeyboardInterrupt at once.
-    """
-    received = []
-
-    def handle(number, frame):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, handle) for number in signals}
-    except ValueError:  # not the main thread, which alone may handle signals
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _resident_gib() -> float:

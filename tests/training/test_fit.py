@@ -21,9 +21,10 @@ from jen1_jax.models.run import Run
 from jen1_jax.sharding import make_mesh
 from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
-from jen1_jax.training.loop import Hook, Interrupted, fit
+from jen1_jax.training.loop import Hook, fit
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import Trainable
+from jen1_jax.training.survival import Interrupted
 from tests import tiny
 
 

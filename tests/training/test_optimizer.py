@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from configs.jen1 import get_config
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.sharding import make_mesh
-from jen1_jax.training.loop import Interrupted, fit
+from jen1_jax.training.loop import fit
 from jen1_jax.training.optimizer import OPTIMIZERS, _axes, learning_rate
 from jen1_jax.training.step import Trainable
+from jen1_jax.training.survival import Interrupted
 from tests import tiny
 from tests.layers.testing import normal
 from tests.models.testing import UNET, batch
