@@ -74,6 +74,7 @@ class Checkpoints:
 
     def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
         """The newest state, sharded as `abstract_state` (shapes with shardings), and its record."""
+        self._checkpointer.wait()  # for a save in the background
         loaded = self._load({"state": abstract_state, "record": None})
         return loaded["state"], loaded["record"]
 

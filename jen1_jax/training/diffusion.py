@@ -81,6 +81,7 @@ def train_diffusion(
         mesh=make_mesh(config),
         rules=config.mesh.rules,
         seed=config.seed,
+        audio_seconds=config.data.seconds,
         record=run.record | {"data": dict(data.description)},
         check=lambda record: check_autoencoder(run, record, codec),
         hooks=[text_gain],

@@ -179,6 +179,7 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
             mesh=make_mesh(tiny.config()),
             rules=tiny.config().mesh.rules,
             seed=0,
+            audio_seconds=1.0,
             record={"what": "a layer"},
             hooks=hooks,
             progress=lambda text: None,
