@@ -199,6 +199,8 @@ def get_config() -> ConfigDict:
         hang_after=1800,
         log_every=100,  # steps
         writers=("jsonl", "tensorboard"),  # of the metrics
+        # Steps (the first, and how many) of which RUN/autoencoder/profile gets a trace. (): none.
+        profile=(),
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
     )
@@ -216,12 +218,15 @@ def get_config() -> ConfigDict:
         clip=1.0,  # largest norm of the gradient
         ema_decay=0.9999,  # (inferred) as in train_autoencoder
         microbatches=1,  # parts of a batch that are processed one after the other
-        # From here to writers: as in train_autoencoder.
+        # From here to profile: as in train_autoencoder.
         largest_jump=10.0,
         roll_back_after=50,
         hang_after=1800,
         log_every=100,
         writers=("jsonl", "tensorboard"),
+        profile=(),
+        # Steps between demos of every task, made of a held-out clip. 0: none.
+        demos_every=10_000,
         checkpoint_every=2000,  # steps
         keep_checkpoints=2,  # the newest ones
     )

@@ -28,7 +28,7 @@ from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
-from jen1_jax.training.hooks import Hook
+from jen1_jax.training.hooks import Hook, Profiler
 from jen1_jax.training.log import Log
 from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
 from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_stop
@@ -153,7 +153,8 @@ def fit(
                 progress=progress,
             )
             stack.callback(log.close)
-            hooks = (*hooks, Watchdog(directory, training.hang_after))
+            watchdog = Watchdog(directory, training.hang_after)
+            hooks = (*hooks, Profiler(directory, training.profile), watchdog)
             for hook in hooks:
                 hook.start(start)
                 stack.callback(hook.close)
