@@ -1,7 +1,7 @@
 """Where metrics are written, and how their JSON lines are read."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -50,8 +50,7 @@ class TensorBoard:
         self._events.close()
 
 
-Writers = Mapping[str, Callable[[Path, int], Writer]]
-WRITERS: Writers = Registry("writer of metrics", {"jsonl": JsonLines, "tensorboard": TensorBoard})
+WRITERS = Registry("writer of metrics", {"jsonl": JsonLines, "tensorboard": TensorBoard})
 
 
 def reopen(path: Path, step: int) -> TextIO:
