@@ -154,3 +154,12 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step():
     assert [process.returncode for process in processes] == [0, 0], results
     last = [out.splitlines()[-1] for out, _ in results]
     assert last == [f"stopped after {ASKED + LAG}"] * 2
+
+
+def test_only_a_training_deletes_what_was_left_unfinished(tmp_path):
+    unfinished = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
+    unfinished.mkdir(parents=True)
+    reads = Checkpoints(tmp_path / "checkpoints")
+    assert reads.latest is None and unfinished.exists()
+    count(tmp_path, steps=6)
+    assert not unfinished.exists()
