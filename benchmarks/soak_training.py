@@ -138,12 +138,12 @@ def _wait_for(moment: str, process: subprocess.Popen, saves: Callable, rng) -> N
         time.sleep(rng.uniform(0, 8))
         return
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("diffusion ") and "steps/s" in line:
-            break
+    lines = (line for line in process.stdout if "steps/s" in line)
+    for _ in islice(lines, 1 if moment == "save" else rng.integers(1, 10)):
+        pass
     if moment == "save":
         _until(lambda: saves() or process.poll() is not None)
-    time.sleep(rng.uniform(0, 0.05 if moment == "save" else 1.5))
+    time.sleep(rng.uniform(0, 0.05))
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -166,8 +166,7 @@ def fit(
                     index = np.asarray(batch.pop("index", ()))
                     batch = put_batch(batch, mesh)
                 if step == start:
-                    drawn = jax.eval_shape(draw, jax.random.key(0), state.step, batch)
-                    log.utilisation.count(trainables, state.params, drawn, frozen)
+                    log.utilisation.count(trainables, draw, state, batch, frozen)
                 state, metrics = step_fn(state, batch, frozen)
                 done, last, stop = step + 1, step + 1 == training.steps, stopped()
                 if step > start and step % training.log_every == 0:

@@ -4,13 +4,14 @@ A training step counts as three forward passes, without what rematerialisation c
 (Chowdhery et al. 2022, appendix B), relative to the peak of all devices in bfloat16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jen1_jax.planning.flops import flops
-from jen1_jax.training.step import Trainable
+from jen1_jax.training.step import Trainable, TrainState
 
 # Dense bfloat16 operations per second of one device, by the start of its `device_kind`; from the
 # vendors' data sheets. The first entry that fits counts.
@@ -37,14 +38,20 @@ class Utilisation:
         self._peak, self._operations = mesh.size * peak, 0
 
     def count(
-        self, trainables: Mapping[str, Trainable], params: PyTree, batch: PyTree, frozen: PyTree
+        self,
+        trainables: Mapping[str, Trainable],
+        draw: Callable,
+        state: TrainState,
+        batch: PyTree,
+        frozen: PyTree,
     ) -> None:
-        """Counts a step on `batch`, as `draw` returns it; both may be shapes.
+        """Counts a step on `batch`; the arrays may be shapes.
 
-        Frozen networks are computed forward only, so with them the operations are not known.
+        Frozen networks are computed forward alone, so with them the operations are not known.
         """
         if self._peak and frozen is None:
-            each = [flops(one.losses, params, batch, None) for one in trainables.values()]
+            drawn = jax.eval_shape(draw, jax.random.key(0), state.step, batch)
+            each = [flops(one.losses, state.params, drawn, None) for one in trainables.values()]
             self._operations = 3 * sum(each)
 
     def figures(self, steps_per_second: float) -> dict[str, float]:
