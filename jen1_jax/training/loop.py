@@ -172,7 +172,7 @@ def fit(
                 if step > start and step % training.log_every == 0:
                     log.write(step)  # waits for earlier steps alone, not for this one
                     if log.skipped >= training.roll_back_after:
-                        state = roll_back(state, abstract, done)
+                        state = roll_back(state, done)
                         log.skipped = 0
                 log.add(metrics, index)
                 due = done % training.checkpoint_every == 0 and not metrics["skipped"]

@@ -79,7 +79,7 @@ class RollBack:
         self._name, self._checkpoints, self._progress = name, checkpoints, progress
         self._updates, self._count = -1, 0  # of the state that came back, and how often it did
 
-    def __call__(self, state: TrainState, abstract: TrainState, step: int) -> TrainState:
+    def __call__(self, state: TrainState, step: int) -> TrainState:
         """The newest checkpoint, with `step` as its place in the data; frees `state`.
 
         Raises `Refusal` where there is no checkpoint, or where it has come back `MAX_ROLL_BACKS`
@@ -94,6 +94,8 @@ class RollBack:
                 f"The last steps of {self._name} were all skipped, and there is no checkpoint yet "
                 f"to return to: {advice}"
             )
+        shaped = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        abstract = jax.tree.map(shaped, state)
         jax.tree.map(lambda leaf: leaf.delete(), state)  # the memory may not suffice for two
         state, _ = self._checkpoints.restore(abstract)
         updates = int(state.updates)
