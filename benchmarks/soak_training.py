@@ -1,11 +1,13 @@
 """Kills a training again and again, and compares its end with that of an undisturbed one.
 
-    python -m benchmarks.soak_training [--kills 20] [--seed 0]
+    python -m benchmarks.soak_training [--kills 20] [--processes 2]
 
 A small diffusion model is trained twice by `jen1 train`. One training is killed (SIGKILL) while it
 starts, within its steps and while it saves, and stopped by SIGTERM, each at a random moment, and is
 started again by the same command every time. Both must end with the same state bit for bit, and
-nothing may be left of what was cut off. It takes ten minutes on two CPU cores.
+nothing may be left of what was cut off. Of several processes one gets the signal; SIGTERM must stop
+all of them, and after SIGKILL the others are killed too, as by a scheduler. It takes six minutes on
+two CPU cores, and more with two processes.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -61,7 +64,7 @@ def get_config():
 
 
 def soak(
-    folder: Path, moments: Sequence[str], steps: int, seed: int, progress=print
+    folder: Path, moments: Sequence[str], steps: int, seed: int, processes: int = 1, progress=print
 ) -> dict[str, Any]:
     """Kills a training at these `moments`, one after the other, and returns figures.
 
@@ -75,27 +78,29 @@ def soak(
         *("--workdir", str(run), f"--config.data.dir={data}"),
         f"--config.train_diffusion.steps={steps}",
     ]
-    _finish(command("autoencoder", whole))
+    _finish(_start(command("autoencoder", whole)))
     shutil.copytree(whole, killed)
-    _finish(command("diffusion", whole))
+    _finish(_start(command("diffusion", whole), processes))
     happened, cut = Counter(), 0
     for moment in moments:
-        started = time.time()
-        process = subprocess.Popen(
-            command("diffusion", killed),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        _wait_for(moment, process, lambda since=started: _unfinished(killed, since), rng)
-        process.send_signal(signal.SIGTERM if moment == "signal" else signal.SIGKILL)
-        said, _ = process.communicate(timeout=120)
-        expected = os.EX_TEMPFAIL if moment == "signal" else -signal.SIGKILL
-        assert process.returncode == expected, f"status {process.returncode}:\n{said}"
+        began_at = time.time()
+        training = _start(command("diffusion", killed), processes)
+        _wait_for(moment, training[0], lambda since=began_at: _unfinished(killed, since), rng)
+        chosen = training[rng.integers(processes)]
+        if moment == "signal":
+            chosen.send_signal(signal.SIGTERM)
+            _finish(training, os.EX_TEMPFAIL)
+        else:
+            chosen.kill()
+            time.sleep(rng.uniform(0, 0.5) * (processes - 1))
+            for process in training:
+                process.kill()
+                process.communicate()
+            assert chosen.returncode == -signal.SIGKILL, "it had ended before"
         happened[moment] += 1
-        cut += bool(_unfinished(killed, started))
+        cut += bool(_unfinished(killed, began_at))
         progress(f"kill {happened.total()} ({moment}) after {_newest(killed)} saved steps")
-    _finish(command("diffusion", killed))
+    _finish(_start(command("diffusion", killed), processes))
     assert not _unfinished(killed)
     states = [_state(run) for run in (whole, killed)]
     same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(*states, strict=True)]
@@ -104,6 +109,7 @@ def soak(
     resident = [json.loads(line)["resident_gib"] for line in lines]
     middle = len(resident) // 2
     return {
+        "processes": processes,
         "kills": dict(happened),
         "cut_off_while_saving": cut,
         "steps": steps,
@@ -127,9 +133,26 @@ def _write_data(path: Path) -> None:
     )
 
 
-def _finish(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+def _start(command: list[str], processes: int = 1) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    joined = ["--coordinator", address, "--processes", str(processes), "--process"]
+    return [
+        subprocess.Popen(
+            [*command, *joined, str(number)] if processes > 1 else command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+
+
+def _finish(processes: list[subprocess.Popen], status: int = 0) -> None:
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    found = [process.returncode for process in processes]
+    assert found == [status] * len(found), f"{found} is not {status}\n" + "\n".join(said)
 
 
 def _wait_for(moment: str, process: subprocess.Popen, saves: Callable, rng) -> None:
@@ -181,8 +204,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=3000, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         moments = list(islice(cycle(MOMENTS), options.kills))
-        print(json.dumps(soak(Path(folder), moments, options.steps, options.seed)))
+        print(
+            json.dumps(soak(Path(folder), moments, options.steps, options.seed, options.processes))
+        )
