@@ -220,6 +220,7 @@ def train(
         mesh=make_mesh(config),
         rules=config.mesh.rules,
         seed=seed,
+        audio_seconds=window / rate,
         record={"latents": feature.k},
         progress=partial(print, flush=True),
     )

@@ -188,7 +188,19 @@ def get_config() -> ConfigDict:
             start=20_000,  # step at which the discriminators and their losses begin
             ramp=10_000,  # steps until their losses have their full weights
         ),
+        # A step is skipped whose gradient norm is more than this factor above the mean of the last
+        # 100, about. 0: no step is skipped for its norm.
+        largest_jump=10.0,
+        # After so many skipped steps in a row the newest checkpoint comes back, and training goes
+        # on with the data that follow.
+        roll_back_after=50,
+        # Seconds without the end of a step after which the process writes its stacks and ends, so
+        # that it can be started again; the first step may take four times as long. 0: never.
+        hang_after=1800,
         log_every=100,  # steps
+        writers=("jsonl", "tensorboard"),  # of the metrics
+        # Steps (the first, and how many) of which RUN/autoencoder/profile gets a trace. (): none.
+        profile=(),
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
     )
@@ -206,7 +218,15 @@ def get_config() -> ConfigDict:
         clip=1.0,  # largest norm of the gradient
         ema_decay=0.9999,  # (inferred) as in train_autoencoder
         microbatches=1,  # parts of a batch that are processed one after the other
-        log_every=100,  # steps
+        # From here to profile: as in train_autoencoder.
+        largest_jump=10.0,
+        roll_back_after=50,
+        hang_after=1800,
+        log_every=100,
+        writers=("jsonl", "tensorboard"),
+        profile=(),
+        # Steps between demos of every task, made of a held-out clip. 0: none.
+        demos_every=10_000,
         checkpoint_every=2000,  # steps
         keep_checkpoints=2,  # the newest ones
     )

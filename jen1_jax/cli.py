@@ -31,8 +31,9 @@ MISSING = {  # package -> what to do where an extra is not installed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    It is 0 for success, 3 for bad input and 130 for an interrupted command (training has saved its
-    state). Other exceptions are not caught.
+    It is 0 for success, 3 for bad input, 75 (EX_TEMPFAIL) for a training that was stopped and goes
+    on by the same command, and 130 for another interrupted command. Other exceptions are not
+    caught.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("jen1_jax").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # What JAX has compiled is used again by later commands.
+    compiled = os.path.expanduser("~/.cache/jen1-jax/compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
     try:
         options.command(options)
     except Refusal as refusal:
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "Interrupted":
             raise
         print(f"jen1: {error}", file=sys.stderr)
-        return 130
+        return os.EX_TEMPFAIL
     return 0
 
 
@@ -145,12 +149,13 @@ def train_autoencoder(options: argparse.Namespace) -> None:
 
 
 def train_diffusion(options: argparse.Namespace) -> None:
+    from jen1_jax.evaluation.demos import write_demos
     from jen1_jax.training.diffusion import train_diffusion
 
     config, run = _configured(options)
     directory = config.data.dir or str(run.path / "latents")
     data = _data(config, directory, config.train_diffusion.batch_size, limit=config.data.limit)
-    train_diffusion(config, run, data, _source(options))
+    train_diffusion(config, run, data, _source(options), write_demos=write_demos)
     print(f"the diffusion model is in {run.path / 'diffusion'}")
 
 

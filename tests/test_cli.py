@@ -209,6 +209,18 @@ def test_a_stride_of_0_is_refused(capsys, tmp_path):
     assert "autoencoder.strides" in refused(capsys, *command)
 
 
+def test_what_was_compiled_is_kept_in_the_users_cache_unless_a_folder_is_named(monkeypatch):
+    monkeypatch.setattr("jen1_jax.cli.page", lambda options: None)
+    command = ["page", "--checkpoint", "RUN", "--out", "page.png"]
+    for given, used in (("/named", "/named"), (None, "/home/me/.cache/jen1-jax/compiled")):
+        monkeypatch.setenv("HOME", "/home/me")
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
+        if given is None:
+            monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        assert main(command) == 0
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == used
+
+
 def test_no_such_run(capsys, tmp_path):
     out = tmp_path / "x.wav"
     assert "There is no run at" in refused(

@@ -1,9 +1,9 @@
-"""The short version of benchmarks/soak_autoencoder.py."""
+"""The short versions of benchmarks/soak_autoencoder.py and benchmarks/soak_training.py."""
 
 import numpy as np
 import pytest
 
-from benchmarks import soak_autoencoder
+from benchmarks import soak_autoencoder, soak_training
 from jen1_jax.training.npz import NpzData
 from tests import tiny
 
@@ -18,3 +18,10 @@ def test_training_continues_through_silence_square_waves_and_damaged_batches(tmp
     result = soak_autoencoder.soak(config, data, tmp_path / "run", progress=lambda line: None)
     assert result["skipped"] == 5 and np.isfinite(result["held_out_si_sdr"])
     assert result["last"]["loss/adversarial"] != 0 and result["last"]["loss/discriminator"] > 0
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_three_times_ends_as_an_undisturbed_one(tmp_path):
+    moments = ("step", "save", "signal")
+    result = soak_training.soak(tmp_path, moments, steps=200, seed=0, progress=lambda line: None)
+    assert result["kills"] == dict.fromkeys(moments, 1)

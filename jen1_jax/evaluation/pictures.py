@@ -3,6 +3,7 @@
 matplotlib is imported when it is first used, since it takes long.
 """
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -269,7 +270,7 @@ def _curves(
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     logged = {key for record in records for key in record}
-    keys = sorted(key for key in logged if key == "loss" or key.startswith("loss/"))
+    keys = sorted(key for key in logged if re.fullmatch("loss(/[^/]+)?", key))
     legend = 0.17 * -(-len(keys) // 4)  # four labels per line
     page.text(x, y + 0.13, textwrap.shorten(name, 70, placeholder=" …"), size=8.5, weight="bold")
     axes = page.axes(x, y + NAME + legend, width, CURVE - legend)

@@ -28,7 +28,7 @@ from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.generation.spans import check_longest, frames_around, merged_spans
 from jen1_jax.generation.windows import Request
-from jen1_jax.models.diffusion import check_sampling, load_diffusion
+from jen1_jax.models.diffusion import Diffusion, check_sampling, load_diffusion
 from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 
@@ -80,7 +80,17 @@ class Model:
             value = value.item() if isinstance(value, np.generic) else value
             override(config, key, value if isinstance(value, str) else repr(value))
         check_sampling(config.diffusion)
-        trained = load_diffusion(run)
+        return cls.of(run, config, load_diffusion(run), progress)
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        config: ConfigDict,
+        trained: Diffusion,
+        progress: Progress = lambda doing, done, total: None,
+    ) -> "Model":
+        """The model of a run whose networks are given, with the settings of `config`."""
         codec, unet = trained.codec, trained.unet
         frames = config.data.seconds * codec.frame_rate
         if not unet.frames_multiple <= frames <= MAX_SECONDS * codec.frame_rate:

@@ -17,18 +17,20 @@ from jen1_jax.errors import Refusal
 
 
 class Checkpoints:
-    """The checkpoints in one folder; the newest `keep` are kept.
+    """The checkpoints in one folder; with `keep`, for the process that saves them.
 
+    The newest `keep` are kept, and what a process that was killed has left unfinished is deleted.
     Saving runs in the background; its errors are raised by the next `save` or by `close`.
     """
 
-    def __init__(self, directory: Path, keep: int = 1):
+    def __init__(self, directory: Path, keep: int | None = None):
         self.directory = Path(directory).absolute()
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             # The training loop decides when to save; the default of Orbax saves continuously.
             save_decision_policy=ocp.training.save_decision_policies.SpecificStepsPolicy([]),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=keep is not None,
         )
 
     @classmethod
@@ -74,6 +76,7 @@ class Checkpoints:
 
     def restore(self, abstract_state) -> tuple[Any, dict[str, Any]]:
         """The newest state, sharded as `abstract_state` (shapes with shardings), and its record."""
+        self._checkpointer.wait()  # for a save in the background
         loaded = self._load({"state": abstract_state, "record": None})
         return loaded["state"], loaded["record"]
 

@@ -1,42 +1,72 @@
-"""Writes metrics as JSON lines and as TensorBoard events, and reads the JSON lines."""
+"""Where metrics are written, and how their JSON lines are read."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, TextIO
 
 from tensorboardX import SummaryWriter
 
 from jen1_jax.files import write_text
+from jen1_jax.registry import Registry
 
 
-class MetricsWriter:
-    """Appends records to `metrics.jsonl` and `tensorboard/` in `directory`.
+class Writer(Protocol):
+    """Writes metrics; made of the folder of a run's part and the first step of the training.
 
-    Records after `start_step` are deleted: they were written after the checkpoint from which
-    training continues.
+    What it holds of later steps is to be replaced: it was written after the checkpoint from which
+    training goes on.
     """
 
-    def __init__(self, directory: Path, start_step: int):
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
+    def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """Appends records to `metrics.jsonl`."""
+
+    def __init__(self, directory: Path, start: int):
+        self._file = reopen(directory / "metrics.jsonl", start + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        record = {"step": step} | {name: float(value) for name, value in scalars.items()}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        append(self._file, {"step": step} | {name: float(v) for name, v in scalars.items()})
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Writes events to `tensorboard/`."""
+
+    def __init__(self, directory: Path, start: int):
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
         self._events.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+WRITERS = Registry("writer of metrics", {"jsonl": JsonLines, "tensorboard": TensorBoard})
+
+
+def reopen(path: Path, step: int) -> TextIO:
+    """The JSON lines at `path`, to be appended to, without the records from `step` on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [line for line in read_metrics(path) if line["step"] < step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return path.open("a")
+
+
+def append(file: TextIO, record: Mapping) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()
+
+
+def read_metrics(path: Path) -> list[dict]:
     """The records of a `metrics.jsonl`; an incomplete last line is ignored."""
     if not path.is_file():
         return []

@@ -89,6 +89,7 @@ def train_autoencoder(
         mesh=make_mesh(config),
         rules=config.mesh.rules,
         seed=config.seed,
+        audio_seconds=training.seconds,
         record=run.record | {"data": dict(data.description), "keeps_encoder": keeps},
         progress=progress,
     )

@@ -15,8 +15,10 @@ from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_layout, make_mesh
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.checks import check_data, check_diffusion
+from jen1_jax.training.demos import Demos, Write
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.hooks import Hook
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import OPTIMIZERS
@@ -29,10 +31,12 @@ def train_diffusion(
     data: Data,
     autoencoder: Run | None = None,
     progress: Callable[[str], None] = print,
+    write_demos: Write | None = None,
 ) -> None:
     """Trains RUN/diffusion to `config.train_diffusion.steps`.
 
-    With the run's own autoencoder, or with a copy of the run `autoencoder`'s. Raises `Refusal` for
+    With the run's own autoencoder, or with a copy of the run `autoencoder`'s. `write_demos` makes
+    examples at intervals. Raises `Refusal` for
     a run without a trained autoencoder, and for latents of another one.
     """
     check_diffusion(config)
@@ -60,16 +64,13 @@ def train_diffusion(
     hops = min(codec.encoder_reach + 1, data.description["length"] // codec.hop)
     around = hops * codec.hop if waveforms else 0
     inputs = partial(diffusion_inputs, config=config, text=text)
-    text_gain = TextGain(
-        data.sweep("test", around),
-        inputs,
-        config=config,
-        unet=unet,
-        codec=codec,
-        text=text,
-        window=window,
-        progress=progress,
-    )
+    networks = {"config": config, "unet": unet, "codec": codec, "text": text}
+    hooks: list[Hook] = [
+        TextGain(data.sweep("test", around), inputs, window=window, progress=progress, **networks)
+    ]
+    if write_demos:
+        held_out = partial(data.sweep, "test")
+        hooks.append(Demos(write_demos, held_out, run=run, progress=progress, **networks))
     fit(
         "diffusion",
         directory=run.path / "diffusion",
@@ -81,9 +82,10 @@ def train_diffusion(
         mesh=make_mesh(config),
         rules=config.mesh.rules,
         seed=config.seed,
+        audio_seconds=config.data.seconds,
         record=run.record | {"data": dict(data.description)},
         check=lambda record: check_autoencoder(run, record, codec),
-        hooks=[text_gain],
+        hooks=hooks,
         frozen={"autoencoder": codec.params} if waveforms else None,
         progress=progress,
     )

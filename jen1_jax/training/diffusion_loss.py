@@ -1,6 +1,7 @@
 """The diffusion model's loss: what the network is given, and what its prediction costs."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,14 @@ from jen1_jax.models.diffusion import init_diffusion
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.step import PerExample, Trainable
 
+# The loss is also logged by ranges of the log-SNR, which these values separate.
+BORDERS = (-6, -2, 2, 6)
+RANGES = (
+    f"log_snr/below_{BORDERS[0]}",
+    *(f"log_snr/{low}_to_{high}" for low, high in pairwise(BORDERS)),
+    f"log_snr/above_{BORDERS[-1]}",
+)
+
 
 def make_trainable(
     config: ConfigDict,
@@ -28,18 +37,12 @@ def make_trainable(
     optimizer: optax.GradientTransformation,
 ) -> Trainable:
     """The diffusion model: parameters `unet`, and `text` where the text encoder is trained."""
+    settings = {"config": config, "schedule": make_schedule(config.diffusion)}
     return Trainable(
         init=partial(init_diffusion, unet=unet, text=text),
-        losses=partial(
-            losses,
-            config=config,
-            schedule=make_schedule(config.diffusion),
-            unet=unet,
-            codec=codec,
-            text=text,
-        ),
-        counts=partial(counts, loss_on=config.tasks.loss_on),
-        weights=tasks.weights(config.tasks),
+        losses=partial(losses, unet=unet, codec=codec, text=text, **settings),
+        counts=partial(counts, **settings),
+        weights=tasks.weights(config.tasks) | dict.fromkeys(RANGES, 0.0),
         optimizer=optimizer,
     )
 
@@ -55,9 +58,10 @@ def losses(
     codec: Codec,
     text: TextEncoder,
 ) -> PerExample:
-    """Each example's mean squared error over the frames that count, under every task's name.
+    """Each example's mean squared error over the frames that count, under every name.
 
-    `counts` says which task an example belongs to. `frozen` has the `autoencoder`'s parameters
+    The names are those of the tasks and of the ranges of noise levels; `counts` says which task
+    and which range an example belongs to. `frozen` has the `autoencoder`'s parameters
     where waveforms are encoded here.
     """
     params = params["diffusion"]
@@ -65,7 +69,7 @@ def losses(
     mask = batch["mask"]
     valid = valid_mask(batch["valid_frames"], mask.shape[1])
     clean = clean.astype(jnp.float32) * valid
-    log_snr = shift(schedule.log_snr(batch["time"]), batch["valid_frames"], config.diffusion)
+    log_snr = noise_level(batch, config, schedule)
     objective = OBJECTIVES[config.diffusion.objective]
     prediction = unet.apply(
         {"params": params["unet"]},
@@ -85,14 +89,24 @@ def losses(
         error = error * weight[:, None]
     counted = tasks.loss_mask(mask, valid, config.tasks.loss_on)
     mean = jnp.sum(error * counted, axis=1) / jnp.maximum(counted.sum(axis=1), 1)
-    return dict.fromkeys(tasks.TASKS, mean)
+    return dict.fromkeys((*tasks.TASKS, *RANGES), mean)
 
 
-def counts(batch: Drawn, loss_on: str) -> PerExample:
-    """For each task, how many frames of an example count in its mean: none of another task's."""
+def counts(batch: Drawn, config: ConfigDict, schedule: Schedule) -> PerExample:
+    """For each task and each range, how many frames of an example count in its mean.
+
+    There are none of an example of another task or range.
+    """
     valid = valid_mask(batch["valid_frames"], batch["mask"].shape[1])
-    frames = tasks.loss_mask(batch["mask"], valid, loss_on).sum(axis=1)
-    return {name: frames * (batch["task"] == n) for n, name in enumerate(tasks.TASKS)}
+    frames = tasks.loss_mask(batch["mask"], valid, config.tasks.loss_on).sum(axis=1)
+    level = jnp.searchsorted(jnp.array(BORDERS), noise_level(batch, config, schedule), side="right")
+    of_task = {name: frames * (batch["task"] == n) for n, name in enumerate(tasks.TASKS)}
+    return of_task | {name: frames * (level == n) for n, name in enumerate(RANGES)}
+
+
+def noise_level(batch: Drawn, config: ConfigDict, schedule: Schedule) -> Float[Array, " batch"]:
+    """The log-SNR of each example."""
+    return shift(schedule.log_snr(batch["time"]), batch["valid_frames"], config.diffusion)
 
 
 def encode(batch: Inputs, codec: Codec, frozen: PyTree) -> Float[Array, "batch frames k"]:

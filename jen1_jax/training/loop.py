@@ -6,15 +6,15 @@ Invariants:
 - The host does not wait for the step that it has just started; it logs what earlier steps computed.
   It waits at a checkpoint, where the state is copied, and where a hook reads it.
 - Metrics describe the parameters before the update of their step.
-- A checkpoint at step s holds the state after s batches.
+- A checkpoint at step s holds the state after s batches, or after a roll-back an earlier state that
+  goes on with batch s. None is saved while steps are skipped, but by the last step and by a signal.
+- All processes decide alike: by the state, by metrics that they all have, or by what they agree on.
 """
 
 import ctypes
 import math
-import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,12 +27,11 @@ from ml_collections import ConfigDict
 from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
-from jen1_jax.models.metrics import MetricsWriter
 from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
+from jen1_jax.training.hooks import Hook, Profiler
+from jen1_jax.training.log import Log
 from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
-
-MAX_SKIPPED = 50  # steps in a row
-MAX_NAMED = 5  # of them
+from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_stop
 
 
 @runtime_checkable
@@ -55,37 +54,6 @@ class Data(Protocol):
         """One pass over a split, in order; the last batch may be smaller."""
 
 
-class Hook:
-    """Something that runs beside training: evaluation, demos, a watchdog, a profiler.
-
-    Every process calls every hook. A subclass defines what it needs of the methods.
-    """
-
-    def start(self, step: int) -> None:
-        """Called once, before step `step`, the first one."""
-
-    def after_step(self, step: int) -> None:
-        """Called when `step` batches have been given to the device, which may still compute."""
-
-    def due(self, step: int) -> bool:
-        """Whether `evaluate` is called after `step` batches."""
-        return False
-
-    def evaluate(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """Reads the state after `step` batches; what it returns is logged with the metrics.
-
-        The device is idle meanwhile, and the time does not count in the speed of training.
-        """
-        return {}
-
-    def close(self) -> None:
-        """Called once after `start`, when training has ended, was stopped, or has failed."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop (SIGINT, SIGTERM); its state has been saved."""
-
-
 def fit(
     name: str,
     *,
@@ -98,6 +66,7 @@ def fit(
     mesh: Mesh,
     rules,
     seed: int,
+    audio_seconds: float,
     record: Mapping[str, Any],
     frozen: PyTree = None,
     start_from: Mapping[str, PyTree] | None = None,
@@ -111,6 +80,7 @@ def fit(
         batches: the first step -> what `draw` takes. A batch's `index` stays on the host: it names
             the examples of a batch that is skipped.
         training: a section `train_*`.
+        audio_seconds: of an example, for the speed.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
         start_from: parameters of trainables to begin with instead of fresh ones.
@@ -121,10 +91,11 @@ def fit(
 
     Raises:
         Interrupted: after a signal.
-        Refusal: the loss stays non-finite, or the batch does not fit the mesh.
+        Refusal: steps are skipped again and again, or the batch does not fit the mesh.
     """
-    if min(training.log_every, training.checkpoint_every, training.microbatches) < 1:
-        raise Refusal("log_every, checkpoint_every and microbatches must be at least 1.")
+    for field in ("log_every", "checkpoint_every", "microbatches", "roll_back_after"):
+        if training[field] < 1:
+            raise Refusal(f"{field} must be at least 1; {training[field]} is not.")
     shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * training.microbatches
     if training.batch_size % shares:
         raise Refusal(
@@ -162,37 +133,59 @@ def fit(
                 draw,
                 ema_decay=training.ema_decay,
                 microbatches=training.microbatches,
+                largest_jump=training.largest_jump,
                 seed=seed,
             ),
             donate_argnums=0,
             out_shardings=(layout, None),
         )
         frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
-        with _stop_signal() as stopped, ExitStack() as stack:
+        with agreed_stop(mesh) as stopped, ExitStack() as stack:
             stack.callback(checkpoints.close)
-            log = _Log(name, directory, start, training.steps, schedule, progress)
+            log = Log(
+                name,
+                directory,
+                start,
+                mesh=mesh,
+                training=training,
+                schedule=schedule,
+                audio_seconds=audio_seconds,
+                progress=progress,
+            )
             stack.callback(log.close)
+            watchdog = Watchdog(directory, training.hang_after)
+            hooks = (*hooks, Profiler(directory, training.profile), watchdog)
             for hook in hooks:
                 hook.start(start)
                 stack.callback(hook.close)
+            roll_back = RollBack(name, checkpoints, progress)
             stream = batches(start)
             for step in range(start, training.steps):
-                batch = dict(next(stream))
-                index = np.asarray(batch.pop("index", ()))
-                state, metrics = step_fn(state, put_batch(batch, mesh), frozen)
+                with log.timed("data"):
+                    batch = dict(next(stream))
+                    index = np.asarray(batch.pop("index", ()))
+                    batch = put_batch(batch, mesh)
+                if step == start:
+                    log.utilisation.count(trainables, draw, state, batch, frozen)
+                state, metrics = step_fn(state, batch, frozen)
+                done, last, stop = step + 1, step + 1 == training.steps, stopped()
                 if step > start and step % training.log_every == 0:
                     log.write(step)  # waits for earlier steps alone, not for this one
+                    if log.skipped >= training.roll_back_after:
+                        state = roll_back(state, done)
+                        log.skipped = 0
                 log.add(metrics, index)
-                done, stop = step + 1, stopped()
-                if done % training.checkpoint_every == 0 or done == training.steps or stop:
-                    checkpoints.save(done, state, record)
+                due = done % training.checkpoint_every == 0 and not metrics["skipped"]
+                if due or last or stop:
+                    with log.timed("checkpoint"):
+                        checkpoints.save(done, state, record)
                 for hook in hooks:
                     hook.after_step(done)
                     if hook.due(done):
                         jax.block_until_ready(state)
-                        began = time.monotonic()
-                        log.add_figures(hook.evaluate(done, state), began)
-                if done == training.steps or stop:
+                        with log.timed("evaluation"):
+                            log.add_figures(hook.evaluate(done, state))
+                if last or stop:
                     log.write(done)
                 if stop:
                     raise Interrupted(
@@ -212,134 +205,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: and the heap is not given back
-
-
-class _Log:
-    """Collects metrics on the device and reads them an interval at a time."""
-
-    def __init__(self, name: str, directory: Path, start: int, steps: int, schedule, progress):
-        self._name, self._steps, self._schedule = name, steps, schedule
-        self._progress = progress
-        self._writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
-        self._pending: list[dict[str, jax.Array]] = []
-        self._indices: list[np.ndarray] = []
-        self._last, self._skipped = start, 0
-        self._clock = 0.0
-        self._timed_from: int | None = None  # the step at which `_clock` was read
-        self._figures: dict[str, float] = {}
-
-    def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        self._pending.append(metrics)
-        self._indices.append(index)
-        if self._timed_from is None:  # the first step compiles; it does not count in the speed
-            jax.block_until_ready(metrics)
-            self._clock, self._timed_from = time.monotonic(), self._last + 1
-
-    def add_figures(self, figures: Mapping[str, float], began: float) -> None:
-        """Adds `figures` to the next record; the time since `began` does not count in the speed."""
-        self._figures |= figures
-        self._clock += time.monotonic() - began
-
-    def write(self, step: int) -> None:
-        values = [
-            {key: float(value) for key, value in metrics.items()}
-            for metrics in jax.device_get(self._pending)
-        ]
-        self._report_skipped(values)
-        good = [value for value in values if not value["skipped"]]
-        found = {
-            key: [value[key] for value in good if not math.isnan(value[key])] for key in values[0]
-        }  # NaN: no example of the batch has this loss
-        means = {key: float(np.mean(some)) for key, some in found.items() if some}
-        now = time.monotonic()
-        speed = (step - (self._timed_from or 0)) / max(now - self._clock, 1e-9)
-        self._clock, self._timed_from, self._last = now, step, step
-        means |= {
-            "skipped": sum(value["skipped"] for value in values),
-            "learning_rate": float(self._schedule(step)),
-            "steps_per_second": speed,
-            "resident_gib": _resident_gib(),
-        }
-        figures, self._figures = self._figures, {}
-        if self._writer is not None:
-            self._writer.write(step, means | figures)
-            self._progress(self._line(step, means, figures))
-
-    def _report_skipped(self, values: list[dict[str, float]]) -> None:
-        """Names the first of the skipped batches in a row; refuses to go on after many."""
-        steps = range(self._last, self._last + len(values))
-        for step, value, index in zip(steps, values, self._indices, strict=True):
-            self._skipped = self._skipped + 1 if value["skipped"] else 0
-            if value["skipped"] and self._skipped <= MAX_NAMED:
-                some = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
-                self._progress(
-                    f"{self._name}: the loss of step {step} was not finite; skipped its batch, "
-                    f"records {some}"
-                )
-        self._pending.clear()
-        self._indices.clear()
-        if self._skipped >= MAX_SKIPPED:
-            raise Refusal(
-                f"The loss of {self._name} has not been finite for {self._skipped} steps; the last "
-                "checkpoint is whole: lower the learning rate, or look for bad data with "
-                "`jen1 data validate`."
-            )
-
-    def _line(self, step: int, means: Mapping[str, float], figures: Mapping[str, float]) -> str:
-        losses = " ".join(
-            f"{key.removeprefix('loss/')} {value:.3f}"
-            for key, value in means.items()
-            if "loss/" in key
-        )
-        speed, skipped = means["steps_per_second"], means["skipped"]
-        left = (self._steps - step) / speed if speed > 0 else 0
-        found = "".join(f"{key} {value:.3f}  " for key, value in figures.items())
-        note = f", {skipped:.0f} steps skipped (non-finite)" if skipped else ""
-        return (
-            f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} "
-            f"({losses})  {found}{speed:.2f} steps/s, {_duration(left)} left{note}"
-        )
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-@contextmanager
-def _stop_signal():
-    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps.
-
-    A second SIGINT raises KeyboardInterrupt at once.
-    """
-    received = []
-
-    def handle(number, frame):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, handle) for number in signals}
-    except ValueError:  # not the main thread, which alone may handle signals
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _resident_gib() -> float:
-    """Memory held by this process; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    return pages * 4096 / 2**30
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

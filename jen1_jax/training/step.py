@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+NORMS = 100  # updates that the mean of the gradient norms goes back, about
+
 Batch = Mapping[str, Any]  # see jen1_jax/batch.py
 PerExample = dict[str, Float[Array, " batch"]]  # by the name of a loss
 
@@ -26,6 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Any  # batches seen, an int32 scalar: the position in the data
     updates: Any  # of the parameters; a skipped step adds none
+    norm: Any  # running mean of the gradient norms
     params: PyTree
     ema: PyTree
     optimizer: PyTree
@@ -67,6 +70,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
+        norm=jnp.zeros(()),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         optimizer={name: each.optimizer.init(params[name]) for name, each in trainables.items()},
@@ -79,15 +83,21 @@ def make_step(
     *,
     ema_decay: float,
     microbatches: int = 1,
+    largest_jump: float = 0.0,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The step function, to be jitted.
 
     Its metrics are scalars: the mean of every loss as `loss/NAME` (NaN where no example of the
     batch counts), their weighted sum for the first trainable as `loss`, `grad_norm` over all
-    trainables, and `skipped`.
+    trainables and `grad_norm/MODULE` of their parts, `skipped` and `exploded`.
 
-    A step with a non-finite loss or gradient changes nothing but the step counter.
+    A step with a non-finite loss or gradient, or with a gradient that exploded, changes no
+    parameter, and nothing of the EMA and the optimiser. It explodes where its norm is more than
+    `largest_jump` times the mean of the last ones (0: it never does). In this mean larger norms
+    count as the limit, so that it rises by up to a factor of 1 + (largest_jump - 1) / NORMS in each
+    such step, and training goes on where the norms have become larger for good. The first `NORMS`
+    updates have no limit.
     """
 
     def step(
@@ -112,16 +122,33 @@ def make_step(
         norm = optax.global_norm([each.gradient for each in found.values()])
         losses = jnp.array([each.loss for each in found.values()])
         finite = jnp.isfinite(norm) & jnp.isfinite(losses).all()
+        has_limit = (state.updates >= NORMS) & (largest_jump > 0)
+        limit = jnp.where(has_limit, largest_jump * state.norm, jnp.inf)
+        exploded = finite & (norm > limit)
+        share = 1 / (1 + jnp.minimum(state.updates, NORMS))
+        usual = state.norm + share * (jnp.minimum(norm, limit) - state.norm)
+        usual = jnp.where(finite, usual, state.norm)
         updated = state.replace(
             updates=state.updates + 1, params=params, ema=ema, optimizer=optimizer
         )
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        metrics = {"loss": losses[0], "grad_norm": norm, "skipped": 1.0 - finite}
+        good = finite & ~exploded
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
+        metrics = {"loss": losses[0], "grad_norm": norm, "skipped": ~good, "exploded": exploded}
         for each in found.values():
             metrics |= {f"loss/{key}": mean for key, mean in each.means.items()}
-        return state.replace(step=state.step + 1), metrics
+            metrics |= module_norms(each.gradient)
+        return state.replace(step=state.step + 1, norm=usual), metrics
 
     return step
+
+
+def module_norms(gradient: PyTree) -> dict[str, Float[Array, ""]]:
+    """The gradient's norm in each module, the second level of the parameters' names."""
+    return {
+        f"grad_norm/{part}/{name}": optax.global_norm(module)
+        for part, modules in gradient.items()
+        for name, module in (modules.items() if isinstance(modules, Mapping) else ())
+    }
 
 
 class _Differentiated(NamedTuple):

@@ -24,7 +24,7 @@ from jen1_jax.diffusion.objectives import OBJECTIVES, corrupt
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion_loss import embed_text, encode, valid_mask
-from jen1_jax.training.loop import Hook
+from jen1_jax.training.hooks import Hook
 from jen1_jax.training.step import TrainState
 
 # From almost pure noise, in which only the caption describes the music, to equal music and noise.

@@ -18,7 +18,7 @@ from jen1_jax.models.diffusion import make_unet
 from jen1_jax.models.run import Run
 from jen1_jax.tasks import TASKS
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.training.diffusion_loss import counts, encode, losses, make_trainable
+from jen1_jax.training.diffusion_loss import RANGES, counts, encode, losses, make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw
 from tests import tiny
@@ -71,10 +71,19 @@ def test_an_example_counts_in_its_own_task_with_its_valid_frames(loss_on):
     mask = np.zeros((3, 8, 1), np.float32)
     mask[1, :3] = 1
     batch = {"mask": mask, "valid_frames": np.array([8, 6, 5]), "task": np.array([0, 1, 0])}
-    found = jax.tree.map(np.asarray, counts(jax.tree.map(jnp.asarray, batch), loss_on))
+    batch["time"] = np.array([0.0, 0.5, 1.0], np.float32)
+    config = tiny.config()
+    config.tasks.loss_on, schedule = loss_on, make_schedule(config.diffusion)
+    found = counts(jax.tree.map(jnp.asarray, batch), config, schedule)
+    found = jax.tree.map(np.asarray, found)
     assert found["text_to_music"].tolist() == [8, 0, 5]
     assert found["inpainting"].tolist() == [0, 6 if loss_on == "all" else 3, 0]
     assert found["continuation"].tolist() == [0, 0, 0]
+    # In the cosine schedule, time 0.5 has as much noise as signal.
+    assert found["log_snr/above_6"].tolist() == [8, 0, 0]
+    assert found["log_snr/-2_to_2"].tolist() == [0, 6 if loss_on == "all" else 3, 0]
+    assert found["log_snr/below_-6"].tolist() == [0, 0, 5]
+    assert sum(found[name] for name in RANGES).tolist() == sum(found[t] for t in TASKS).tolist()
 
 
 @pytest.mark.parametrize("loss_on", ["all", "generated"])

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from configs.jen1 import get_config
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.sharding import make_mesh
-from jen1_jax.training.loop import Interrupted, fit
+from jen1_jax.training.loop import fit
 from jen1_jax.training.optimizer import OPTIMIZERS, _axes, learning_rate
 from jen1_jax.training.step import Trainable
+from jen1_jax.training.survival import Interrupted
 from tests import tiny
 from tests.layers.testing import normal
 from tests.models.testing import UNET, batch
@@ -178,6 +179,7 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
             mesh=make_mesh(tiny.config()),
             rules=tiny.config().mesh.rules,
             seed=0,
+            audio_seconds=1.0,
             record={"what": "a layer"},
             hooks=hooks,
             progress=lambda text: None,

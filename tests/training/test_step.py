@@ -1,5 +1,7 @@
 """The training step, on a linear model whose gradients are known."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from configs import quickstart
 from jen1_jax.keys import named_key
 from jen1_jax.models.metrics import read_metrics
-from jen1_jax.training.loop import _Log
+from jen1_jax.sharding import make_mesh
+from jen1_jax.training.log import Log
 from jen1_jax.training.optimizer import adamw
-from jen1_jax.training.step import Trainable, init_state, make_step
+from jen1_jax.training.step import NORMS, Trainable, init_state, make_step, module_norms
+from tests import tiny
 
 
 def linear(weights=None, optimizer=None) -> Trainable:
@@ -73,7 +77,16 @@ def test_a_batch_without_a_task_does_not_change_the_logged_loss_of_the_task(tmp_
     _, both = step(state, batch())
     _, even = step(state, {name: rows[:1] for name, rows in batch().items()})
     assert np.isnan(even["loss/odd"]) and float(even["loss"]) == float(even["loss/even"])
-    log = _Log("model", tmp_path, 0, 2, schedule=lambda step: 0.0, progress=lambda text: None)
+    log = Log(
+        "model",
+        tmp_path,
+        0,
+        mesh=make_mesh(tiny.config()),
+        training=tiny.config().train_diffusion,
+        schedule=lambda step: 0.0,
+        audio_seconds=1.0,
+        progress=lambda text: None,
+    )
     for metrics in (both, even):
         log.add(metrics, np.arange(8))
     log.write(2)
@@ -106,6 +119,38 @@ def test_a_batch_that_is_not_finite_changes_the_step_and_nothing_else(not_finite
     continued, _ = run(trainable, [batch(), bad, batch(seed=2)])
     clean, _ = run(trainable, [batch(), batch(seed=2)])
     np.testing.assert_array_equal(continued.params["model"]["w"], clean.params["model"]["w"])
+
+
+def test_a_step_whose_gradient_explodes_is_skipped_until_large_ones_are_usual():
+    """After `NORMS` equal steps: at a jump of 5 the mean has grown to 2, and 9 > 5 x 1.04^n."""
+    usual = linear(optimizer=optax.set_to_zero())
+    large = {"x": batch()["x"], "y": batch()["y"], "slot": batch()["slot"]}
+    large["x"], large["y"] = 3 * large["x"], 3 * large["y"]  # gradients 9 times as large
+    steps = [batch()] * NORMS + [large] * 40
+    state, metrics = run(usual, steps, largest_jump=5.0)
+    exploded = [values["exploded"] for values in metrics]
+    rises = math.ceil(math.log(9 / 5) / math.log(1 + 4 / (NORMS + 1)))
+    assert exploded == [0] * NORMS + [1] * rises + [0] * (40 - rises)
+    assert exploded == [values["skipped"] for values in metrics]
+    assert int(state.updates) == NORMS + 40 - rises and int(state.step) == NORMS + 40
+    _, without = run(usual, steps, largest_jump=0.0)
+    assert not any(values["skipped"] for values in without)
+
+
+def test_a_step_that_exploded_changes_the_step_and_the_mean_of_the_norms_alone():
+    trainable = linear(optimizer=optax.adamw(0.0))
+    large = batch() | {"y": 100 * batch()["y"]}
+    before, _ = run(trainable, [batch()] * NORMS, largest_jump=2.0)
+    after, metrics = run(trainable, [batch()] * NORMS + [large], largest_jump=2.0)
+    assert metrics[-1]["exploded"] == 1 and after.norm > before.norm
+    same = jax.tree.map(np.array_equal, after.replace(step=before.step, norm=before.norm), before)
+    assert all(jax.tree.leaves(same))
+
+
+def test_the_norms_of_the_modules_are_parts_of_the_whole_norm():
+    gradient = {"unet": {"stem": {"w": jnp.full(4, 3.0)}, "output": {"w": jnp.full(9, 2.0)}}}
+    norms = module_norms(gradient)
+    assert norms == {"grad_norm/unet/stem": 6.0, "grad_norm/unet/output": 6.0}
 
 
 def test_the_decay_of_the_ema_rises_to_its_configured_value():

@@ -63,7 +63,7 @@ def denoiser(objective="x0"):
 def state(share):
     """A training state whose denoiser predicts the embedding of the text times `share`."""
     ema = {"diffusion": {"unet": share}}
-    return TrainState(step=0, updates=0, params=None, ema=ema, optimizer=None)
+    return TrainState(step=0, updates=0, norm=0, params=None, ema=ema, optimizer=None)
 
 
 def settings(objective="x0"):
