@@ -15,7 +15,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ class BadData:
     def captions(self) -> list[str]:
         return self._data.captions()
 
-    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
-        for step, batch in enumerate(self._data.batches(start_step), start_step):
+    def batches(
+        self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        for step, batch in enumerate(self._data.batches(start_step, rows=rows), start_step):
             audio = np.array(batch["audio"])
             if step % 8 == 1:
                 audio[0] = 0
@@ -53,8 +55,10 @@ class BadData:
                 audio[-1, audio.shape[1] // 2, 0] = (np.nan, np.inf)[step // POISON % 2]
             yield dict(batch) | {"audio": audio}
 
-    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, Any]]:
-        for number, batch in enumerate(self._data.sweep(split)):
+    def sweep(
+        self, split: str, around: int = 0, limit: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[dict[str, Any]]:
+        for number, batch in enumerate(self._data.sweep(split, limit=limit, share=share)):
             audio = np.array(batch["audio"])
             if number == 0 and split == "train":
                 audio[0, 0, 0] = np.nan

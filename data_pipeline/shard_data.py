@@ -1,6 +1,6 @@
 """Prepared shards as what the training loop reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,6 @@ class ShardData:
         crop: int | None = None,
         limit: int = 0,
         prefetch: int = 2,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
         about = stream.info(folder)
         self.description: dict[str, Any] = {
@@ -42,15 +40,16 @@ class ShardData:
             if "text" in about.fingerprint:
                 self.description["text_fingerprint"] = about.fingerprint["text"]
         self._folder, self._batch_size = folder, batch_size
-        self._process = {"process_index": process_index, "process_count": process_count}
         self._options = {"seed": seed, "crop": crop, "limit": limit, "prefetch": prefetch}
 
     def captions(self) -> list[str]:
         """The distinct captions of the training split."""
         return stream.captions(self._folder, "train")
 
-    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Endless batches of the training split from `start_step` on.
+    def batches(
+        self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Endless batches of the training split from `start_step` on; of each only the `rows`.
 
         Whole waveforms come with `around` samples of audio on both sides, as in `stream.batches`.
         """
@@ -60,23 +59,29 @@ class ShardData:
             self._batch_size,
             start_step=start_step,
             around=around,
+            rows=rows,
             **self._options,
-            **self._process,
         )
 
-    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def sweep(
+        self, split: str, around: int = 0, limit: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[dict[str, np.ndarray]]:
         """One pass over the whole records of a split in order; empty if there is no such split.
 
+        Of all, or of at most `limit`; a `share` is that of a process, as in `training.loop.Data`.
         Waveforms come with `around` samples of audio on both sides, as in `stream.batches`.
         """
         if split not in self.description["examples"]:
             return iter(())
+        process, processes = share
+        limits = [each for each in (limit, self._options["limit"]) if each]
         return stream.batches(
             self._folder,
             split,
-            min(self._batch_size, 8),
+            processes * (size := min(self._batch_size, 8)),
+            rows=range(process * size, (process + 1) * size),
             shuffle=False,
             epochs=1,
-            limit=self._options["limit"],
+            limit=min(limits, default=0),
             around=around,
         )

@@ -12,7 +12,7 @@ import atexit
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +41,14 @@ def batches(
     epochs: int | None = None,
     limit: int = 0,
     around: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     prefetch: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a data set's split from `start_step` on, endless unless `epochs` is given.
 
     Args:
-        batch_size: of the global batch; this process gets the rows from
-            process_index * batch_size / process_count on.
+        batch_size: of the global batch.
+        rows: of each global batch, in rising order, that this process gets (default: all).
         crop: length of a random window in the valid part of a record, in samples or frames of
             latents, another one each epoch; None for whole records.
         shuffle: a new permutation of the whole split each epoch, and of each record any one of
@@ -76,11 +75,8 @@ def batches(
         Refusal: no such data set or split, or sizes that do not fit.
     """
     about = info(folder)
-    if batch_size < 1 or batch_size % process_count:
-        raise Refusal(
-            f"A batch of {batch_size} cannot be shared by {process_count} processes; "
-            "choose a multiple."
-        )
+    if batch_size < 1:
+        raise Refusal(f"A batch needs at least 1 row; {batch_size} is not possible.")
     if crop is not None and not 0 < crop <= about.shape[0]:
         raise Refusal(
             f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; "
@@ -94,7 +90,8 @@ def batches(
         )
     read, records_in_split = records(folder, split), about.examples[split]
     size = min(limit or records_in_split, records_in_split)
-    share, stride = batch_size // process_count, records_in_split // size
+    places = np.arange(batch_size) if rows is None else np.array(rows)
+    share, stride = len(places), records_in_split // size
     data, valid = about.data_fields
     stored = tf.int16 if about.kind == "waveform" else tf.float16
     spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
@@ -106,7 +103,7 @@ def batches(
 
     def place(i):
         """Global index and record of this process's i-th example, and a number in [0, 1)."""
-        g = (start_step + i // share) * batch_size + process_index * share + i % share
+        g = (start_step + i // share) * batch_size + tf.gather(places, i % share)
         record, epoch, choice = g % size, g // size, 0.0
         if shuffle:
             key = tf.stack([tf.constant(seed % 2**32, tf.int64), epoch])

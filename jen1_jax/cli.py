@@ -280,8 +280,6 @@ def _data(config, directory: str, batch_size: int, *, crop: int | None = None, l
         from jen1_jax.training.npz import NpzData
 
         return NpzData(directory, batch_size, config.seed, crop, limit)
-    import jax
-
     from data_pipeline.shard_data import ShardData
 
     return ShardData(
@@ -291,8 +289,6 @@ def _data(config, directory: str, batch_size: int, *, crop: int | None = None, l
         crop=crop,
         limit=limit,
         prefetch=config.data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 

@@ -10,9 +10,10 @@ from functools import partial
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -20,11 +21,12 @@ from jen1_jax.errors import Refusal
 BATCH_AXES = ("data", "fsdp")  # parameters are split over fsdp and tensor
 
 
-def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: ConfigDict, devices: Sequence | None = None) -> Mesh:
     """The mesh of `config.mesh.axes` over `devices` (default: all).
 
-    An axis of size -1 gets all devices that the other axes do not use. Raises `Refusal` if the
-    sizes do not fit the number of devices.
+    An axis of size -1 gets all devices that the other axes do not use. Devices of several TPU
+    slices are joined along `data`, since the network between slices is slow and only gradients
+    cross this axis. Raises `Refusal` if the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(config.mesh.axes)
@@ -36,12 +38,23 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
             "that number, with at most one -1."
         )
     sizes.update({name: len(devices) // fixed for name in free})
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
+    names, types = tuple(sizes), (AxisType.Auto,) * len(sizes)
+    slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+    if slices <= 1:
+        return jax.make_mesh(tuple(sizes.values()), names, axis_types=types, devices=devices)
+    if sizes["data"] % slices:
+        raise Refusal(
+            f"The mesh {sizes} does not fit {slices} slices; set mesh.axes.data to a multiple of "
+            f"{slices}."
+        )
+    within, across = sizes | {"data": sizes["data"] // slices}, {"data": slices}
+    arranged = create_hybrid_device_mesh(
+        tuple(within.values()),
+        tuple(across.get(name, 1) for name in names),
+        devices,
+        allow_split_physical_axes=True,
     )
+    return Mesh(arranged, names, axis_types=types)
 
 
 def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]):
@@ -78,7 +91,56 @@ def local_layout(config: ConfigDict) -> Callable:
     return partial(shardings, mesh=mesh, rules=config.mesh.rules)
 
 
-def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """The global batch on the mesh, from the part of this process; arrays are split by examples."""
+def local_rows(
+    mesh: Mesh, batch_size: int, microbatches: int = 1, process: int | None = None
+) -> Int[np.ndarray, " rows"]:
+    """The rows of the global batch that a process (default: this one) loads, in rising order.
+
+    A device computes the rows of its place along `BATCH_AXES`. `jax.make_mesh` orders devices by
+    the network between them, so that these need not be a process's turn among the processes, and
+    processes that differ along other axes load the same rows. Raises `Refusal` if the batch cannot
+    be split.
+    """
+    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (shares * microbatches):
+        raise Refusal(
+            f"A batch of {batch_size} cannot be split into {shares * microbatches} parts (mesh "
+            f"axes {' x '.join(BATCH_AXES)} x microbatches); set batch_size to a multiple, or give "
+            "devices to mesh.axes.tensor."
+        )
+    process = jax.process_index() if process is None else process
+    first = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
+    by_share = np.moveaxis(mesh.devices, first, range(len(first))).reshape(shares, -1)
+    own = [any(device.process_index == process for device in devices) for devices in by_share]
+    return np.arange(batch_size).reshape(shares, -1)[own].ravel()
+
+
+def put_batch(batch: PyTree, mesh: Mesh, rows: Int[np.ndarray, " rows"], batch_size: int) -> PyTree:
+    """The global batch on the mesh, split by examples.
+
+    `batch` holds this process's `rows`, as `local_rows` gives them.
+    """
     sharding = NamedSharding(mesh, P(BATCH_AXES))
-    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
+
+    def put(array):
+        if len(array) != len(rows):
+            raise ValueError(f"the data gave {len(array)} rows for the {len(rows)} of this process")
+
+        def part(index):
+            start, stop, _ = index[0].indices(batch_size)
+            first = np.searchsorted(rows, start)
+            return array[first : first + stop - start]
+
+        shape = (batch_size, *array.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(put, batch)
+
+
+def put(tree: PyTree, layout: PyTree) -> PyTree:
+    """Arrays that each process holds whole, in the shardings of `layout`."""
+
+    def place(leaf, sharding):
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, jax.device_get(tree), layout)

@@ -1,14 +1,74 @@
 """Training on eight simulated devices gives the same losses as on one."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import transformers
+from ml_collections import ConfigDict
 
+from jen1_jax.errors import Refusal
+from jen1_jax.sharding import local_rows, make_mesh
 from jen1_jax.text.tokenizer import train as vocabulary
 from tests import tiny
 from tests.devices import run_on
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh reads of a TPU chip."""
+
+    id: int
+    coords: tuple[int, int, int]
+    process_index: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+
+
+def chips(slices=1):
+    """The chips of slices of 4 x 4; a process has a square of four of them."""
+    return [
+        Chip(16 * n + 4 * y + x, (x, y, 0), 4 * n + y // 2 * 2 + x // 2, n)
+        for n in range(slices)
+        for y in range(4)
+        for x in range(4)
+    ]
+
+
+def mesh_of(devices, **axes):
+    return make_mesh(ConfigDict({"mesh": {"axes": axes}}), devices)
+
+
+def test_the_processes_of_a_torus_load_each_row_once_whatever_the_order_of_the_chips():
+    mesh = mesh_of(chips(), data=1, fsdp=-1, tensor=1)
+    order = [chip.process_index for chip in mesh.devices.flat]
+    assert order != sorted(order)
+    rows = [local_rows(mesh, 64, 2, process).tolist() for process in range(4)]
+    assert rows == [[r for r in range(64) if order[r // 4] == process] for process in range(4)]
+
+
+def test_processes_that_a_tensor_axis_joins_load_the_same_rows():
+    mesh = mesh_of(chips(), data=1, fsdp=2, tensor=8)
+    rows = [local_rows(mesh, 8, 1, process).tolist() for process in range(4)]
+    assert sorted(rows) == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
+
+
+def test_several_slices_are_joined_along_the_data_axis():
+    mesh = mesh_of(chips(slices=2), data=4, fsdp=-1, tensor=2)
+    assert mesh.devices.shape == (4, 4, 2)
+    for n, part in enumerate(mesh.devices):
+        assert {chip.slice_index for chip in part.flat} == {n // 2}
+    with pytest.raises(Refusal, match=r"2 slices; set mesh\.axes\.data to a multiple of 2"):
+        mesh_of(chips(slices=2), data=1, fsdp=-1, tensor=1)
+
+
+def test_a_batch_that_the_mesh_cannot_split_is_refused():
+    with pytest.raises(Refusal, match="batch of 40 cannot be split into 32 parts"):
+        local_rows(mesh_of(chips(), data=1, fsdp=-1, tensor=1), 40, 2, 0)
+
 
 PROGRAM = """
 import json, sys, tempfile

@@ -80,9 +80,9 @@ def train_autoencoder(
         start_from=start_from,
         check=lambda record: _check_record(record, run, keeps),
         draw=partial(draw_autoencoder, training=training),
-        batches=lambda start: (
+        batches=lambda start, rows: (
             autoencoder_inputs(clips, step, training)
-            for step, clips in enumerate(data.batches(start), start)
+            for step, clips in enumerate(data.batches(start, rows=rows), start)
         ),
         training=training,
         schedule=adamw(training)[1],

@@ -76,7 +76,7 @@ def train_diffusion(
         directory=run.path / "diffusion",
         trainables={"diffusion": make_trainable(config, unet, codec, text, optimizer)},
         draw=partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window),
-        batches=lambda start: map(inputs, data.batches(start, around)),
+        batches=lambda start, rows: map(inputs, data.batches(start, around, rows)),
         training=training,
         schedule=schedule,
         mesh=make_mesh(config),

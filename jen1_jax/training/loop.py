@@ -12,7 +12,6 @@ Invariants:
 """
 
 import ctypes
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
-from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
+from jen1_jax.sharding import local_rows, put, put_batch, shardings
 from jen1_jax.training.hooks import Hook, Profiler
 from jen1_jax.training.log import Log
 from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
@@ -36,22 +35,30 @@ from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_s
 
 @runtime_checkable
 class Data(Protocol):
-    """What training reads: numpy arrays, this process's part of the global batch."""
+    """What training reads, as numpy arrays."""
 
     description: Mapping[str, Any]  # what the data are, for the checkpoint's record
 
     def captions(self) -> list[str]:
         """The distinct captions of the training split."""
 
-    def batches(self, start_step: int, around: int = 0) -> Iterator[Clips]:
+    def batches(
+        self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
+    ) -> Iterator[Clips]:
         """Endless training batches from `start_step` on; batch s is the same from any start.
 
-        Of waveforms `around` samples of audio on both sides come with each clip, if the data have
-        them.
+        Of each batch only the `rows` are read, those of this process (default: all). Of waveforms
+        `around` samples of audio on both sides come with each clip, if the data have them.
         """
 
-    def sweep(self, split: str, around: int = 0) -> Iterator[Clips]:
-        """One pass over a split, in order; the last batch may be smaller."""
+    def sweep(
+        self, split: str, around: int = 0, limit: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Clips]:
+        """One pass over a split, in order; the last batch may be smaller.
+
+        With a `limit` it reads at most so many examples, evenly spread. A `share` (i, n) is that of
+        process i of n; together the n shares are the whole pass.
+        """
 
 
 def fit(
@@ -60,7 +67,7 @@ def fit(
     directory: Path,
     trainables: Mapping[str, Trainable],
     draw: Callable,
-    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    batches: Callable[[int, Sequence[int]], Iterator[Mapping[str, Any]]],
     training: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
@@ -77,8 +84,9 @@ def fit(
     """Trains to `training.steps` from the newest checkpoint in `directory`, or from the start.
 
     Args:
-        batches: the first step -> what `draw` takes. A batch's `index` stays on the host: it names
-            the examples of a batch that is skipped.
+        batches: (the first step, the rows of each batch that this process loads) -> these rows of
+            what `draw` takes. A batch's `index` stays on the host: it names the examples of a batch
+            that is skipped.
         training: a section `train_*`.
         audio_seconds: of an example, for the speed.
         record: kept beside every checkpoint.
@@ -96,13 +104,7 @@ def fit(
     for field in ("log_every", "checkpoint_every", "microbatches", "roll_back_after"):
         if training[field] < 1:
             raise Refusal(f"{field} must be at least 1; {training[field]} is not.")
-    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * training.microbatches
-    if training.batch_size % shares:
-        raise Refusal(
-            f"A batch of {training.batch_size} cannot be split into {shares} parts (mesh axes "
-            f"{' x '.join(BATCH_AXES)} x microbatches); set batch_size to a multiple, or give "
-            "devices to mesh.axes.tensor."
-        )
+    rows = local_rows(mesh, training.batch_size, training.microbatches)
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     with jax.set_mesh(mesh):
@@ -139,7 +141,7 @@ def fit(
             donate_argnums=0,
             out_shardings=(layout, None),
         )
-        frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
+        frozen = put(frozen, shardings(frozen, mesh, rules))
         with agreed_stop(mesh) as stopped, ExitStack() as stack:
             stack.callback(checkpoints.close)
             log = Log(
@@ -159,12 +161,12 @@ def fit(
                 hook.start(start)
                 stack.callback(hook.close)
             roll_back = RollBack(name, checkpoints, progress)
-            stream = batches(start)
+            stream = batches(start, rows.tolist())
             for step in range(start, training.steps):
                 with log.timed("data"):
                     batch = dict(next(stream))
                     index = np.asarray(batch.pop("index", ()))
-                    batch = put_batch(batch, mesh)
+                    batch = put_batch(batch, mesh, rows, training.batch_size)
                 if step == start:
                     log.utilisation.count(trainables, draw, state, batch, frozen)
                 state, metrics = step_fn(state, batch, frozen)

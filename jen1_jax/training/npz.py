@@ -1,6 +1,6 @@
 """Training data from one `.npz` file, for machines without TensorFlow."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
 
@@ -73,7 +73,7 @@ class NpzData:
             self.description |= {"fingerprint": str(arrays.pop("fingerprint"))}
         test = arrays.pop("test")
         train = np.flatnonzero(~test)
-        train = train[:: max(len(train) // (limit or len(train) or 1), 1)][: limit or None]
+        train = train[_spread(len(train), limit)]
         self._splits = {"train": _rows(arrays, train), "test": _rows(arrays, test)}
         if len(train) == 0:
             raise Refusal(f"{path} holds no training example: `test` is true everywhere.")
@@ -83,12 +83,15 @@ class NpzData:
         """The distinct captions of the training split."""
         return sorted({str(caption) for caption in self._splits["train"]["caption"]})
 
-    def batches(self, start_step: int, around: int = 0) -> Iterator[dict[str, Any]]:
-        """Endless batches of the training examples from `start_step` on."""
+    def batches(
+        self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Endless batches of the training examples from `start_step` on, of each the `rows`."""
         arrays, step = self._splits["train"], start_step
         count = len(arrays["caption"])
+        places = np.arange(self._batch_size) if rows is None else np.array(rows)
         while True:
-            slots = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+            slots = step * self._batch_size + places
             order = {
                 epoch: np.random.default_rng((self._seed, epoch)).permutation(count)
                 for epoch in set((slots // count).tolist())
@@ -98,11 +101,17 @@ class NpzData:
             yield self._cropped(batch, slots) if self._crop else batch
             step += 1
 
-    def sweep(self, split: str, around: int = 0) -> Iterator[dict[str, Any]]:
-        """One pass over the whole examples of a split, "train" or "test", in order."""
-        arrays = self._splits[split]
-        for start in range(0, len(arrays["caption"]), self._batch_size):
-            yield _rows(arrays, slice(start, start + self._batch_size))
+    def sweep(
+        self, split: str, around: int = 0, limit: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[dict[str, Any]]:
+        """One pass over the whole examples of a split, "train" or "test", in order.
+
+        Of all, or of at most `limit`; a `share` is that of a process, as in `training.loop.Data`.
+        """
+        arrays, (process, processes) = self._splits[split], share
+        taken = _spread(len(arrays["caption"]), limit)[process::processes]
+        for start in range(0, len(taken), self._batch_size):
+            yield _rows(arrays, taken[start : start + self._batch_size])
 
     def _cropped(self, batch: dict[str, Any], slots: np.ndarray) -> dict[str, Any]:
         room = np.maximum(batch["valid_samples"] - self._crop, 0)
@@ -120,6 +129,11 @@ class NpzData:
             "audio": audio,
             "valid_samples": np.minimum(batch["valid_samples"], self._crop),
         }
+
+
+def _spread(count: int, limit: int) -> np.ndarray:
+    """Evenly spread places of at most `limit` of `count` examples; of all with a limit of 0."""
+    return np.arange(count)[:: max(count // (limit or count or 1), 1)][: limit or None]
 
 
 def _rows(arrays: Mapping[str, np.ndarray], rows) -> dict[str, np.ndarray]:

@@ -99,7 +99,7 @@ def test_a_restart_continues_exactly_and_processes_share_the_batches(data):
     assert sum((batch["before_samples"] > 0).sum() for batch in whole) > 4
     (resumed,) = take(1, data, around=AROUND, start_step=5)
     assert_same(whole[5], resumed)
-    shares = [take(6, data, around=AROUND, process_index=i, process_count=2) for i in range(2)]
+    shares = [take(6, data, around=AROUND, rows=rows) for rows in ((0, 1), (2, 3))]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert_same(batch, {n: np.concatenate([part[n] for part in parts]) for n in batch})
 

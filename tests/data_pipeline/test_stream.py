@@ -77,17 +77,25 @@ def test_restart_at_any_step_continues_exactly(shards):
         assert_same(whole[step], resumed)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_same_batches(shards, processes):
+@pytest.mark.parametrize("rows", [(0, 1), (1, 3), (2,)])
+def test_a_process_gets_its_rows_of_the_same_batches(shards, rows):
     whole = take(4, shards, "train", 4, seed=1, crop=4000)
-    parts = [
-        take(4, shards, "train", 4, seed=1, crop=4000, process_index=i, process_count=processes)
-        for i in range(processes)
+    part = take(4, shards, "train", 4, seed=1, crop=4000, rows=rows)
+    for batch, own in zip(whole, part, strict=True):
+        assert_same(own, {name: array[list(rows)] for name, array in batch.items()})
+
+
+def test_the_shares_of_a_pass_are_its_whole_and_a_limit_spreads_it(shards):
+    data = ShardData(shards, 4, seed=0)
+    places = lambda **options: [
+        place for batch in data.sweep("train", **options) for place in batch["index"].tolist()
     ]
-    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
-        assert_same(
-            batch, {name: np.concatenate([share[name] for share in shares]) for name in batch}
-        )
+    whole = places()
+    assert whole == list(range(stream.info(shards).examples["train"]))
+    assert sorted(places(share=(0, 3)) + places(share=(1, 3)) + places(share=(2, 3))) == whole
+    some = places(limit=3)
+    assert some == whole[:: len(whole) // 3][:3]
+    assert sorted(places(limit=3, share=(0, 2)) + places(limit=3, share=(1, 2))) == some
 
 
 def test_each_epoch_is_another_permutation(shards):
@@ -140,9 +148,8 @@ def test_each_epoch_takes_any_one_of_a_clips_captions(worded):
         assert drawn.count(caption) == pytest.approx(count, abs=25)  # 3.7 standard deviations
     (resumed,) = take(1, worded, "train", 16, seed=3, start_step=20)
     assert_same(whole[20], resumed)
-    shares = [
-        take(25, worded, "train", 16, seed=3, process_index=i, process_count=2) for i in range(2)
-    ]
+    halves = range(8), range(8, 16)
+    shares = [take(25, worded, "train", 16, seed=3, rows=rows) for rows in halves]
     parts = zip(*map(said, shares), strict=True)
     assert said(whole) == [first + second for first, second in parts]
     assert said(take(25, worded, "train", 16, seed=4)) != said(whole)
@@ -156,11 +163,11 @@ def test_reading_in_order_takes_first_captions_and_all_are_listed(worded):
 
 def test_unsuitable_sizes_and_absent_data_are_refused_at_once(shards):
     for options, words in (
-        (dict(process_count=3), "3 processes"),
+        (dict(batch_size=0), "at least 1 row"),
         (dict(crop=SAMPLES + 1), "crop"),
     ):
         with pytest.raises(Refusal, match=words):
-            stream.batches(shards, "train", 4, **options)
+            stream.batches(shards, "train", **{"batch_size": 4, **options})
     with pytest.raises(Refusal, match="no split"):
         stream.batches(shards, "validation", 4)
     with pytest.raises(Refusal, match="not a prepared data set"):

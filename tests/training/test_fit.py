@@ -38,8 +38,8 @@ class StopsAt(NpzData):
 
     stop: int
 
-    def batches(self, start_step, around=0):
-        for step, batch in enumerate(super().batches(start_step, around), start_step):
+    def batches(self, start_step, around=0, rows=None):
+        for step, batch in enumerate(super().batches(start_step, around, rows), start_step):
             if step == self.stop:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
@@ -152,7 +152,7 @@ def count_to_six(directory, *hooks):
         directory=directory,
         trainables={"counter": counter},
         draw=lambda key, step, batch: batch,
-        batches=lambda start: itertools.repeat({"x": np.zeros(1, np.float32)}),
+        batches=lambda start, rows: itertools.repeat({"x": np.zeros(1, np.float32)}),
         training=training,
         schedule=lambda step: 1.0,
         mesh=make_mesh(tiny.config()),
