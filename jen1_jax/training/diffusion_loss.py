@@ -41,6 +41,7 @@ def make_trainable(
         counts=partial(counts, loss_on=config.tasks.loss_on),
         weights=tasks.weights(config.tasks),
         optimizer=optimizer,
+        trained=tuple(config.train_diffusion.trained),
     )
 
 
