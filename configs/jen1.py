@@ -188,6 +188,12 @@ def get_config() -> ConfigDict:
             start=20_000,  # step at which the discriminators and their losses begin
             ramp=10_000,  # steps until their losses have their full weights
         ),
+        # A run or a release whose parameters to begin with, as far as they have the same path and
+        # shape. "": fresh ones.
+        init_from="",
+        # Regular expressions. Parameters are trained if one of them is found in their path, such as
+        # decoder/... , and else frozen. (): all are trained. The discriminators always are.
+        trained=(),
         # A step is skipped whose gradient norm is more than this factor above the mean of the last
         # 100, about. 0: no step is skipped for its norm.
         largest_jump=10.0,
@@ -218,6 +224,8 @@ def get_config() -> ConfigDict:
         clip=1.0,  # largest norm of the gradient
         ema_decay=0.9999,  # (inferred) as in train_autoencoder
         microbatches=1,  # parts of a batch that are processed one after the other
+        init_from="",  # as in train_autoencoder
+        trained=(),  # as in train_autoencoder; paths begin with unet/ or text/
         # From here to profile: as in train_autoencoder.
         largest_jump=10.0,
         roll_back_after=50,

@@ -15,6 +15,8 @@ from orbax.checkpoint import v1 as ocp
 
 from jen1_jax.errors import Refusal
 
+UNREADABLE = (ValueError, KeyError, OSError)  # what Orbax raises for a damaged checkpoint
+
 
 class Checkpoints:
     """The checkpoints in one folder; with `keep`, for the process that saves them.
@@ -80,17 +82,30 @@ class Checkpoints:
         loaded = self._load({"state": abstract_state, "record": None})
         return loaded["state"], loaded["record"]
 
+    def shapes(self, trainable: str) -> PyTree:
+        """The shapes of the parameters of one trainable in the newest checkpoint."""
+        try:
+            found = self._checkpointer.metadata().metadata["ema"]
+        except UNREADABLE as error:
+            raise self._refusal(error) from error
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[trainable]
+        )
+
     def restore_ema(
         self, trainable: str, abstract_params: PyTree, step: int | None = None
     ) -> tuple[PyTree, dict[str, Any]]:
-        """The EMA parameters of one trainable, on the first local device, and the record.
+        """The EMA parameters of one trainable, and the record.
 
-        They are those of the checkpoint at `step` (default: the newest). The other trainables and
-        the optimiser state are not read, so their shapes need not be known.
+        They are those of the checkpoint at `step` (default: the newest), and lie where the shapes
+        say, or on the first local device. Parameters that `abstract_params` lacks, the other
+        trainables and the optimiser state are not read.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shaped = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding or device
+            ),
             abstract_params,
         )
         context = ocp.Context()
@@ -103,13 +118,15 @@ class Checkpoints:
         """Reads the parts of a checkpoint that are keys of `abstract_content`."""
         try:
             return self._checkpointer.load_checkpointables(step, abstract_content)
-        except (ValueError, KeyError, FileNotFoundError, OSError) as error:
-            lines = str(error).strip().splitlines()
-            reason = lines[0][:300] if lines else type(error).__name__
-            raise Refusal(
-                f"The checkpoint in {self.directory} cannot be read for this configuration: "
-                f"{reason}"
-            ) from error
+        except UNREADABLE as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> Refusal:
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:300] if lines else type(error).__name__
+        return Refusal(
+            f"The checkpoint in {self.directory} cannot be read for this configuration: {reason}"
+        )
 
     def close(self) -> None:
         """Waits until everything is saved."""

@@ -140,11 +140,10 @@ class Run:
         if self.record_path.exists():
             fingerprints = dict(self.record["fingerprints"])
             trained = [name for name in _FIXED if self._is_trained(name)]
-            for key in dict.fromkeys(key for name in trained for key in _FIXED[name]):
-                old, new = (_at(to_plain(part), key) for part in (self.config, config))
-                if old != new:
+            for name in trained:
+                for key, how in differences(to_plain(self.config), to_plain(config), name).items():
                     raise Refusal(
-                        f"{self.path} was trained with another `{key}` ({_difference(old, new)}); "
+                        f"{self.path} was trained with another `{key}` ({how}); "
                         "give the same configuration, or another --workdir."
                     )
         try:
@@ -159,6 +158,12 @@ class Run:
     def _is_trained(self, part: str) -> bool:
         folder = self.checkpoints(part)
         return self.weights(part).exists() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def differences(old: dict, new: dict, part: str) -> dict[str, str]:
+    """How two configurations differ in the fields that a trained `part` depends on, by field."""
+    pairs = {key: (_at(old, key), _at(new, key)) for key in _FIXED[part]}
+    return {key: _difference(*pair) for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _schema(record: Any) -> int:

@@ -5,13 +5,15 @@ checkpoints, which also hold the optimiser and the parameters before the average
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -28,10 +30,22 @@ def check(run: Run, part: str, missing: str) -> None:
         Checkpoints.existing(run.checkpoints(part), missing).close()
 
 
+def held(run: Run, part: str) -> PyTree:
+    """The shapes of all parameters that a part of the run has."""
+    path = run.weights(part)
+    if path.is_file():
+        return _shapes(path)
+    checkpoints = Checkpoints(run.checkpoints(part))
+    found = checkpoints.shapes(part)
+    checkpoints.close()
+    return found
+
+
 def restore(run: Run, part: str, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
     """The averaged parameters (EMA) of a part of the run, in float32, and the record beside them.
 
-    Raises `Refusal` for a file that does not hold parameters of these `shapes`.
+    They lie where `shapes` say, or on the first local device. Raises `Refusal` for a file that does
+    not hold parameters of these `shapes`.
     """
     path = run.weights(part)
     if path.is_file():
@@ -55,21 +69,39 @@ def write(path: Path, params: PyTree, record: Mapping[str, Any]) -> None:
         partial.write_bytes(save(flat, {"record": json.dumps(record)}))
 
 
+def _shapes(path: Path) -> PyTree:
+    with _opened(path) as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    shape = lambda sizes: jax.ShapeDtypeStruct(tuple(sizes), np.float32)
+    return unflatten_dict({tuple(name.split("/")): shape(found[name]) for name in found})
+
+
 def _read(path: Path, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
     wanted, params = flatten_dict(shapes), {}
+    with _opened(path) as file:
+        record = json.loads(file.metadata()["record"])
+        for names, leaf in wanted.items():
+            array = file.get_tensor("/".join(names))
+            if array.shape != leaf.shape:
+                raise ValueError(f"{'/'.join(names)} has another shape")
+            params[names] = _placed(array.astype(np.float32), leaf.sharding)
+    return unflatten_dict(params), record
+
+
+def _placed(array: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    """The array on the devices of `sharding`, or on the first local device."""
+    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file; what fails in the block, since the file is damaged, becomes a `Refusal`."""
     try:
         with safe_open(path, "numpy") as file:
-            record = json.loads(file.metadata()["record"])
-            names = {"/".join(names): names for names in wanted}
-            if set(file.keys()) != set(names):
-                raise ValueError("it holds other parameters")
-            for name, place in names.items():
-                if tuple(file.get_slice(name).get_shape()) != wanted[place].shape:
-                    raise ValueError(f"{name} has another shape")
-                params[place] = file.get_tensor(name).astype(np.float32)
+            yield file
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(
             f"{path} does not hold the parameters of this run's configuration ({error}); copy the "
             "release again."
         ) from None
-    return jax.device_put(unflatten_dict(params), jax.local_devices()[0]), record

@@ -28,7 +28,10 @@ from jen1_jax.training.draw import draw_autoencoder
 from jen1_jax.training.inputs import autoencoder_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import adamw
+from jen1_jax.training.start import source_run
 from jen1_jax.training.whitening import measure, whitening_error, whole_params
+
+DECODER = ("^decoder/",)  # the parameters that a decoder-only stage trains
 
 
 def train_autoencoder(
@@ -43,6 +46,12 @@ def train_autoencoder(
     With a `source` only the decoder is trained: it starts from that run's autoencoder and keeps its
     encoder and whitening. Latents of the source stay valid: the fingerprint is the same.
     """
+    training = config.train_autoencoder
+    if source and (training.init_from or training.trained):
+        raise Refusal(
+            "--autoencoder starts from a run and trains its decoder; leave it out, or "
+            "train_autoencoder.init_from and trained."
+        )
     if data.description["kind"] != "waveform":
         raise Refusal(
             f"{data.description['dir']} holds {data.description['kind']}; the autoencoder is "
@@ -56,7 +65,7 @@ def train_autoencoder(
             "one it was trained with."
         )
     trained = Checkpoints.newest(run.checkpoints("autoencoder"))
-    unfinished = trained < config.train_autoencoder.steps
+    unfinished = trained < training.steps
     if not kept and unfinished and Checkpoints.newest(run.checkpoints("diffusion")) >= 0:
         raise Refusal(
             f"{run.path} has a diffusion model, which would be lost if its autoencoder were "
@@ -65,19 +74,19 @@ def train_autoencoder(
         )
     check_autoencoder_training(config)
     run = run.begin(config, "autoencoder")
-    if kept:
-        start_from = {"autoencoder": kept.params}
-    elif config.autoencoder.window and trained < 0:
+    init_from = source or source_run(training.init_from, run, "autoencoder")
+    if config.autoencoder.window and trained < 0 and init_from is None:
         fresh = jax.jit(partial(init_autoencoder, model=model))(jax.random.key(config.seed))
         start_from = {"autoencoder": principal.begin(model, fresh, data.batches(0))}
     else:
         start_from = {}
-    training, keeps = config.train_autoencoder, kept.fingerprint if kept else None
+    keeps = kept.fingerprint if kept else None
     state = fit(
         "autoencoder",
         directory=run.path / "autoencoder",
-        trainables=make_trainables(config, model, freeze_encoder=kept is not None),
+        trainables=make_trainables(config, model, DECODER if kept else tuple(training.trained)),
         start_from=start_from,
+        init_from=init_from,
         check=lambda record: _check_record(record, run, keeps),
         draw=partial(draw_autoencoder, training=training),
         batches=lambda start, rows: (

@@ -1,11 +1,10 @@
 """What the autoencoder and its discriminator are trained on: named losses, per example."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
@@ -25,9 +24,12 @@ def uses_discriminator(training: ConfigDict) -> bool:
 
 
 def make_trainables(
-    config: ConfigDict, model: Autoencoder, freeze_encoder: bool = False
+    config: ConfigDict, model: Autoencoder, trained: Sequence[str] = ()
 ) -> dict[str, Trainable]:
-    """The autoencoder, and its discriminator where a loss needs one."""
+    """The autoencoder, of which the parameters `trained` are trained, and its discriminator.
+
+    There is a discriminator where a loss needs one, and all of it is trained.
+    """
     training = config.train_autoencoder
     critic = Discriminator(
         tuple(training.adversary.windows), training.adversary.channels, config.autoencoder.dtype
@@ -35,21 +37,16 @@ def make_trainables(
     settings = {"model": model, "critic": critic, "training": training}
 
     def generator_losses(params: PyTree, batch: Batch, _: PyTree) -> PerExample:
-        if freeze_encoder:
-            own = params["autoencoder"]
-            frozen = jax.lax.stop_gradient(own["encoder"])
-            params = params | {"autoencoder": own | {"encoder": frozen}}
         return autoencoder_losses(params, batch, sample_rate=config.audio.sample_rate, **settings)
 
-    is_frozen = lambda params: {part: freeze_encoder and part == "encoder" for part in params}
-    freeze = optax.masked(optax.set_to_zero(), is_frozen)  # weight decay included
     trainables = {
         "autoencoder": Trainable(
             init=partial(init_autoencoder, model=model),
             losses=generator_losses,
             counts=partial(counts, names=tuple(training.losses)),
             weights=dict(training.losses),
-            optimizer=optax.chain(adamw(training)[0], freeze),
+            optimizer=adamw(training)[0],
+            trained=trained,
         )
     }
     if uses_discriminator(training):

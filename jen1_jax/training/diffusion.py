@@ -22,6 +22,7 @@ from jen1_jax.training.hooks import Hook
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import OPTIMIZERS
+from jen1_jax.training.start import check_latents, source_run, take_vocabulary
 from jen1_jax.training.text_gain import TextGain
 
 
@@ -44,7 +45,13 @@ def train_diffusion(
         copy_autoencoder(autoencoder, run)
     codec = load_codec(run)
     window = check_data(config, data, codec, run)
+    training = config.train_diffusion
+    init_from = source_run(training.init_from, run, "diffusion")
+    if init_from:
+        check_latents(init_from, run, codec)
     run = run.begin(config, "diffusion")
+    if init_from:
+        take_vocabulary(init_from, run, config)
     captions = () if config.text.encoder else data.captions()
     text = TextEncoder.create(config.text, run.text, captions, local_layout(config))
     theirs = data.description.get("text_fingerprint", text.fingerprint)  # captions have none
@@ -57,7 +64,6 @@ def train_diffusion(
         )
     run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
     unet = make_unet(config, codec.k, text)
-    training = config.train_diffusion
     optimizer, schedule = OPTIMIZERS[training.optimizer](training)
     waveforms = data.description["kind"] == "waveform"
     # What the encoder sees beyond a clip, and a hop more, since a clip may end within one.
@@ -84,6 +90,7 @@ def train_diffusion(
         seed=config.seed,
         audio_seconds=config.data.seconds,
         record=run.record | {"data": dict(data.description)},
+        init_from=init_from,
         check=lambda record: check_autoencoder(run, record, codec),
         hooks=hooks,
         frozen={"autoencoder": codec.params} if waveforms else None,

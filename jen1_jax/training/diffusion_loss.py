@@ -44,6 +44,7 @@ def make_trainable(
         counts=partial(counts, **settings),
         weights=tasks.weights(config.tasks) | dict.fromkeys(RANGES, 0.0),
         optimizer=optimizer,
+        trained=tuple(config.train_diffusion.trained),
     )
 
 

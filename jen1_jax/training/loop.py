@@ -26,10 +26,12 @@ from ml_collections import ConfigDict
 from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_rows, put, put_batch, shardings
 from jen1_jax.training.hooks import Hook, Profiler
 from jen1_jax.training.log import Log
-from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
+from jen1_jax.training.start import begin
+from jen1_jax.training.step import Trainable, TrainState, make_step
 from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_stop
 
 
@@ -77,6 +79,7 @@ def fit(
     record: Mapping[str, Any],
     frozen: PyTree = None,
     start_from: Mapping[str, PyTree] | None = None,
+    init_from: Run | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
     hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
@@ -92,6 +95,7 @@ def fit(
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
         start_from: parameters of trainables to begin with instead of fresh ones.
+        init_from: a run whose parameters of the same part to begin with, as far as they fit.
         check: may refuse the record of a checkpoint from which training would go on.
 
     Returns:
@@ -108,22 +112,22 @@ def fit(
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(seed)))
-        layout = shardings(abstract, mesh, rules)
-        abstract = jax.tree.map(
-            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-            abstract,
-            layout,
-        )
         checkpoints = Checkpoints(directory / "checkpoints", training.keep_checkpoints)
-        if checkpoints.latest is None:
-            begin = lambda key, given: init_state(trainables, key, given)
-            given = jax.device_get(dict(start_from or {}))  # it may lie on one device of many
-            state = jax.jit(begin, out_shardings=layout)(jax.random.key(seed), given)
-        else:
-            check(checkpoints.record())  # before the state, which may have another shape
-            state, _ = checkpoints.restore(abstract)
-            progress(f"{name}: going on from step {checkpoints.latest}")
+        state = begin(
+            name,
+            directory=directory,
+            checkpoints=checkpoints,
+            trainables=trainables,
+            mesh=mesh,
+            rules=rules,
+            seed=seed,
+            record=record,
+            init_from=init_from,
+            start_from=start_from or {},
+            check=check,
+            progress=progress,
+        )
+        layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         start = int(state.step)
         if start >= training.steps:
             checkpoints.close()

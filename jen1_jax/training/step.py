@@ -7,7 +7,8 @@ So a batch may be cut into micro-batches, or spread over devices, and the result
 (Only the autoencoder's latent mask comes from a key per micro-batch, which `draw` makes too.)
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +48,9 @@ class Trainable:
         losses: (parameters of all trainables, batch, frozen parameters) -> each example's losses.
         counts: batch -> how much each example counts in the mean of each loss; calls no network.
         weights: of each loss in the total.
+        trained: regular expressions; parameters are trained if one of them is found in their path,
+            and else frozen: they have no gradient and no state of the optimiser. Without any
+            expression all are trained.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -54,6 +58,25 @@ class Trainable:
     counts: Callable[[Batch], PerExample]
     weights: Mapping[str, float]
     optimizer: optax.GradientTransformation
+    trained: Sequence[str] = ()
+
+
+def trained_part(trainable: Trainable, params: PyTree) -> PyTree:
+    """`params` with None in place of the parameters that are frozen."""
+    is_trained = lambda path: any(re.search(pattern, path) for pattern in trainable.trained)
+    keep = lambda path, leaf: leaf if not trainable.trained or is_trained(path_name(path)) else None
+    return jax.tree.map_with_path(keep, params)
+
+
+def put_back(part: PyTree, whole: PyTree) -> PyTree:
+    """`whole` with the leaves of `part` that are not None in place of its own."""
+    choose = lambda new, old: old if new is None else new
+    return jax.tree.map(choose, part, whole, is_leaf=lambda leaf: leaf is None)
+
+
+def path_name(path: tuple) -> str:
+    """The names on the way to a leaf, as in `unet/stem/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def init_state(
@@ -61,19 +84,26 @@ def init_state(
     key: Key[Array, ""],
     given: Mapping[str, PyTree] | None = None,
 ) -> TrainState:
-    """A fresh state, with the parameters in `given`; the EMA starts as a copy of the parameters."""
+    """A fresh state, with the parameters in `given`; the EMA starts as a copy of the parameters.
+
+    `given` holds the whole tree of a trainable, with None for parameters that are fresh.
+    """
     params = {
         name: trainable.init(jax.random.fold_in(key, n))
         for n, (name, trainable) in enumerate(trainables.items())
     }
-    params |= jax.tree.map(jnp.copy, dict(given or {}))
+    for name, part in (given or {}).items():
+        params[name] = jax.tree.map(jnp.copy, put_back(part, params[name]))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
         norm=jnp.zeros(()),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
-        optimizer={name: each.optimizer.init(params[name]) for name, each in trainables.items()},
+        optimizer={
+            name: each.optimizer.init(trained_part(each, params[name]))
+            for name, each in trainables.items()
+        },
     )
 
 
@@ -111,13 +141,16 @@ def make_step(
         found = {}
         for name, trainable in trainables.items():
             found[name] = _differentiate(name, trainable, state.params, batch, frozen, microbatches)
+            own = trained_part(trainable, state.params[name])
             changes, optimizer[name] = trainable.optimizer.update(
-                found[name].gradient, state.optimizer[name], state.params[name]
+                found[name].gradient, state.optimizer[name], own
             )
-            params[name] = optax.apply_updates(state.params[name], changes)
+            own = optax.apply_updates(own, changes)
+            params[name] = put_back(own, state.params[name])
             # In this form the EMA of parameters that do not change stays the same bit for bit.
             average = lambda e, p: e + (1 - decay) * (p - e)
-            ema[name] = jax.tree.map(average, state.ema[name], params[name])
+            averaged = jax.tree.map(average, trained_part(trainable, state.ema[name]), own)
+            ema[name] = put_back(averaged, state.ema[name])
 
         norm = optax.global_norm([each.gradient for each in found.values()])
         losses = jnp.array([each.loss for each in found.values()])
@@ -169,7 +202,7 @@ def _differentiate(
     counts = {key: jnp.sum(each) for key, each in trainable.counts(batch).items()}
 
     def loss(own, part):
-        losses = trainable.losses(dict(params) | {name: own}, part, frozen)
+        losses = trainable.losses(dict(params) | {name: put_back(own, params[name])}, part, frozen)
         shares = trainable.counts(part)
         means = {
             key: jnp.sum(each * shares[key]) / jnp.maximum(counts[key], 1)
@@ -177,7 +210,8 @@ def _differentiate(
         }
         return sum(trainable.weights[key] * mean for key, mean in means.items()), means
 
-    differentiate = lambda part: jax.value_and_grad(loss, has_aux=True)(params[name], part)
+    own = trained_part(trainable, params[name])
+    differentiate = lambda part: jax.value_and_grad(loss, has_aux=True)(own, part)
     (value, means), gradient = add_up(differentiate, batch, microbatches)
     means = {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}
     return _Differentiated(value, means, gradient)
