@@ -32,7 +32,8 @@ ROOMS = {
     "tasks": {"diffusion"},
     **{room: {"layers"} for room in NETWORKS},
     "models": CORE,
-    **{room: CORE | {"models"} for room in ("training", "planning", "generation", "export")},
+    **{room: CORE | {"models"} for room in ("training", "generation", "export")},
+    "planning": CORE | {"models", "training"},  # it compiles the step that training runs
     "evaluation": CORE | {"models", "generation"},
     "cli": CORE | {"models", "training", "planning", "generation", "export", "evaluation"},
     "__init__": {"generation"},
