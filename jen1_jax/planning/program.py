@@ -24,7 +24,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import make_unet
 from jen1_jax.planning.flops import flops
-from jen1_jax.sharding import BATCH_AXES, make_mesh, shardings
+from jen1_jax.sharding import BATCH_AXES, compiler_options, make_mesh, shardings
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer
@@ -101,7 +101,12 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     rows = NamedSharding(mesh, P(BATCH_AXES))
     return Program(
         mesh,
-        jax.jit(step, donate_argnums=0, out_shardings=(layout, None)),
+        jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(layout, None),
+            compiler_options=compiler_options(mesh),
+        ),
         jax.tree.map(place, state, layout),
         jax.tree.map(lambda leaf: place(leaf, rows), batch),
         training,
