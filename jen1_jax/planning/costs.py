@@ -3,8 +3,8 @@
 - A loop's body counts as often as it runs.
 - A fusion reads its operands and writes its results, except for what lies in vector memory. Of an
   array that it only slices, it reads the slice; where it updates a part in place, it writes that.
-- An asynchronous collective appears up to three times (its start, fusions that run beside it, and
-  its end) under one channel id, and counts once.
+- An asynchronous collective appears three times: in a fusion that starts it, in those that run
+  beside it, and in one that ends it. It counts once. (Its channel is no key: others share it.)
 """
 
 import re
@@ -60,7 +60,7 @@ class Costs:
 
     flops: int = 0
     traffic: Counter[str] = field(default_factory=Counter)
-    collectives: dict[str, Collective] = field(default_factory=dict)  # by channel
+    collectives: list[Collective] = field(default_factory=list)
     unknown_kernels: set[str] = field(default_factory=set)
 
 
@@ -83,7 +83,7 @@ def _run(module: Module, computation: Computation, times: int, total: Costs) -> 
         else:
             moved = times * traffic(module, computation, each)
             total.traffic[block(_origin(computation, each))] += moved
-            _compute(module, computation, each, times, total, fused=False)
+            _compute(module, computation, each, times, total)
 
 
 def _compute(
@@ -92,31 +92,38 @@ def _compute(
     each: Instruction,
     times: int,
     total: Costs,
-    fused: bool,
+    fusion: str = "",
 ) -> None:
-    """Adds the arithmetic and the collectives of one instruction, also of those it has fused."""
+    """Adds the arithmetic and the collectives of one instruction, also of those it has fused.
+
+    `fusion` is the name of the computation, if it is a fused one.
+    """
     kind = each.opcode.removesuffix("-start")
     if each.opcode in ("fusion", "async-start"):
-        inner = module.computations[each.called("calls")]
-        for part in inner.values():
-            _compute(module, inner, part, times, total, fused=True)
+        name = each.called("calls")
+        for part in module.computations[name].values():
+            _compute(module, module.computations[name], part, times, total, name)
     elif kind in COLLECTIVES:
-        channel = re.search(r"channel_id=(\d+)", each.attributes)
-        key = channel[1] if channel else each.name
-        if key not in total.collectives:
-            scattered = kind == "all-reduce" and any(
-                user.opcode == "dynamic-slice" for user in _readers(computation, each)
-            )
-            total.collectives[key] = Collective(
+        if (
+            fusion.startswith("async_collective_fusion")
+            or "AsyncCollectiveDone" in computation.root.attributes
+        ):
+            return  # the collective runs on, or ends here
+        scattered = kind == "all-reduce" and any(
+            user.opcode == "dynamic-slice" for user in _readers(computation, each)
+        )
+        total.collectives.append(
+            Collective(
                 "reduce-scatter" if scattered else kind,
                 tuple(computation.types(each)),
                 group(each.attributes),
                 times,
                 each.op_name,
             )
-            if fused:
-                moved = times * collective_traffic(computation, each, scattered)
-                total.traffic[block(each.op_name)] += moved
+        )
+        if fusion:
+            moved = times * collective_traffic(computation, each, scattered)
+            total.traffic[block(each.op_name)] += moved
     else:
         try:
             total.flops += times * operations(computation, each)

@@ -40,7 +40,7 @@ def plan(config: ConfigDict, part: str, name: str, slices: int = 1, price: float
     found = costs(parse(compiled["text"]))
     placed = list(program.mesh.devices.flat)
     rate = lambda each: network_rate(kind, placed, each.members)
-    collectives = sorted(found.collectives.values(), key=lambda each: -each.received_bytes)
+    collectives = sorted(found.collectives, key=lambda each: -each.received_bytes)
     model, moved = model_flops(config, part) / len(devices), found.traffic.total()
     seconds = {
         "arithmetic": found.flops / kind.flops,

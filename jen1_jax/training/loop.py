@@ -28,7 +28,7 @@ from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import MetricsWriter
-from jen1_jax.sharding import BATCH_AXES, put_batch, shardings
+from jen1_jax.sharding import BATCH_AXES, compiler_options, put_batch, shardings
 from jen1_jax.training.step import Trainable, TrainState, init_state, make_step
 
 MAX_SKIPPED = 50  # steps in a row
@@ -166,6 +166,7 @@ def fit(
             ),
             donate_argnums=0,
             out_shardings=(layout, None),
+            compiler_options=compiler_options(mesh),
         )
         frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
         with _stop_signal() as stopped, ExitStack() as stack:

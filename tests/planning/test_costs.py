@@ -26,7 +26,7 @@ def of(name: str):
 def test_a_loop_counts_as_often_as_it_runs():
     found = of("scan")
     assert found.flops == 3 * 2 * (8 * 768) * 1024 * 1024
-    (gather,) = found.collectives.values()
+    (gather,) = found.collectives
     assert (gather.kind, gather.times, gather.members) == ("all-gather", 3, (0, 1, 2, 3))
     assert gather.operand_bytes == 3 * 256 * 1024 * 2
     assert gather.received_bytes == 3 * gather.operand_bytes
@@ -51,7 +51,7 @@ def test_an_unknown_kernel_is_named():
 
 
 def test_an_asynchronous_collective_counts_once_and_a_scattered_sum_as_what_it_is():
-    gather, scatter = sorted(of("async").collectives.values(), key=lambda each: each.kind)
+    gather, scatter = sorted(of("async").collectives, key=lambda each: each.kind)
     assert (gather.kind, gather.operand_bytes) == ("all-gather", 64 * 512 * 2)
     assert (scatter.kind, scatter.operand_bytes) == ("reduce-scatter", 7680 * 8 * 128 * 2)
     assert scatter.received_bytes == 3 / 4 * scatter.operand_bytes
