@@ -4,7 +4,7 @@
 
 A training step is that of `jen1 train diffusion` with optimiser and EMA, on random latents and text
 embeddings. The batch grows until the memory is full. Utilisation (MFU) is the number of operations
-of three forward passes (`jen1_jax.planning.flops`, without what remat computes again), divided by
+of three forward passes (`jen1_jax.flops`, without what remat computes again), divided by
 the time and by the dense bfloat16 peak in the device's data sheet.
 
 A clip has 10 seconds. It is sampled with guidance by the preset's sampler and by 25 steps of
@@ -31,12 +31,12 @@ import numpy as np
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.config import load_config
+from jen1_jax.flops import flops
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.generation.windows import Request
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import init_diffusion, make_unet
-from jen1_jax.planning.flops import flops
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw

@@ -29,7 +29,7 @@ import optax
 import torch
 
 from configs import jen1
-from jen1_jax.planning.flops import flops
+from jen1_jax.flops import flops
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.unet import UNet
 

@@ -21,6 +21,7 @@ MISSING = {  # package -> what to do where an extra is not installed
     "tensorflow": _TRAIN,
     "tensorflow_datasets": _TRAIN,
     "array_record": _TRAIN,
+    "libtpu": "pip install 'jen1-jax[plan]'",
     "mido": _MIDI,
     "pretty_midi": _MIDI,
     # Its dependency pyaudio plays sound live, and often has to be compiled.
@@ -254,6 +255,23 @@ def release(options: argparse.Namespace) -> None:
 
     release.release(Run.open(options.checkpoint), options.out, options.text)
     print(f"release written to {options.out}")
+
+
+def plan(options: argparse.Namespace) -> None:
+    import jax
+
+    from jen1_jax.config import load_config
+    from jen1_jax.files import write_text
+    from jen1_jax.planning.plan import plan
+    from jen1_jax.planning.report import report
+
+    jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has no part in it
+    config = load_config(options.config, options.overrides)
+    print("compiling the training step; large ones take minutes, and seconds the next time")
+    figures = plan(config, options.part, options.topology, options.slices, options.price)
+    print(report(figures))
+    if options.json:
+        write_text(options.json, json.dumps(figures, indent=1))
 
 
 def _configured(options):
@@ -537,6 +555,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(sub)
     sub.set_defaults(overrides={})
     sub.add_argument("--out", required=True)
+    about = "compile a training for TPU chips that need not be there, and say what it needs"
+    sub = _command(commands, "plan", plan, about)
+    sub.add_argument("--config", required=True, help="a preset or a .py file, as in `jen1 train`")
+    sub.set_defaults(overrides={})
+    sub.add_argument(
+        "--topology",
+        required=True,
+        metavar="KIND:SHAPE",
+        help="of a slice: v5e:4x4, v6e:16x16, v5p:4x4x4, ...",
+    )
+    sub.add_argument("--slices", type=_count, default=1, help="of that shape (default: 1)")
+    sub.add_argument("--part", choices=("diffusion", "autoencoder"), default="diffusion")
+    sub.add_argument("--price", type=float, default=0.0, help="dollars per chip and hour")
+    sub.add_argument("--json", metavar="FILE", help="write the figures there, too")
     about = "write a run's weights in float16, without the state of its training"
     sub = _command(commands, "release", release, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")

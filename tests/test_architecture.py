@@ -17,7 +17,7 @@ ALWAYS_ALLOWED = {"errors", "registry", "keys", "files", "batch", "__version__"}
 # room may import, besides those of `ALWAYS_ALLOWED`.
 NETWORKS = {"autoencoder", "text", "unet"}
 ARRAYS = {"diffusion", "tasks"}
-CORE = {"conditioning", "config", "layers", "sharding"} | NETWORKS | ARRAYS
+CORE = {"conditioning", "config", "flops", "layers", "sharding"} | NETWORKS | ARRAYS
 ROOMS = {
     "errors": set(),
     "registry": set(),
@@ -26,14 +26,15 @@ ROOMS = {
     "batch": set(),
     "conditioning": {"layers"},
     "config": set(),
+    "flops": set(),
     "sharding": set(),
     "layers": set(),
     "diffusion": set(),
     "tasks": {"diffusion"},
     **{room: {"layers"} for room in NETWORKS},
     "models": CORE,
-    **{room: CORE | {"models"} for room in ("planning", "generation", "export")},
-    "training": CORE | {"models", "planning"},  # its log divides by the operations of a step
+    **{room: CORE | {"models"} for room in ("training", "generation", "export")},
+    "planning": CORE | {"models", "training"},  # it compiles the step that training runs
     "evaluation": CORE | {"models", "generation"},
     "cli": CORE | {"models", "training", "planning", "generation", "export", "evaluation"},
     "__init__": {"generation"},

@@ -14,8 +14,8 @@ from jen1_jax.conditioning import CONDITIONERS
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import SAMPLERS, sample
 from jen1_jax.diffusion.schedules import make_schedule, sample_log_snrs
+from jen1_jax.flops import flops
 from jen1_jax.models.autoencoder import init_autoencoder
-from jen1_jax.planning.flops import flops
 from jen1_jax.unet import UNet
 from tests.layers.testing import normal, randomised
 

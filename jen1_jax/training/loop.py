@@ -27,7 +27,7 @@ from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
-from jen1_jax.sharding import local_rows, put, put_batch, shardings
+from jen1_jax.sharding import compiler_options, local_rows, put, put_batch, shardings
 from jen1_jax.training.hooks import Hook, Profiler
 from jen1_jax.training.log import Log
 from jen1_jax.training.start import begin
@@ -144,6 +144,7 @@ def fit(
             ),
             donate_argnums=0,
             out_shardings=(layout, None),
+            compiler_options=compiler_options(mesh),
         )
         frozen = put(frozen, shardings(frozen, mesh, rules))
         with agreed_stop(mesh) as stopped, ExitStack() as stack:

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jen1_jax.planning.flops import flops
+from jen1_jax.flops import flops
 from jen1_jax.training.step import Trainable, TrainState
 
 # Dense bfloat16 operations per second of one device, by the start of its `device_kind`; from the

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jen1_jax.flops import flops
 from jen1_jax.layers.attention import attention
 from jen1_jax.layers.conv import Conv1d
-from jen1_jax.planning.flops import flops
 
 A, B = np.zeros((3, 4, 5)), np.zeros((3, 5, 6))
 PRODUCT = 2 * 3 * 4 * 5 * 6
