@@ -39,9 +39,9 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 work=$(mktemp -d "$folder/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-names=$(cut -d'|' -f1 <<<"$packages")
+names=$(cut -d'|' -f1 <<<"$packages" | tr '\n' ' ')
 mkdir "$work/debs" && cd "$work/debs"
-echo "downloading" $names
+echo "downloading $names"
 # shellcheck disable=SC2086
 download() { apt-get -qq -o APT::Sandbox::User=root download $names; }
 if ! download 2>"$work/errors"; then

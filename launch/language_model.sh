@@ -25,6 +25,7 @@ else
   folder=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
 fi
 wheel=${2:-}
+# shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 python=$(find_python)
 

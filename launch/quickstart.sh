@@ -14,7 +14,7 @@ set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 
-music= run= minutes=15
+music='' run='' minutes=15
 while [ $# -gt 0 ]; do
   case $1 in
     --music) music=${2:?--music needs a folder}; shift 2 ;;
@@ -43,7 +43,8 @@ setup train
 started=$SECONDS
 mkdir -p "$run"
 # Each command uses the programs that the commands before it have compiled.
-export JAX_COMPILATION_CACHE_DIR=$(mktemp -d)
+JAX_COMPILATION_CACHE_DIR=$(mktemp -d)
+export JAX_COMPILATION_CACHE_DIR
 trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
 source_of_run=$(cat "$run/source" 2>/dev/null || echo "$music")
 if [ "$source_of_run" != "$music" ]; then

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Other scripts source this file from the checkout's root. Both functions take a run that has data/
 # and write into it. What they have written since the last training step they do not write again.
 
@@ -10,7 +11,7 @@ evaluate_autoencoder() {
 
 # RUN: evaluates held-out captions, generates five WAV files and draws pictures.
 write_results() {
-  local run=$1 out=$1/captions count last number clip pages=() status
+  local run=$1 out=$1/captions count last number clip clips pages=() status
   if has_held_out "$run" && ! is_newer "$out/page.png" "$run/diffusion"; then
     rm -rf "$out"
     jen1 evaluate captions --checkpoint "$run" --data "$run/data" --out "$out" || {
@@ -20,7 +21,8 @@ write_results() {
     }
   fi
   python launch/clips.py "$run/data" "$run/clips" 4
-  count=$(ls "$run"/clips/*.txt | wc -l)
+  clips=("$run"/clips/*.txt)
+  count=${#clips[@]}
   for number in 1 2 3; do
     clip=$((number < count ? number : count))
     generate "$run" text-$number $clip generate --seed $number
@@ -40,6 +42,7 @@ write_results() {
 # RUN NAME CLIP COMMAND OPTION...: writes RUN/NAME.wav from the caption of a clip.
 generate() {
   local run=$1 out=$1/$2.wav clip=$1/clips/$3 command=$4
+  # shellcheck disable=SC2046  # the file holds options
   is_newer "$out" "$run/diffusion" ||
     jen1 "$command" --checkpoint "$run" --out "$out" --prompt "$(cat "$clip.txt")" \
       $(cat "$clip.$command") "${@:5}"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Other scripts source this file from the checkout's root. `setup EXTRA` installs the project with
 # that extra (or several, as in `setup train,midi`) into .venv and puts .venv first on the PATH. It
 # installs again only when pyproject.toml or launch/constraints.txt has changed.
