@@ -88,6 +88,7 @@ def train_autoencoder(
         schedule=adamw(training)[1],
         mesh=make_mesh(config),
         rules=config.mesh.rules,
+        reduce_dtype=config.mesh.reduce_dtype,
         seed=config.seed,
         record=run.record | {"data": dict(data.description), "keeps_encoder": keeps},
         progress=progress,

@@ -80,6 +80,7 @@ def train_diffusion(
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,
+        reduce_dtype=config.mesh.reduce_dtype,
         seed=config.seed,
         record=run.record | {"data": dict(data.description)},
         check=lambda record: check_autoencoder(run, record, codec),

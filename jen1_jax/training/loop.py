@@ -49,8 +49,8 @@ class Data(Protocol):
     ) -> Iterator[Clips]:
         """Endless training batches from `start_step` on; batch s is the same from any start.
 
-        Of each batch only the `rows` are read, those of this process (default: all). Of waveforms `around` samples of audio on both sides come with each clip, if the data have
-        them.
+        Of each batch only the `rows` are read, those of this process (default: all). Of waveforms
+        `around` samples of audio on both sides come with each clip, if the data have them.
         """
 
     def sweep(
@@ -105,6 +105,7 @@ def fit(
     schedule: Callable[[int], Any],
     mesh: Mesh,
     rules,
+    reduce_dtype: str,
     seed: int,
     record: Mapping[str, Any],
     frozen: PyTree = None,
@@ -166,6 +167,8 @@ def fit(
                 ema_decay=training.ema_decay,
                 microbatches=training.microbatches,
                 seed=seed,
+                layout=layout.params,
+                reduce_dtype=reduce_dtype,
             ),
             donate_argnums=0,
             out_shardings=(layout, None),

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jen1_jax.sharding import constrain, reducing_in
+
 Batch = Mapping[str, Any]  # see jen1_jax/batch.py
 PerExample = dict[str, Float[Array, " batch"]]  # by the name of a loss
 
@@ -80,6 +82,8 @@ def make_step(
     ema_decay: float,
     microbatches: int = 1,
     seed: int = 0,
+    layout: Mapping[str, PyTree] | None = None,
+    reduce_dtype: str = "float32",
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The step function, to be jitted.
 
@@ -88,6 +92,9 @@ def make_step(
     trainables, and `skipped`.
 
     A step with a non-finite loss or gradient changes nothing but the step counter.
+
+    On a mesh, gradients get the shardings `layout` of the parameters, and devices sum those of
+    kernels in `reduce_dtype`, or in the type of the layer's arithmetic if that is wider.
     """
 
     def step(
@@ -100,7 +107,10 @@ def make_step(
         params, ema, optimizer = dict(state.params), dict(state.ema), dict(state.optimizer)
         found = {}
         for name, trainable in trainables.items():
-            found[name] = _differentiate(name, trainable, state.params, batch, frozen, microbatches)
+            with reducing_in(reduce_dtype):
+                found[name] = _differentiate(
+                    name, trainable, state.params, batch, frozen, microbatches, layout
+                )
             changes, optimizer[name] = trainable.optimizer.update(
                 found[name].gradient, state.optimizer[name], state.params[name]
             )
@@ -137,6 +147,7 @@ def _differentiate(
     batch: Batch,
     frozen: PyTree,
     microbatches: int,
+    layout: Mapping[str, PyTree] | None,
 ) -> _Differentiated:
     """The weighted loss of one trainable, the means of its losses, and the loss's gradient."""
     counts = {key: jnp.sum(each) for key, each in trainable.counts(batch).items()}
@@ -150,17 +161,26 @@ def _differentiate(
         }
         return sum(trainable.weights[key] * mean for key, mean in means.items()), means
 
-    differentiate = lambda part: jax.value_and_grad(loss, has_aux=True)(params[name], part)
+    def differentiate(part):
+        found, gradient = jax.value_and_grad(loss, has_aux=True)(params[name], part)
+        if layout is not None:
+            gradient = jax.lax.with_sharding_constraint(gradient, layout[name])
+        return found, gradient
+
     (value, means), gradient = add_up(differentiate, batch, microbatches)
     means = {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}
     return _Differentiated(value, means, gradient)
 
 
 def add_up(function: Callable[[Batch], PyTree], batch: Batch, parts: int) -> PyTree:
-    """The sum of `function` over `batch`, cut into `parts` along its first axis, one by one."""
+    """The sum of `function` over `batch`, cut into `parts` along its first axis, one by one.
+
+    Part m holds the rows m, m + parts, and so on, so that each device cuts its own rows.
+    """
     if parts == 1:  # a loop of one turn would make XLA's gradients on a CPU seven times slower
         return function(batch)
-    stacked = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    cut = lambda x: constrain(x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), axis=1)
+    stacked = jax.tree.map(cut, batch)
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], stacked))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     add = lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None)
