@@ -219,6 +219,7 @@ def train(
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,
+        reduce_dtype=config.mesh.reduce_dtype,
         seed=seed,
         audio_seconds=window / rate,
         record={"latents": feature.k},

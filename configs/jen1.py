@@ -239,10 +239,16 @@ def get_config() -> ConfigDict:
         keep_checkpoints=2,  # the newest ones
     )
     config.mesh = dict(
-        axes=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1: all that are left
+        # Devices along each axis; -1: all that are left. All of `data` and `fsdp` split the batch.
+        # Parameters, their averages and the optimiser's state are split over `fsdp` and `tensor`,
+        # and copied along `data`. With more devices than a kernel has rows to split (some hundred),
+        # or with several TPU slices, raise `data`.
+        axes=dict(data=1, fsdp=-1, tensor=1),
         # (pattern, axes): the first pattern that is found in a parameter's path decides how the
         # parameter is split. The axes are for its dimensions, the last dimension first. An axis
         # that does not divide its dimension is left out.
         rules=((r"kernel|embedding", ("tensor", "fsdp")),),
+        # In which devices sum the gradients of kernels: "bfloat16" halves the traffic.
+        reduce_dtype="float32",
     )
     return config.lock()

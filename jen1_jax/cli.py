@@ -136,7 +136,20 @@ def data_encode(options: argparse.Namespace) -> None:
         print(f"latents written to {options.out}")
 
 
+def _join(options) -> None:
+    """Joins the other processes of a training; only the first one prints."""
+    import jax
+
+    from jen1_jax import distributed
+
+    distributed.start(options.coordinator, options.processes, options.process)
+    if jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        logging.disable(logging.WARNING)
+
+
 def train_autoencoder(options: argparse.Namespace) -> None:
+    _join(options)
     from jen1_jax.models.autoencoder import make_autoencoder
     from jen1_jax.training.autoencoder import train_autoencoder
 
@@ -150,6 +163,7 @@ def train_autoencoder(options: argparse.Namespace) -> None:
 
 
 def train_diffusion(options: argparse.Namespace) -> None:
+    _join(options)
     from jen1_jax.evaluation.demos import write_demos
     from jen1_jax.training.diffusion import train_diffusion
 
@@ -465,6 +479,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workdir", required=True, metavar="RUN")
         sub.set_defaults(overrides={})
         sub.add_argument("--autoencoder", metavar="RUN", help=autoencoder_help)
+        group = sub.add_argument_group(
+            "several processes", "found without options on a TPU pod, by Slurm and by Kubernetes"
+        )
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, a free port")
+        group.add_argument("--processes", type=_count, metavar="N", help="how many there are")
+        group.add_argument("--process", type=int, metavar="I", help="this one's number, from 0 on")
 
     for name, function, says in (
         ("generate", generate, "music from text"),

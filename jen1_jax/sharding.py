@@ -5,15 +5,18 @@ The same code runs on one device and on a pod.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Int, PyTree
+from jaxtyping import Array, Int, PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.errors import Refusal
@@ -39,7 +42,7 @@ def make_mesh(config: ConfigDict, devices: Sequence | None = None) -> Mesh:
         )
     sizes.update({name: len(devices) // fixed for name in free})
     names, types = tuple(sizes), (AxisType.Auto,) * len(sizes)
-    slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+    slices = len({getattr(each, "slice_index", 0) for each in devices if each.platform == "tpu"})
     if slices <= 1:
         return jax.make_mesh(tuple(sizes.values()), names, axis_types=types, devices=devices)
     if sizes["data"] % slices:
@@ -87,6 +90,46 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     if mesh.devices.flat[0].platform != "tpu":
         return {}
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
+def constrain(x: Array, axis: int = 0) -> Array:
+    """`x`, with its dimension `axis` split over the batch axes of the mesh, and the others whole.
+
+    Without it the compiler may move activations between the devices instead of weights. Without a
+    mesh, or where the mesh does not divide the dimension, `x` is unchanged.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    shares = math.prod(shape.get(name, 1) for name in BATCH_AXES)
+    if shares == 1 or x.shape[axis] % shares:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*[None] * axis, BATCH_AXES))
+
+
+def gathered(kernel: Array) -> Array:
+    """A kernel for a product: whole on every device, but for its features along `tensor`."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    if math.prod(shape.values()) == 1:
+        return kernel
+    features = None if kernel.shape[-1] % shape["tensor"] else "tensor"
+    return jax.lax.with_sharding_constraint(kernel, P(*[None] * (kernel.ndim - 1), features))
+
+
+_reduce_dtype = ContextVar("reduce_dtype", default="float32")
+
+
+@contextmanager
+def reducing_in(dtype: str) -> Iterator[None]:
+    """While gradients are traced within it, those of kernels are summed over devices in `dtype`."""
+    token = _reduce_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _reduce_dtype.reset(token)
+
+
+def gradient_dtype(x: Array) -> jnp.dtype:
+    """The type in which the gradient of a kernel is computed that multiplies `x`."""
+    return jnp.promote_types(x.dtype, _reduce_dtype.get())
 
 
 def local_layout(config: ConfigDict) -> Callable:

@@ -35,6 +35,7 @@ from jen1_jax.layers.embeddings import LogSNREmbedding
 from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.registry import Registry
+from jen1_jax.sharding import constrain
 
 # What the backward pass computes again: nothing; all but the products of activations and weights;
 # or the inside of every block.
@@ -199,7 +200,7 @@ class UNet(nn.Module):
 
             def block(module, x, skip):
                 x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
-                x = module(x, embedding, valids[level], causal)
+                x = constrain(module(constrain(x), embedding, valids[level], causal))
                 return x, x * 2**-0.5
 
             return self._run(
@@ -208,7 +209,9 @@ class UNet(nn.Module):
 
         def transformers(x, level, name, count):
             def block(module, x, _):
-                return module(x, texts[widths[level]], text_lengths, valids[level], causal), None
+                text = texts[widths[level]]
+                x = module(constrain(x), text, text_lengths, valids[level], causal)
+                return constrain(x), None
 
             make = partial(
                 TransformerBlock,
@@ -221,7 +224,8 @@ class UNet(nn.Module):
             return self._run(block, make, name, count)(x, None)[0]
 
         x = jnp.concatenate([noisy, context, mask], axis=-1).astype(dtype)
-        x = stem = Conv1d(widths[0], 3, dtype=dtype, name="stem")(x * valids[0], causal)
+        x = Conv1d(widths[0], 3, dtype=dtype, name="stem")(constrain(x * valids[0]), causal)
+        x = stem = constrain(x)
         skips = []
         for level, factor in enumerate(self.factors, start=1):
             x = Downsample(widths[level], factor, dtype=dtype, name=f"down_{level}_resample")(
@@ -232,9 +236,9 @@ class UNet(nn.Module):
             x = transformers(x, level, f"down_{level}_transformer", self.attentions[level - 1])
 
         middle = partial(REMAT[self.remat](ResidualBlock), widths[-1], dtype=dtype)
-        x = middle(name="middle_residual_0")(x, embedding, valids[-1], causal)
+        x = constrain(middle(name="middle_residual_0")(x, embedding, valids[-1], causal))
         x = transformers(x, levels, "middle_transformer", self.attentions[-1])
-        x = middle(name="middle_residual_1")(x, embedding, valids[-1], causal)
+        x = constrain(middle(name="middle_residual_1")(x, embedding, valids[-1], causal))
 
         for level, factor in reversed(list(enumerate(self.factors, start=1))):
             x, _ = residuals(
@@ -245,7 +249,7 @@ class UNet(nn.Module):
                 x * valids[level], causal
             )
 
-        x = nn.silu(RMSNorm(name="norm")(x + stem)) * valid
+        x = nn.silu(RMSNorm(name="norm")(constrain(x) + stem)) * valid
         x = (
             Conv1d(self.out_channels, 3, kernel_init=nn.initializers.zeros, name="output")(
                 x, causal

@@ -8,6 +8,7 @@ import pytest
 import transformers
 from ml_collections import ConfigDict
 
+from configs import jen1, jen1_fast
 from jen1_jax.errors import Refusal
 from jen1_jax.sharding import local_rows, make_mesh
 from jen1_jax.text.tokenizer import train as vocabulary
@@ -61,8 +62,17 @@ def test_several_slices_are_joined_along_the_data_axis():
     assert mesh.devices.shape == (4, 4, 2)
     for n, part in enumerate(mesh.devices):
         assert {chip.slice_index for chip in part.flat} == {n // 2}
-    with pytest.raises(Refusal, match=r"2 slices; set mesh\.axes\.data to a multiple of 2"):
+    with pytest.raises(Refusal, match=r"2 slices; set .* to a multiple of 2"):
         mesh_of(chips(slices=2), data=1, fsdp=-1, tensor=1)
+
+
+@pytest.mark.parametrize("preset", [jen1, jen1_fast])
+def test_the_presets_split_parameters_and_batch_over_all_chips_of_a_slice(preset):
+    config = preset.get_config()
+    mesh = make_mesh(config, chips())
+    assert mesh.shape["fsdp"] == 16
+    for training in (config.train_autoencoder, config.train_diffusion):
+        assert len(local_rows(mesh, training.batch_size, training.microbatches, 0)) > 0
 
 
 def test_a_batch_that_the_mesh_cannot_split_is_refused():
@@ -214,3 +224,69 @@ def test_muon_updates_sharded_matrices_as_on_one_device():
     for ours, theirs in zip(eight, one, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-7)
     assert whole == [1.0] and 1 / 4 in parts  # the momentum is sharded like its matrix
+
+
+STEP = """
+import json
+import jax, jax.numpy as jnp, numpy as np, optax
+from jen1_jax.sharding import local_rows, make_mesh, put_batch, shardings
+from jen1_jax.training.step import Trainable, init_state, make_step
+from jen1_jax.unet import UNet
+from tests import tiny
+from tests.layers.testing import normal
+
+config, several = tiny.config(), jax.device_count() > 1
+with config.unlocked():
+    axes = dict(data=2, fsdp=2, tensor=2) if several else dict(data=1, fsdp=1, tensor=1)
+    config.mesh.axes = axes
+    config.unet.update(remat="full", scan=True, num_blocks=(2, 2), conditioning=())
+mesh, unet = make_mesh(config), UNet(out_channels=4, **config.unet)
+size = 32
+batch = {"noisy": normal(0, size, 16, 4), "text": normal(1, size, 3, 8),
+    "valid": (np.arange(16) < 4 + np.arange(size)[:, None] % 13)[..., None].astype(np.float32),
+    "causal": np.arange(size) % 3 == 0, "task": np.arange(size) % 5 // 2}
+
+def losses(params, b, frozen):
+    zero = jnp.zeros_like(b["noisy"])
+    y = unet.apply({"params": params["model"]}, b["noisy"], zero, zero[..., :1], zero[:, 0, 0],
+        b["text"], jnp.full(len(zero), 3), b["valid"], b["causal"])
+    error = jnp.sum((y - b["noisy"]) ** 2 * b["valid"], axis=(1, 2)) / b["valid"].sum((1, 2))
+    return {"even": error, "odd": error}
+
+def init(key):
+    first = jax.tree.map(lambda x: x[:1], batch)
+    zero = jnp.zeros_like(first["noisy"])
+    return unet.init(key, zero, zero, zero[..., :1], zero[:, 0, 0], first["text"],
+        jnp.ones(1, int), first["valid"], first["causal"])["params"]
+
+counts = lambda b: {name: b["valid"].sum((1, 2)) * (b["task"] == n)
+    for n, name in enumerate(("even", "odd"))}
+trainables = {"model": Trainable(init, losses, counts, {"even": 1.0, "odd": 0.5}, optax.sgd(1.0))}
+found = []
+with jax.set_mesh(mesh):
+    begin = lambda key: init_state(trainables, key)
+    layout = shardings(jax.eval_shape(begin, jax.random.key(0)), mesh, config.mesh.rules)
+    for parts in (1, 4):
+        state = jax.jit(begin, out_shardings=layout)(jax.random.key(0))
+        step = make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9,
+            microbatches=parts, layout=layout.params)
+        placed = put_batch(batch, mesh, local_rows(mesh, size, parts), size)
+        program = jax.jit(step, out_shardings=(layout, None)).lower(state, placed).compile()
+        state, metrics = program(state, placed)
+        updated = [np.asarray(leaf).sum().item() for leaf in jax.tree.leaves(state.params)]
+        updated += [float(metrics[name]) for name in sorted(metrics)]
+        memory = program.memory_analysis().temp_size_in_bytes
+        found.append([updated, program.cost_analysis()["flops"], memory])
+print(json.dumps([jax.device_count(), found]))
+"""
+
+
+@pytest.mark.slow
+def test_accumulation_equals_one_batch_and_each_device_holds_a_part_of_its_own_rows():
+    (one, one_cut), (eight, cut) = (run(STEP, devices) for devices in (1, 8))
+    for updated, *_ in (one_cut, eight, cut):
+        np.testing.assert_allclose(updated, one[0], rtol=1e-4, atol=1e-5)
+    flops, memory = ([part[n] for part in (one, one_cut, eight, cut)] for n in (1, 2))
+    # A loop counts with one of its turns. What is not of the batch is not a quarter.
+    assert flops[1] < 0.35 * flops[0] and flops[2] < 0.2 * flops[0] and flops[3] < 0.35 * flops[2]
+    assert memory[1] < 0.3 * memory[0] and memory[3] < 0.7 * memory[2]

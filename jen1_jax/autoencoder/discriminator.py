@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jen1_jax.autoencoder.losses import Loss, stft
 from jen1_jax.registry import Registry
+from jen1_jax.sharding import gathered
 
 FAINT = 1e-3  # mean size of a layer's features; those of ordinary music are some hundredths
 
@@ -66,7 +67,7 @@ class WeightNormConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         power = jnp.sum(kernel**2, axis=(0, 1, 2)) + 1e-12
         scale = self.param("scale", lambda _: jnp.sqrt(power))
-        kernel = (kernel * (scale * jax.lax.rsqrt(power))).astype(self.dtype)
+        kernel = gathered((kernel * (scale * jax.lax.rsqrt(power))).astype(self.dtype))
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel,

@@ -36,6 +36,7 @@ from jen1_jax.layers.conv import Conv1d, Upsample
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.layer import Reach
 from jen1_jax.registry import Registry
+from jen1_jax.sharding import constrain
 
 Valid = Float[Array, "batch low 1"] | None
 # Of the last convolution of a residual branch. The network starts nearly linear and finds the
@@ -127,7 +128,7 @@ class Stack(nn.Module):
                 Activation(self.activation)(x), x.shape[-1] // self.compress, 3, dilation=dilation
             )
             h = self.conv(Activation(self.activation)(h), x.shape[-1], 1, kernel_init=SMALL)
-            x = keep_valid(x + h, valid)
+            x = constrain(keep_valid(x + h, valid))
         return x
 
 

@@ -66,7 +66,7 @@ class Conv1d(Layer, nn.Module):
             # In this form the compiler finds the forward passes of all gradients equal, and
             # computes them once.
             kernel = kernel * (scale * jax.lax.rsqrt(power))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x = x.astype(self.dtype)
         if self.kernel_size == 1:
             y = product(x, kernel[0])
         else:

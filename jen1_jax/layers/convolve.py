@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jen1_jax.layers.dense import product
+from jen1_jax.sharding import gathered, gradient_dtype
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -21,8 +22,11 @@ def convolve(
     kernel: Float[Array, "taps channels features"],
     dilation: int,
 ) -> Float[Array, "batch shorter features"]:
-    """Frame f is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, without any padding."""
-    return direct(x, kernel, dilation)
+    """Frame f is the sum over taps i of `x[f + i * dilation] @ kernel[i]`, without any padding.
+
+    It is computed in the type of `x`. A sharded kernel is treated as by `dense.product`.
+    """
+    return direct(x, gathered(kernel.astype(x.dtype)), dilation)
 
 
 def direct(x: Array, kernel: Array, dilation: int) -> Array:
@@ -52,6 +56,20 @@ def winograd(x: Array, kernel: Array, dilation: int) -> Array:
     return jnp.stack([first, second], axis=2).reshape(batch, frames + surplus, -1)[:, :frames]
 
 
+def _direct_gradients(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
+    """XLA's gradients of `direct`, that of the kernel in `gradient_dtype`."""
+    (dx,) = jax.vjp(partial(direct, kernel=kernel, dilation=dilation), x)[1](g)
+    dkernel = jax.lax.conv_general_dilated(
+        x,
+        g,
+        (dilation,),
+        "VALID",
+        dimension_numbers=("CWN", "IWO", "WNC"),
+        preferred_element_type=gradient_dtype(x),
+    )
+    return dx, dkernel
+
+
 def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
     """The gradients as two products over all taps, without a transposed copy of the kernel."""
     (taps, channels, features), (batch, frames, _) = kernel.shape, g.shape
@@ -64,7 +82,11 @@ def _products(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, 
     spread = jnp.split(spread.reshape(batch, frames, -1), taps, axis=-1)
     dx = reduce(jnp.add, map(place, spread, places))
     placed = jnp.concatenate([place(g, sides) for sides in places], axis=-1)
-    dkernel = x.reshape(-1, channels).T @ placed.reshape(-1, taps * features)
+    dkernel = jnp.dot(
+        x.reshape(-1, channels).T,
+        placed.reshape(-1, taps * features),
+        preferred_element_type=gradient_dtype(x),
+    )
     return dx.astype(x.dtype), dkernel.reshape(channels, taps, features).swapaxes(0, 1)
 
 
@@ -94,21 +116,27 @@ def _in_training(x: Array, kernel: Array, dilation: int) -> Array:
 
 
 def _forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return checkpoint_name(_in_training(x, kernel, dilation), "convolution"), (x, kernel)
+    y = _in_training(x, gathered(kernel.astype(x.dtype)), dilation)
+    return checkpoint_name(y, "convolution"), (x, kernel)
 
 
 def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    def of(method):
-        return lambda x, kernel, g: jax.vjp(partial(method, dilation=dilation), x, kernel)[1](g)
-
-    x, kernel = saved
+    x, parameter = saved
+    kernel = gathered(parameter.astype(x.dtype))
+    own = partial(_direct_gradients, dilation=dilation)
     if _winograd_pays(x, kernel):
-        fast = of(winograd)
-    elif kernel.size >= x.size:
-        fast = partial(_products, dilation=dilation)
+
+        def fast(x, kernel, g):
+            return jax.vjp(partial(winograd, dilation=dilation), x, kernel)[1](g)
+
     else:
-        return of(direct)(x, kernel, g)
-    return jax.lax.platform_dependent(x, kernel, g, cpu=fast, default=of(direct))
+        fast = partial(_products, dilation=dilation) if kernel.size >= x.size else own
+    dx, dkernel = (
+        own(x, kernel, g)
+        if fast is own
+        else jax.lax.platform_dependent(x, kernel, g, cpu=fast, default=own)
+    )
+    return dx, dkernel.astype(parameter.dtype)
 
 
 convolve.defvjp(_forward, _gradients)

@@ -12,14 +12,44 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jen1_jax.layers.layer import Layer
+from jen1_jax.sharding import gathered, gradient_dtype
 
 
+@jax.custom_vjp
 def product(
     x: Float[Array, "*batch channels"], kernel: Float[Array, "channels features"]
 ) -> Float[Array, "*batch features"]:
-    """`x @ kernel`, with all leading dimensions of `x` as one."""
-    flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())))
+    """`x @ kernel` in the type of `x`, with all leading dimensions of `x` as one.
+
+    A kernel that is sharded is gathered for the product, and its gradient is summed over devices in
+    `sharding.gradient_dtype`.
+    """
+    flat = _dot(_flat(x), gathered(kernel.astype(x.dtype)), (1, 0))
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _dot(a: Array, b: Array, axes: tuple[int, int], dtype: DTypeLike | None = None) -> Array:
+    """The product of two matrices over one of the axes of each."""
+    contracted = ([axes[0]], [axes[1]])
+    return jax.lax.dot_general(a, b, (contracted, ([], [])), preferred_element_type=dtype)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel), (x, kernel)
+
+
+def _gradients(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = _dot(_flat(g), gathered(kernel.astype(x.dtype)), (1, 1))
+    dkernel = _dot(_flat(x), _flat(g), (0, 0), gradient_dtype(x))
+    return dx.reshape(x.shape), dkernel.astype(kernel.dtype)
+
+
+product.defvjp(_forward, _gradients)
 
 
 class Dense(Layer, nn.Module):
@@ -33,7 +63,7 @@ class Dense(Layer, nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch features"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = product(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
+        y = product(jnp.asarray(x, self.dtype), kernel)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y

@@ -24,7 +24,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.flops import flops
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import make_unet
-from jen1_jax.sharding import BATCH_AXES, compiler_options, make_mesh, shardings
+from jen1_jax.sharding import BATCH_AXES, make_mesh, shardings
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ from jen1_jax.training.checks import check_autoencoder_training, check_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
 from jen1_jax.training.optimizer import OPTIMIZERS
-from jen1_jax.training.step import TrainState, init_state, make_step
+from jen1_jax.training.step import TrainState, init_state, jit_step
 
 
 @dataclass(frozen=True)
@@ -90,27 +90,19 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     with jax.set_mesh(mesh):
         state = jax.eval_shape(lambda: init_state(trainables, jax.random.key(config.seed)))
         layout = shardings(state, mesh, config.mesh.rules)
-        step = make_step(
-            trainables,
-            draw,
-            ema_decay=training.ema_decay,
-            microbatches=training.microbatches,
-            seed=config.seed,
-        )
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     rows = NamedSharding(mesh, P(BATCH_AXES))
-    return Program(
-        mesh,
-        jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(layout, None),
-            compiler_options=compiler_options(mesh),
-        ),
-        jax.tree.map(place, state, layout),
-        jax.tree.map(lambda leaf: place(leaf, rows), batch),
-        training,
+    step = jit_step(
+        trainables,
+        draw,
+        training=training,
+        mesh=mesh,
+        layout=layout,
+        reduce_dtype=config.mesh.reduce_dtype,
+        seed=config.seed,
     )
+    shapes = jax.tree.map(place, state, layout)
+    return Program(mesh, step, shapes, jax.tree.map(lambda x: place(x, rows), batch), training)
 
 
 def model_flops(config: ConfigDict, part: str) -> int:

@@ -15,6 +15,7 @@ from jen1_jax.autoencoder.codec import Codec, fingerprint, measure_margin
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening, fit_whitening
 from jen1_jax.config import from_plain
+from jen1_jax.distributed import on_first
 from jen1_jax.errors import Refusal
 from jen1_jax.files import write_text
 from jen1_jax.models.autoencoder import init_autoencoder, load_codec, make_autoencoder
@@ -29,7 +30,7 @@ from jen1_jax.training.inputs import autoencoder_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.start import source_run
-from jen1_jax.training.whitening import measure, whitening_error, whole_params
+from jen1_jax.training.whitening import CLIPS, measure, whitening_error, whole_params
 
 DECODER = ("^decoder/",)  # the parameters that a decoder-only stage trains
 
@@ -73,7 +74,7 @@ def train_autoencoder(
             "--workdir NEW --autoencoder RUN."
         )
     check_autoencoder_training(config)
-    run = run.begin(config, "autoencoder")
+    on_first(lambda: run.begin(config, "autoencoder"))
     init_from = source or source_run(training.init_from, run, "autoencoder")
     if config.autoencoder.window and trained < 0 and init_from is None:
         fresh = jax.jit(partial(init_autoencoder, model=model))(jax.random.key(config.seed))
@@ -97,6 +98,7 @@ def train_autoencoder(
         schedule=adamw(training)[1],
         mesh=make_mesh(config),
         rules=config.mesh.rules,
+        reduce_dtype=config.mesh.reduce_dtype,
         seed=config.seed,
         audio_seconds=training.seconds,
         record=run.record | {"data": dict(data.description), "keeps_encoder": keeps},
@@ -166,7 +168,8 @@ def _finish(
     progress("whitening: reading the training split")
     # With a kept encoder only the loudest levels of an autoencoder with a window are new.
     changed = model.window or not kept
-    found = measure(model, params, data.sweep("train") if changed else (), progress)
+    sweep = partial(data.sweep, limit=CLIPS, share=(jax.process_index(), jax.process_count()))
+    found = measure(model, params, sweep("train") if changed else (), progress)
     # A whitening that is there already stays: fitted anew, it could differ by a rounding, and so
     # could the fingerprint.
     whitening = kept.whitening if kept else fitted
@@ -178,11 +181,16 @@ def _finish(
     if jax.process_count() > 1:  # each process has measured other clips
         margin = int(multihost_utils.broadcast_one_to_all(np.int32(margin)))
     measured = {"margin": margin, "loudest": [round(float(level), 4) for level in found.loudest]}
-    write_text(run.measured, json.dumps(measured))
-    whitening.save(run.whitening)
-    run.write(config, run.record["fingerprints"] | {"autoencoder": identify(whitening=whitening)})
+
+    def save():
+        write_text(run.measured, json.dumps(measured))
+        whitening.save(run.whitening)
+        fingerprints = {"autoencoder": identify(whitening=whitening)}
+        run.write(config, run.record["fingerprints"] | fingerprints)
+
+    on_first(save)
     message = f"whitening: {whitening.k} of {model.latent_channels} directions kept"
-    held_out = measure(model, params, data.sweep("test")).moments
+    held_out = measure(model, params, sweep("test")).moments
     if held_out.count:
         mean, covariance = whitening_error(whitening, held_out)
         message += (

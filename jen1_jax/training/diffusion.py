@@ -8,6 +8,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
+from jen1_jax.distributed import on_first
 from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import check_autoencoder, copy_autoencoder, make_unet
@@ -42,18 +43,24 @@ def train_diffusion(
     """
     check_diffusion(config)
     if autoencoder is not None:
-        copy_autoencoder(autoencoder, run)
+        source = autoencoder
+        on_first(lambda: copy_autoencoder(source, run))
     codec = load_codec(run)
     window = check_data(config, data, codec, run)
     training = config.train_diffusion
     init_from = source_run(training.init_from, run, "diffusion")
     if init_from:
         check_latents(init_from, run, codec)
-    run = run.begin(config, "diffusion")
+    on_first(lambda: run.begin(config, "diffusion"))
     if init_from:
-        take_vocabulary(init_from, run, config)
-    captions = () if config.text.encoder else data.captions()
-    text = TextEncoder.create(config.text, run.text, captions, local_layout(config))
+        on_first(lambda: take_vocabulary(init_from, run, config))
+
+    def open_text(captions=()):
+        return TextEncoder.create(config.text, run.text, captions, local_layout(config))
+
+    # The first process makes the folder, and the others open it.
+    text = on_first(lambda: open_text(() if config.text.encoder else data.captions()))
+    text = text or open_text()
     theirs = data.description.get("text_fingerprint", text.fingerprint)  # captions have none
     if theirs != text.fingerprint:
         raise Refusal(
@@ -62,7 +69,8 @@ def train_diffusion(
             "another max_length or dtype; encode the data as the configuration says, or without "
             "--text, in a new --workdir."
         )
-    run = run.write(config, run.record["fingerprints"] | {"text": text.fingerprint})
+    fingerprints = {"text": text.fingerprint}
+    on_first(lambda: run.write(config, run.record["fingerprints"] | fingerprints))
     unet = make_unet(config, codec.k, text)
     optimizer, schedule = OPTIMIZERS[training.optimizer](training)
     waveforms = data.description["kind"] == "waveform"
@@ -87,6 +95,7 @@ def train_diffusion(
         schedule=schedule,
         mesh=make_mesh(config),
         rules=config.mesh.rules,
+        reduce_dtype=config.mesh.reduce_dtype,
         seed=config.seed,
         audio_seconds=config.data.seconds,
         record=run.record | {"data": dict(data.description)},

@@ -27,11 +27,11 @@ from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
-from jen1_jax.sharding import compiler_options, local_rows, put, put_batch, shardings
+from jen1_jax.sharding import local_rows, put, put_batch, shardings
 from jen1_jax.training.hooks import Hook, Profiler
 from jen1_jax.training.log import Log
 from jen1_jax.training.start import begin
-from jen1_jax.training.step import Trainable, TrainState, make_step
+from jen1_jax.training.step import Trainable, TrainState, jit_step
 from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_stop
 
 
@@ -74,6 +74,7 @@ def fit(
     schedule: Callable[[int], Any],
     mesh: Mesh,
     rules,
+    reduce_dtype: str,
     seed: int,
     audio_seconds: float,
     record: Mapping[str, Any],
@@ -133,18 +134,14 @@ def fit(
             checkpoints.close()
             return state
 
-        step_fn = jax.jit(
-            make_step(
-                trainables,
-                draw,
-                ema_decay=training.ema_decay,
-                microbatches=training.microbatches,
-                largest_jump=training.largest_jump,
-                seed=seed,
-            ),
-            donate_argnums=0,
-            out_shardings=(layout, None),
-            compiler_options=compiler_options(mesh),
+        step_fn = jit_step(
+            trainables,
+            draw,
+            training=training,
+            mesh=mesh,
+            layout=layout,
+            reduce_dtype=reduce_dtype,
+            seed=seed,
         )
         frozen = put(frozen, shardings(frozen, mesh, rules))
         with agreed_stop(mesh) as stopped, ExitStack() as stack:

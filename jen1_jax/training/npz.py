@@ -86,7 +86,7 @@ class NpzData:
     def batches(
         self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Endless batches of the training examples from `start_step` on, of each the `rows`."""
+        """Endless batches of the training examples from `start_step` on, or of each the `rows`."""
         arrays, step = self._splits["train"], start_step
         count = len(arrays["caption"])
         places = np.arange(self._batch_size) if rows is None else np.array(rows)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.experimental import multihost_utils
 from jaxtyping import Float, PyTree
 from scipy.linalg import eigh
 
@@ -29,8 +28,8 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
 
     A latent is the coordinate along a direction, at unit variance. Levels are weighted as
     `spectrum.distance` weights them on average. The directions are those of the first examples of
-    the training `batches`. Each process reads its own batches; all processes get the result of the
-    first. Raises `Refusal` if there are fewer than two finite frames.
+    the training `batches`. Every process reads the same ones. Raises `Refusal` if there are fewer
+    than two finite frames.
     """
     chosen, seen, layout = [], 0, model.layout
     folded = model.hop // model.strides[0]
@@ -58,8 +57,7 @@ def begin(model: Autoencoder, params: PyTree, batches: Iterable[Mapping[str, Any
     flat["encoder", "direct", "bias"] = -mean @ encoder
     flat["decoder", "direct", "kernel"] = decoder
     flat["decoder", "direct", "bias"] = mean
-    result = unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
-    return multihost_utils.broadcast_one_to_all(result) if jax.process_count() > 1 else result
+    return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
 
 
 def directions(

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
@@ -64,11 +63,9 @@ def take_vocabulary(source: Run, run: Run, config: ConfigDict) -> None:
     """
     if config.text.encoder or source.config.text.encoder:
         return
-    if jax.process_index() == 0 and not (run.text / "source.json").is_file():
+    if not (run.text / "source.json").is_file():
         with whole_folder(run.text) as folder:
             shutil.copytree(source.text, folder, dirs_exist_ok=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("vocabulary")
     theirs, ours = ((each.text / "spiece.model").read_bytes() for each in (source, run))
     if theirs != ours:
         raise Refusal(

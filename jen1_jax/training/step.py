@@ -16,7 +16,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from jen1_jax.sharding import compiler_options, constrain, reducing_in
 
 NORMS = 100  # updates that the mean of the gradient norms goes back, about
 
@@ -107,6 +111,38 @@ def init_state(
     )
 
 
+def jit_step(
+    trainables: Mapping[str, Trainable],
+    draw: Callable[[Key[Array, ""], Int[Array, ""], Batch], Batch],
+    *,
+    training: ConfigDict,
+    mesh: Mesh,
+    layout: TrainState,
+    reduce_dtype: str,
+    seed: int,
+) -> Any:
+    """`make_step` by a section `train_*`, jitted for a state with the shardings `layout`.
+
+    The new state takes the memory of the old one.
+    """
+    step = make_step(
+        trainables,
+        draw,
+        ema_decay=training.ema_decay,
+        microbatches=training.microbatches,
+        largest_jump=training.largest_jump,
+        seed=seed,
+        layout=layout.params,
+        reduce_dtype=reduce_dtype,
+    )
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(layout, None),
+        compiler_options=compiler_options(mesh),
+    )
+
+
 def make_step(
     trainables: Mapping[str, Trainable],
     draw: Callable[[Key[Array, ""], Int[Array, ""], Batch], Batch],
@@ -115,6 +151,8 @@ def make_step(
     microbatches: int = 1,
     largest_jump: float = 0.0,
     seed: int = 0,
+    layout: Mapping[str, PyTree] | None = None,
+    reduce_dtype: str = "float32",
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The step function, to be jitted.
 
@@ -128,6 +166,9 @@ def make_step(
     count as the limit, so that it rises by up to a factor of 1 + (largest_jump - 1) / NORMS in each
     such step, and training goes on where the norms have become larger for good. The first `NORMS`
     updates have no limit.
+
+    On a mesh, gradients get the shardings `layout` of the parameters, and devices sum those of
+    kernels in `reduce_dtype`, or in the type of the layer's arithmetic if that is wider.
     """
 
     def step(
@@ -140,7 +181,10 @@ def make_step(
         params, ema, optimizer = dict(state.params), dict(state.ema), dict(state.optimizer)
         found = {}
         for name, trainable in trainables.items():
-            found[name] = _differentiate(name, trainable, state.params, batch, frozen, microbatches)
+            with reducing_in(reduce_dtype):
+                found[name] = _differentiate(
+                    name, trainable, state.params, batch, frozen, microbatches, layout
+                )
             own = trained_part(trainable, state.params[name])
             changes, optimizer[name] = trainable.optimizer.update(
                 found[name].gradient, state.optimizer[name], own
@@ -197,6 +241,7 @@ def _differentiate(
     batch: Batch,
     frozen: PyTree,
     microbatches: int,
+    layout: Mapping[str, PyTree] | None,
 ) -> _Differentiated:
     """The weighted loss of one trainable, the means of its losses, and the loss's gradient."""
     counts = {key: jnp.sum(each) for key, each in trainable.counts(batch).items()}
@@ -211,17 +256,28 @@ def _differentiate(
         return sum(trainable.weights[key] * mean for key, mean in means.items()), means
 
     own = trained_part(trainable, params[name])
-    differentiate = lambda part: jax.value_and_grad(loss, has_aux=True)(own, part)
+
+    def differentiate(part):
+        found, gradient = jax.value_and_grad(loss, has_aux=True)(own, part)
+        if layout is not None:
+            places = trained_part(trainable, layout[name])
+            gradient = jax.lax.with_sharding_constraint(gradient, places)
+        return found, gradient
+
     (value, means), gradient = add_up(differentiate, batch, microbatches)
     means = {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}
     return _Differentiated(value, means, gradient)
 
 
 def add_up(function: Callable[[Batch], PyTree], batch: Batch, parts: int) -> PyTree:
-    """The sum of `function` over `batch`, cut into `parts` along its first axis, one by one."""
+    """The sum of `function` over `batch`, cut into `parts` along its first axis, one by one.
+
+    Part m holds the rows m, m + parts, and so on, so that each device cuts its own rows.
+    """
     if parts == 1:  # a loop of one turn would make XLA's gradients on a CPU seven times slower
         return function(batch)
-    stacked = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    cut = lambda x: constrain(x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), axis=1)
+    stacked = jax.tree.map(cut, batch)
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], stacked))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     add = lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None)

@@ -1,7 +1,6 @@
 """Measures the training data with a trained autoencoder, for its whitening and its codec."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Moments, Whitening
 
+CLIPS = 10_000  # of a split that are measured, evenly spread over it
 MARGIN_CLIPS = 64  # clips on which the margin is measured
 # How much louder than in the training data a band may be decoded: 3.5 dB, in units of levels.
 ROOM = 0.1
@@ -38,7 +38,7 @@ def measure(
     batches: Iterable[Mapping[str, Any]],
     progress: Callable[[str], None] = print,
 ) -> Measured:
-    """Measures `batches`; several processes divide them and get the same result, except `clips`.
+    """Measures `batches`, each process its own; all get the same result, except `clips`.
 
     Examples whose latents are not finite are left out, as training has skipped their batches. Their
     number is reported to `progress`.
@@ -58,7 +58,7 @@ def measure(
     clips, seen, rng = [], 0, np.random.default_rng(0)
     # Samples that hold the frames within reach of the middle, and all that these depend on.
     most = 4 * model.encoder_reach * model.hop
-    for batch in islice(batches, jax.process_index(), None, jax.process_count()):
+    for batch in batches:
         rows, samples, _ = batch["audio"].shape
         # The last batch may be smaller. It is padded, as another shape would be compiled again.
         size = max(size, rows)
