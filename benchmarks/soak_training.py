@@ -196,7 +196,12 @@ def _state(run: Path) -> list[np.ndarray]:
     from orbax.checkpoint import v1 as ocp
 
     folder = run.absolute() / "diffusion" / "checkpoints" / str(_newest(run))
-    loaded = ocp.load_checkpointables(folder, {"state": None})
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shaped = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        ocp.checkpointables_metadata(folder).metadata["state"],
+    )
+    loaded = ocp.load_checkpointables(folder, {"state": shaped})
     return [np.asarray(leaf) for leaf in jax.tree.leaves(loaded["state"])]
 
 

@@ -205,8 +205,8 @@ def get_config() -> ConfigDict:
         hang_after=1800,
         log_every=100,  # steps
         writers=("jsonl", "tensorboard"),  # of the metrics
-        # Steps (the first, and how many) of which RUN/autoencoder/profile gets a trace. (): none.
-        profile=(),
+        # Steps (the first, and how many) of which RUN/autoencoder/profile gets a trace.
+        profile=(0, 0),
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
     )
@@ -232,7 +232,7 @@ def get_config() -> ConfigDict:
         hang_after=1800,
         log_every=100,
         writers=("jsonl", "tensorboard"),
-        profile=(),
+        profile=(0, 0),
         # Steps between demos of every task, made of a held-out clip. 0: none.
         demos_every=10_000,
         checkpoint_every=2000,  # steps

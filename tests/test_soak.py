@@ -21,7 +21,7 @@ def test_training_continues_through_silence_square_waves_and_damaged_batches(tmp
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_three_times_ends_as_an_undisturbed_one(tmp_path):
-    moments = ("step", "save", "signal")
-    result = soak_training.soak(tmp_path, moments, steps=200, seed=0, progress=lambda line: None)
+def test_a_training_that_is_killed_and_stopped_ends_as_an_undisturbed_one(tmp_path):
+    moments = ("save", "signal")
+    result = soak_training.soak(tmp_path, moments, steps=120, seed=0, progress=lambda line: None)
     assert result["kills"] == dict.fromkeys(moments, 1)

@@ -1,11 +1,10 @@
 """What runs beside training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from jen1_jax.errors import Refusal
 from jen1_jax.training.step import TrainState
 
 
@@ -37,15 +36,11 @@ class Hook:
 
 
 class Profiler(Hook):
-    """Writes a trace of `steps` (first, number of them; empty: none) to `directory`/profile."""
+    """Writes a trace of `count` steps from step `first` on to `directory`/profile."""
 
-    def __init__(self, directory: Path, steps: Sequence[int]):
-        if len(steps) not in (0, 2) or (steps and (steps[0] < 0 or steps[1] < 1)):
-            raise Refusal(
-                f"profile is a first step and a number of steps, or (); {tuple(steps)} is not."
-            )
+    def __init__(self, directory: Path, first: int, count: int):
         self._directory, self._running = directory / "profile", False
-        self._first, self._last = (steps[0], sum(steps)) if steps else (-1, -1)
+        self._first, self._end = (first, first + count) if count > 0 else (-1, -1)
 
     def start(self, step: int) -> None:
         self.after_step(step)
@@ -54,7 +49,7 @@ class Profiler(Hook):
         if step == self._first:
             jax.profiler.start_trace(self._directory)
             self._running = True
-        elif step == self._last:
+        elif step == self._end:
             self.close()
 
     def close(self) -> None:

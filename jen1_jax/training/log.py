@@ -158,7 +158,8 @@ class Log:
         speed, skipped = means["steps_per_second"], means["skipped"]
         left = (self._steps - step) / speed if speed > 0 else 0
         found = "".join(f"{key} {value:.3f}  " for key, value in figures.items())
-        used = f", MFU {means['mfu']:.1%}" if "mfu" in means else ""
+        peak = f"{self.utilisation.peak / 1e12:.0f} TFLOP/s"
+        used = f", MFU {means['mfu']:.1%} of {peak}" if "mfu" in means else ""
         note = f", {skipped:.0f} steps skipped" if skipped else ""
         return (
             f"{self._name} {step}/{self._steps}  loss {means.get('loss', float('nan')):.4f} "

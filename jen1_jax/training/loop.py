@@ -158,7 +158,7 @@ def fit(
             )
             stack.callback(log.close)
             watchdog = Watchdog(directory, training.hang_after)
-            hooks = (*hooks, Profiler(directory, training.profile), watchdog)
+            hooks = (*hooks, Profiler(directory, *training.profile), watchdog)
             for hook in hooks:
                 hook.start(start)
                 stack.callback(hook.close)

@@ -30,12 +30,15 @@ PEAKS = {
 
 
 class Utilisation:
-    """Counts the operations of a step; for devices without a known peak there are no figures."""
+    """Counts the operations of a step; for devices without a known peak there are no figures.
+
+    `peak` is that of all devices in bfloat16 operations per second, 0 where it is not known.
+    """
 
     def __init__(self, mesh: Mesh):
         kind = mesh.devices.flat[0].device_kind
         peak = next((peak for name, peak in PEAKS.items() if kind.startswith(name)), 0.0)
-        self._peak, self._operations = mesh.size * peak, 0
+        self.peak, self._operations = mesh.size * peak, 0
 
     def count(
         self,
@@ -49,7 +52,7 @@ class Utilisation:
 
         Frozen networks are computed forward alone, so with them the operations are not known.
         """
-        if self._peak and frozen is None:
+        if self.peak and frozen is None:
             drawn = jax.eval_shape(draw, jax.random.key(0), state.step, batch)
             each = [flops(one.losses, state.params, drawn, None) for one in trainables.values()]
             self._operations = 3 * sum(each)
@@ -57,4 +60,4 @@ class Utilisation:
     def figures(self, steps_per_second: float) -> dict[str, float]:
         if not self._operations:
             return {}
-        return {"mfu": self._operations * steps_per_second / self._peak}
+        return {"mfu": self._operations * steps_per_second / self.peak}

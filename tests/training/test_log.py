@@ -86,8 +86,8 @@ def test_a_profile_is_written_of_the_steps_that_are_asked_for(tmp_path, monkeypa
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda path: calls.append(("start", path)))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    for steps in ((3, 2), (), (0, 9)):
-        profiler = Profiler(tmp_path, steps)
+    for steps in ((3, 2), (0, 0), (0, 9)):
+        profiler = Profiler(tmp_path, *steps)
         profiler.start(0)
         for step in range(1, 8):
             profiler.after_step(step)
