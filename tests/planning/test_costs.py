@@ -38,10 +38,12 @@ def test_what_stays_in_vector_memory_is_no_traffic():
     assert of("scan").traffic.total() == pytest.approx(2 * ACTIVATIONS + weights, rel=1e-4)
 
 
-def test_a_kernel_that_is_called_on_several_lines_counts():
-    found = of("splash")
-    assert found.flops == 2 * 2 * (8 * 4) * 768 * 768 * 128
-    assert not found.unknown_kernels
+def test_a_kernel_that_is_called_on_several_lines_is_read_to_its_end():
+    module = parse((FIXTURES / "splash.txt").read_text())
+    (kernel,) = (each for each in module.entry.values() if each.name.startswith("splash_mha"))
+    assert kernel.op_name.endswith("pallas_call")
+    assert costs(module).flops == 2 * 2 * (8 * 4) * 768 * 768 * 128
+    assert not costs(module).unknown_kernels
 
 
 def test_an_unknown_kernel_is_named():
