@@ -139,10 +139,10 @@ def test_a_ring_has_two_links_into_a_chip_and_the_end_of_a_line_one():
          "up_2_residual"),
         ("jit(step)/transpose(jvp(UNet))/middle_residual_1/modulation/dot_general",
          "middle_residual"),
-        ("jit(step)/jvp(UNet)/concatenate", "other"),
+        ("jit(step)/jvp(UNet)/while/body/jit(dynamic_index_in_dim)/squeeze", "between blocks"),
         ("jit(step)/transpose(jvp())/mul", "loss"),
-        ("jit(step)/mul", "optimiser and EMA"),
-        ("jit(step)/jit(_normal)/erf_inv", "draw"),
+        ("jit(step)/mul", "optimiser, EMA, draws"),
+        ("broadcast.837", "copies"),
     ],
 )  # fmt: skip
 def test_traffic_is_named_after_the_block_that_moves_it(op_name, name):
