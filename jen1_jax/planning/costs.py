@@ -157,8 +157,8 @@ def block(op_name: str) -> str:
     """The kind of block that an instruction belongs to, from the path of its JAX operation.
 
     In a network it is the first module below the network, or `between blocks`: skips, and the
-    loops' stacks. Outside it is the `loss`, or the rest: `optimiser, EMA, draws`. The compiler's own
-    instructions, which have no path, are `copies`.
+    loops' stacks. Outside it is the `loss`, or the rest: `optimiser, EMA, draws`. The compiler's
+    own instructions, which have no path, are `copies`.
     """
     if "/" not in op_name:
         return "copies"
