@@ -279,6 +279,8 @@ def plan(options: argparse.Namespace) -> None:
     from jen1_jax.planning.plan import plan
     from jen1_jax.planning.report import report
 
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise Refusal(f"There is no folder for {options.json}; create it, or name another file.")
     jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has no part in it
     config = load_config(options.config, options.overrides)
     print("compiling the training step; large ones take minutes, and seconds the next time")

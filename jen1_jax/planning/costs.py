@@ -156,16 +156,16 @@ _WRAPPED = re.compile(r"\w+\(.*\)|while|body|cond|closed_call|checkpoint|rematte
 def block(op_name: str) -> str:
     """The kind of block that an instruction belongs to, from the path of its JAX operation.
 
-    Within a network it is the first module below the network; of the rest of the step, `loss`
-    (differentiated, outside of the networks), or `optimiser and EMA`, or `draw`.
+    In a network it is the first module below the network, or `between blocks`: skips, and the
+    loops' stacks. Outside it is the `loss`, or the rest: `optimiser, EMA, draws`. The compiler's
+    own instructions, which have no path, are `copies`.
     """
-    if not op_name:
+    if "/" not in op_name:
         return "copies"
     network = re.search(r"\(([A-Z]\w*)\)\)?/(.*)", op_name)
     if network:
         path = [part for part in network[2].split("/") if not _WRAPPED.fullmatch(part)]
-        name = path[0].removesuffix(".block") if len(path) > 1 else "other"
-        return re.sub(r"_\d+$", "", name)
-    if "jvp(" in op_name:
-        return "loss"
-    return "optimiser and EMA" if op_name.count("/") <= 1 else "draw"
+        if len(path) < 2:
+            return "between blocks"
+        return re.sub(r"_\d+$", "", path[0].removesuffix(".block"))
+    return "loss" if "jvp(" in op_name else "optimiser, EMA, draws"

@@ -161,7 +161,7 @@ def _statements(text: str) -> Iterator[str]:
     """Lines; a call of a Mosaic kernel has several, which are joined."""
     pending = ""
     for line in text.splitlines():
-        if _START.match(line) or _HEAD.match(line) or line.startswith("}") or not line:
+        if _START.match(line) or _HEAD.match(line) or line in ("", "}"):
             if pending:
                 yield pending
             pending = line

@@ -6,23 +6,16 @@ the slowest of arithmetic, memory and network where these overlap (`overlapped`)
 of them together where they do not (`summed`).
 """
 
-import gzip
-import hashlib
-import importlib.metadata
-import json
 import math
-import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
-from jen1_jax.files import whole_file
 from jen1_jax.planning.chips import chip, network_rate
+from jen1_jax.planning.compiled import compile_step, versions
 from jen1_jax.planning.costs import Collective, costs
 from jen1_jax.planning.hlo import parse
 from jen1_jax.planning.program import Program, make_program, model_flops, topology
@@ -36,7 +29,7 @@ def plan(config: ConfigDict, part: str, name: str, slices: int = 1, price: float
     """
     kind, devices = chip(name), topology(name, slices)
     program = make_program(config, part, devices)
-    compiled = _compiled(program, f"{name} x {slices}")
+    compiled = compile_step(program, f"{name} x {slices}")
     found = costs(parse(compiled["text"]))
     placed = list(program.mesh.devices.flat)
     rate = lambda each: network_rate(kind, placed, each.members)
@@ -57,7 +50,7 @@ def plan(config: ConfigDict, part: str, name: str, slices: int = 1, price: float
         "chips": len(devices),
         "mesh": dict(program.mesh.shape),
         "batch_size": program.training.batch_size,
-        "versions": _versions(),
+        "versions": versions(),
         "memory": memory | {"available": kind.hbm},
         "fits": memory["total"] <= kind.hbm,
         "flops": {"model": model, "compiled": found.flops, "ratio": found.flops / model},
@@ -74,42 +67,6 @@ def plan(config: ConfigDict, part: str, name: str, slices: int = 1, price: float
         "chip_hours": {key: len(devices) * each for key, each in hours.items()},
         "cost": {key: price * len(devices) * each for key, each in hours.items()},
     }
-
-
-def _compiled(program: Program, where: str) -> dict[str, Any]:
-    """The compiled step's text and memory; from the cache where the same was compiled before."""
-    lowered = program.lower()
-    key = [lowered.as_text(), where, os.environ.get("LIBTPU_INIT_ARGS", ""), _versions()]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    file = caches / "jen1" / "plan" / f"{digest[:32]}.json.gz"
-    if file.is_file():
-        with gzip.open(file, "rt") as stored:
-            return json.load(stored)
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0]
-        raise Refusal(
-            f"The step does not fit into the memory of {where}: {reason} Split the parameters over "
-            "more chips (mesh.axes.fsdp), or the batch into more microbatches."
-        ) from None
-    fields = ("argument", "output", "alias", "temp", "generated_code")
-    memory = compiled.memory_analysis()
-    result = {
-        "text": compiled.as_text(),
-        "memory": {name: getattr(memory, f"{name}_size_in_bytes") for name in fields},
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as partial, gzip.open(partial, "wt") as stored:
-        json.dump(result, stored)
-    return result
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _memory(program: Program, compiled: dict[str, int]) -> dict[str, int]:

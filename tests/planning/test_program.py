@@ -7,9 +7,12 @@ pytest.importorskip("libtpu", reason="the TPU's compiler comes with the extra `p
 import jax
 
 from jen1_jax.config import load_config
+from jen1_jax.planning.compiled import compile_step
 from jen1_jax.planning.costs import costs
 from jen1_jax.planning.hlo import parse
-from jen1_jax.planning.program import make_program, model_flops, topology
+from jen1_jax.planning.plan import plan
+from jen1_jax.planning.program import make_program, topology
+from jen1_jax.planning.report import report
 
 ROWS = 19  # of the batch on each of the four chips; no other size is a multiple of it
 SMALL = {
@@ -25,17 +28,25 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    """The configuration, its program and the costs of one chip of v5e:2x2."""
-    config = load_config("jen1", SMALL)
-    program = make_program(config, "diffusion", topology("v5e:2x2", 1))
-    text = program.lower().compile().as_text()
-    return config, program, costs(parse(text))
+def figures(tmp_path_factory):
+    """The plan of the small training on v5e:2x2, whose program is then in the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield plan(load_config("jen1", SMALL), "diffusion", "v5e:2x2", price=1.5)
+
+
+@pytest.fixture(scope="module")
+def compiled(figures):
+    """The program and the costs of one chip."""
+    program = make_program(load_config("jen1", SMALL), "diffusion", topology("v5e:2x2", 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("jax.stages.Lowered.compile")  # the cache has it
+        return program, costs(parse(compile_step(program, "v5e:2x2 x 1")["text"]))
 
 
 @pytest.mark.slow
 def test_weights_are_gathered_and_not_the_batch(compiled):
-    _, _, found = compiled
+    _, found = compiled
     whole = [
         each
         for each in found.collectives
@@ -49,7 +60,7 @@ def test_weights_are_gathered_and_not_the_batch(compiled):
 
 @pytest.mark.slow
 def test_weights_move_at_most_twice_and_gradients_once(compiled):
-    _, program, found = compiled
+    program, found = compiled
     weights = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
     moved = dict.fromkeys(("all-gather", "all-reduce", "reduce-scatter"), 0)
     for each in found.collectives:
@@ -60,7 +71,22 @@ def test_weights_move_at_most_twice_and_gradients_once(compiled):
 
 
 @pytest.mark.slow
-def test_nothing_but_remat_is_computed_twice(compiled):
-    config, _, found = compiled
-    assert not found.unknown_kernels
-    assert 1 < 4 * found.flops / model_flops(config, "diffusion") <= 4 / 3
+def test_nothing_but_remat_is_computed_twice(figures):
+    assert not figures["kernels_without_flops"]
+    assert 1 < figures["flops"]["ratio"] <= 4 / 3
+
+
+@pytest.mark.slow
+def test_memory_time_and_cost_add_up(figures):
+    memory, seconds = dict(figures["memory"]), figures["seconds"]
+    assert figures["fits"] and memory.pop("available") > memory.pop("total") == sum(memory.values())
+    # Moments and EMA are as large as the parameters; a fourth of the largest lies on each chip.
+    assert memory["optimiser"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
+    assert memory["EMA"] == memory["parameters"]
+    assert figures["step_seconds"] == {
+        "overlapped": max(seconds.values()),
+        "summed": sum(seconds.values()),
+    }
+    hours = 200_000 * figures["step_seconds"]["summed"] / 3600
+    assert figures["cost"]["summed"] == pytest.approx(1.5 * 4 * hours)
+    assert f"{4 * hours:,.0f} chip-hours" in report(figures)
