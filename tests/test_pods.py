@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PODS = ROOT / "launch" / "pods"
 SCRIPTS = [ROOT / ".ci/run", *sorted(ROOT.glob("launch/**/*.sh"))]
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-WORKDIR = "gs://bucket/a b's"
+WORKDIR = "/data/a b's"
 ARGUMENTS = ["diffusion", "--workdir", WORKDIR, '--config.text.encoder="5" $HOME']
 COMMANDS = [
     *(["tpu", "keep", *ARGUMENTS], ["tpu", "create"], ["tpu", "install"], ["tpu", "logs"]),
@@ -78,7 +78,7 @@ def test_shellcheck_finds_nothing(script):
 def test_a_dry_run_prints_what_it_would_do_and_starts_nothing(command, pods, tmp_path):
     script, *arguments = command
     name = "train-7" if script != "gpu" else "images/train-7:2"
-    result = pods(script, "--dry-run", *arguments, NAME="train-7", IMAGE=name)
+    result = pods(script, "--dry-run", *arguments, NAME="train-7", IMAGE=name, CLAIM="c")
     assert (result.returncode, result.stderr) == (0, "")
     assert "train-7" in result.stdout
     assert calls(tmp_path) == []
@@ -112,9 +112,10 @@ def test_arguments_reach_the_program_as_they_were_given(pods):
     submit, _, start, *_ = pods("slurm", "--dry-run", *ARGUMENTS).stdout.splitlines()
     for line in (submit, start, pods("gpu", "--dry-run", "train", *ARGUMENTS).stdout):
         assert shlex.split(line)[-len(ARGUMENTS) :] == ARGUMENTS
-    jobset = yaml.safe_load(pods("jobset", "--dry-run", "train", *ARGUMENTS, IMAGE="i").stdout)
-    container = pod(jobset)["containers"][0]
-    assert container["args"] == ["train", *ARGUMENTS]
+    jobset = yaml.safe_load(
+        pods("jobset", "--dry-run", "train", *ARGUMENTS, IMAGE="i", CLAIM="c").stdout
+    )
+    assert pod(jobset)["containers"][0]["args"] == ["train", *ARGUMENTS]
 
 
 def pod(jobset):
@@ -122,7 +123,9 @@ def pod(jobset):
 
 
 def test_a_jobset_has_a_pod_for_every_host_and_restarts_what_was_stopped(pods):
-    variables = dict(IMAGE="registry/jen1:3", TOPOLOGY="v6e:8x16", SLICES="3", RESTARTS="7")
+    variables = dict(
+        CLAIM="filestore", IMAGE="registry/jen1:3", TOPOLOGY="v6e:8x16", SLICES="3", RESTARTS="7"
+    )
     printed = pods("jobset", "--dry-run", "train", *ARGUMENTS, SPOT="yes", **variables).stdout
     jobset = yaml.safe_load(printed)
     job = jobset["spec"]["replicatedJobs"][0]
@@ -133,6 +136,7 @@ def test_a_jobset_has_a_pod_for_every_host_and_restarts_what_was_stopped(pods):
         "cloud.google.com/gke-tpu-topology": "8x16",
         "cloud.google.com/gke-spot": "true",
     }
+    assert pod(jobset)["volumes"][0]["persistentVolumeClaim"] == {"claimName": "filestore"}
     assert pod(jobset)["restartPolicy"] == "Never"  # a podFailurePolicy asks for it
     stopped, preempted = job["template"]["spec"]["podFailurePolicy"]["rules"]
     assert stopped["onExitCodes"]["values"] == [os.EX_TEMPFAIL]
@@ -143,9 +147,11 @@ def test_a_jobset_has_a_pod_for_every_host_and_restarts_what_was_stopped(pods):
 
 
 def test_a_jobset_is_applied_as_it_is_printed(pods, tmp_path):
-    printed = pods("jobset", "--dry-run", "train", *ARGUMENTS, IMAGE="i").stdout
+    printed = pods("jobset", "--dry-run", "train", *ARGUMENTS, IMAGE="i", CLAIM="c").stdout
     programs = {"kubectl": f"cat >{tmp_path}/applied"}
-    assert pods("jobset", "train", *ARGUMENTS, IMAGE="i", programs=programs).returncode == 0
+    assert (
+        pods("jobset", "train", *ARGUMENTS, IMAGE="i", CLAIM="c", programs=programs).returncode == 0
+    )
     assert (tmp_path / "applied").read_text() == printed
     assert calls(tmp_path) == ["kubectl --namespace default apply --filename -"]
 

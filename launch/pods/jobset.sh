@@ -7,7 +7,7 @@
 #
 # ARGUMENT ... is what follows `jen1 train`, for example
 #
-#   diffusion --config jen1_fast --workdir gs://BUCKET/runs/a --config.data.dir=gs://BUCKET/latents
+#   diffusion --config jen1_fast --workdir /data/runs/a --config.data.dir=/data/latents
 #
 # `train` creates a JobSet with one pod for each host. `logs` follows what the first host prints.
 # `stop` deletes the JobSet; the training saves before. --dry-run prints the JobSet, or the command,
@@ -21,7 +21,7 @@ NAMESPACE=${NAMESPACE:-default}
 TOPOLOGY=${TOPOLOGY:-v5e:4x4}  # as in `jen1 plan`; the node pools have machines of 4 chips
 SLICES=${SLICES:-1}            # node pools of this topology
 SPOT=${SPOT:-no}               # yes: on nodes that may be taken away at any moment
-ACCOUNT=${ACCOUNT:-default}    # Kubernetes service account, which reads and writes the bucket
+CLAIM=${CLAIM:-}               # PersistentVolumeClaim that all pods see as /data (ReadWriteMany)
 RESTARTS=${RESTARTS:-20}       # after crashes
 SAVING=${SAVING:-600}          # seconds that a training may take to save when it is stopped
 
@@ -49,6 +49,7 @@ case $command in
     ;;
   *) stop "$usage" ;;
 esac
+[ -n "$CLAIM" ] || stop 'CLAIM names no volume for the runs and the data; see docs/pods.md.'
 [ -n "$IMAGE" ] || stop 'IMAGE names no image; docs/pods.md says how to build one.'
 read_topology "$TOPOLOGY"
 [ $((chips % 4)) -eq 0 ] || stop "a machine has 4 chips, and $TOPOLOGY has $chips."
@@ -105,7 +106,6 @@ spec:
           template:
             spec:
               restartPolicy: Never
-              serviceAccountName: $ACCOUNT
               terminationGracePeriodSeconds: $SAVING
               hostNetwork: true
               dnsPolicy: ClusterFirstWithHostNet
@@ -121,6 +121,10 @@ $([ "$SPOT" != yes ] || echo '                cloud.google.com/gke-spot: "true"'
                     - {name: LIBTPU_INIT_ARGS, value: "$LIBTPU_INIT_ARGS"}
                   resources:
                     limits: {google.com/tpu: 4}
+                  volumeMounts: [{name: data, mountPath: /data}]
+              volumes:
+                - name: data
+                  persistentVolumeClaim: {claimName: $CLAIM}
 YAML
 }
 

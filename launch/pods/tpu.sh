@@ -7,7 +7,7 @@
 # does everything: create, install, train, and all of it again when the slice was taken away, until
 # the training has ended. ARGUMENT ... is what follows `jen1 train`, for example
 #
-#   diffusion --config jen1_fast --workdir gs://BUCKET/runs/a --config.data.dir=gs://BUCKET/latents
+#   diffusion --config jen1_fast --workdir /data/runs/a --config.data.dir=/data/latents
 #
 # The same in single steps:
 #   create               asks for the slice and waits until it is there
@@ -21,12 +21,13 @@
 set -euo pipefail
 
 PROJECT=${PROJECT:-}           # of Google Cloud; empty: gcloud's current one
-ZONE=${ZONE:-us-west4-a}       # one that has such TPUs, near the bucket
+ZONE=${ZONE:-us-west4-a}       # one that has such TPUs, near the share
 NAME=${NAME:-jen1}             # of the slice
 TOPOLOGY=${TOPOLOGY:-v5e:4x4}  # as in `jen1 plan`
 SLICES=${SLICES:-1}            # of this topology, joined by the network of the data centre
 SPOT=${SPOT:-no}               # yes: cheaper, and may be taken away at any moment
-ACCOUNT=${ACCOUNT:-}           # service account of the hosts, which reads and writes the bucket
+ACCOUNT=${ACCOUNT:-}           # service account of the hosts; empty: the project's default
+SHARE=${SHARE:-}               # NFS share that all hosts see as /data, as in 10.0.0.2:/share
 RESTARTS=${RESTARTS:-20}       # after crashes within an hour
 SAVING=${SAVING:-600}          # seconds that a training may take to save when it is stopped
 PYTHON_VERSION=${PYTHON_VERSION:-3.11}  # the hosts' own Python may be too old
@@ -84,14 +85,16 @@ create() {
 }
 
 install() {
-  local archive=/tmp/$NAME.tar.gz
+  local archive=/tmp/$NAME.tar.gz mount="mountpoint -q /data || { sudo apt-get -qq update
+sudo apt-get -qq install nfs-common; sudo mkdir -p /data; sudo mount -t nfs '$SHARE' /data; }"
   run git archive --format tar.gz --prefix jen1/ --output "$archive" HEAD
   run "${slice[@]}" scp "$archive" "$NAME:jen1.tar.gz" "${where[@]}" --node all --worker all
   # What an earlier commit had is removed. uv brings a Python of the wanted version.
   on_all "set -e; rm -rf jen1/*; tar -xzf jen1.tar.gz; cd jen1
 python3 -m pip install --quiet --user uv; uv=\$HOME/.local/bin/uv
 \$uv python install $PYTHON_VERSION; export PYTHON=\$(\$uv python find $PYTHON_VERSION)
-source launch/setup.sh; setup train,tpu"
+source launch/setup.sh; setup train,tpu
+${SHARE:+$mount}"
 }
 
 # systemd starts the training again after a crash, but not after an end, a refusal or `stop`.
