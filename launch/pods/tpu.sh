@@ -108,6 +108,7 @@ train() {
 --uid \$(id -u) --working-directory \$HOME/jen1 \
 --setenv LIBTPU_INIT_ARGS=$(quoted "$LIBTPU_INIT_ARGS") \
 --property Restart=on-failure --property RestartSec=10 --property RestartPreventExitStatus='2 3' \
+--property SuccessExitStatus=75 --property RestartForceExitStatus=75 \
 --property StartLimitIntervalSec=3600 --property StartLimitBurst=$RESTARTS \
 --property TimeoutStopSec=$SAVING \
 \$HOME/jen1/.venv/bin/jen1 train $(quoted "$@")"
