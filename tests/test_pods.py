@@ -212,7 +212,7 @@ def test_a_slice_that_is_taken_away_is_made_again_and_the_training_goes_on(pods,
     case "$*" in
       *" create "*) echo ACTIVE >slice ;;
       *" delete "*) rm slice ;;
-      *" describe "*) cat slice ;;
+      *" list "*) cat slice || true ;;
       *systemd-run*) echo >>trainings ;;
       *"show jen1"*)
         if [ "$(wc -l <trainings)" = 1 ] && [ ! -e lost ]; then

@@ -61,11 +61,12 @@ on_all() { run "${slice[@]}" ssh "$NAME" "${where[@]}" --node all --worker all -
 on_first() { run "${slice[@]}" ssh "$NAME" "${where[@]}" --node 0 --worker 0 --command "$1"; }
 
 state() { # ACTIVE: the slice is there; empty: nobody has asked for it
-  [ -n "$dry_run" ] ||
-    "${slice[@]}" describe "$NAME" "${where[@]}" --format 'value(state.state)' 2>/dev/null || true
+  until "${slice[@]}" list "${where[@]}" --filter "name~/$NAME\$" --format 'value(state.state)'; do
+    sleep 30 # there is no network, for example
+  done
 }
 
-create() {
+request() {
   local options=(--accelerator-type "$type" --runtime-version "$runtime")
   if [ "$SLICES" -eq 1 ]; then
     options+=(--node-id "$NAME")
@@ -75,11 +76,15 @@ create() {
   [ "$SPOT" != yes ] || options+=(--spot)
   [ -z "$ACCOUNT" ] || options+=(--service-account "$ACCOUNT")
   run "${slice[@]}" create "$NAME" "${where[@]}" "${options[@]}"
-  [ -z "$dry_run" ] || return 0
+}
+
+create() {
   local now
+  request
+  [ -z "$dry_run" ] || return 0
   while now=$(state) && [ "$now" != ACTIVE ]; do
     case $now in FAILED | SUSPENDED) stop "the request for $NAME ended as $now; delete it." ;; esac
-    echo "$(date '+%F %T') waiting for $NAME: ${now:-not yet known}"
+    echo "$(date '+%F %T') $NAME: $now"
     sleep 30
   done
 }
@@ -103,6 +108,7 @@ train() {
 --uid \$(id -u) --working-directory \$HOME/jen1 \
 --setenv LIBTPU_INIT_ARGS=$(quoted "$LIBTPU_INIT_ARGS") \
 --property Restart=on-failure --property RestartSec=10 --property RestartPreventExitStatus='2 3' \
+--property SuccessExitStatus=75 --property RestartForceExitStatus=75 \
 --property StartLimitIntervalSec=3600 --property StartLimitBurst=$RESTARTS \
 --property TimeoutStopSec=$SAVING \
 \$HOME/jen1/.venv/bin/jen1 train $(quoted "$@")"
@@ -113,24 +119,23 @@ delete() { run "${slice[@]}" delete "$NAME" "${where[@]}" --force --quiet; }
 training() { on_first 'systemctl show jen1 --property ActiveState --value'; }
 
 keep() {
-  local now
-  while :; do
-    if [ "$(state)" != ACTIVE ]; then
-      [ -z "$(state)" ] || delete
-      create
-      install
-    fi
-    [ -z "$dry_run" ] || { train "$@"; training; return; }
-    case $(training) in active | activating) ;; *) train "$@" ;; esac
-    while [ "$(state)" = ACTIVE ]; do
-      sleep 60
-      now=$(training) || continue # the host may just be disappearing
-      case $now in
-        inactive) echo "the training has ended; \`delete\` gives the slice back."; return ;;
-        failed) stop "the training has failed; \`logs\` says why." ;;
-      esac
-    done
-    echo "$(date '+%F %T') $NAME was taken away: $(state)"
+  local now started=''
+  [ -z "$dry_run" ] || { request; install; train "$@"; training; return; }
+  while now=$(state); do
+    case $now in
+      '') started=''; request ;;
+      SUSPENDED | FAILED) started=''; delete ;; # for example, it was taken away
+      ACTIVE)
+        case $started-$(training || true) in
+          *-active | *-activating) started=yes; sleep 60 ;;
+          yes-inactive) echo "the training has ended; \`delete\` gives the slice back."; return ;;
+          yes-failed) stop "the training has failed; \`logs\` says why." ;;
+          -inactive | -failed) install; train "$@"; started=yes ;;
+          *) sleep 60 ;; # the host does not answer; it may be disappearing
+        esac
+        ;;
+      *) echo "$(date '+%F %T') $NAME: $now"; sleep 30 ;;
+    esac
   done
 }
 
