@@ -105,7 +105,7 @@ def fit(
     schedule: Callable[[int], Any],
     mesh: Mesh,
     rules,
-    reduce_dtype: str,
+    reduce_dtype: str = "float32",
     seed: int,
     record: Mapping[str, Any],
     frozen: PyTree = None,
@@ -121,6 +121,7 @@ def fit(
             what `draw` takes. A batch's `index` stays on the host: it names the examples of a batch
             that is skipped.
         training: a section `train_*`.
+        rules, reduce_dtype: of the section `mesh`.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
         start_from: parameters of trainables to begin with instead of fresh ones.
