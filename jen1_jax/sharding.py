@@ -92,13 +92,19 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
+def _sizes() -> dict[str, int]:
+    """The sizes of the mesh axes over which the compiler splits arrays."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {name: size for name, size in mesh.shape.items() if name not in mesh.manual_axes}
+
+
 def constrain(x: Array, axis: int = 0) -> Array:
     """`x`, with its dimension `axis` split over the batch axes of the mesh, and the others whole.
 
     Without it the compiler may move activations between the devices instead of weights. Without a
     mesh, or where the mesh does not divide the dimension, `x` is unchanged.
     """
-    shape = jax.sharding.get_abstract_mesh().shape
+    shape = _sizes()
     shares = math.prod(shape.get(name, 1) for name in BATCH_AXES)
     if shares == 1 or x.shape[axis] % shares:
         return x
@@ -107,11 +113,49 @@ def constrain(x: Array, axis: int = 0) -> Array:
 
 def gathered(kernel: Array) -> Array:
     """A kernel for a product: whole on every device, but for its features along `tensor`."""
-    shape = jax.sharding.get_abstract_mesh().shape
+    shape = _sizes()
     if math.prod(shape.values()) == 1:
         return kernel
-    features = None if kernel.shape[-1] % shape["tensor"] else "tensor"
+    features = None if kernel.shape[-1] % shape.get("tensor", 1) else "tensor"
     return jax.lax.with_sharding_constraint(kernel, P(*[None] * (kernel.ndim - 1), features))
+
+
+def split_gradients(
+    gradients: Callable[[Array, Array, Array], tuple[Array, Array]],
+    x: Array,
+    kernel: Array,
+    g: Array,
+) -> tuple[Array, Array]:
+    """`gradients(x, kernel, g)`, those of `x` and of the kernel, each device for its own examples.
+
+    Only the sum over examples needs other devices. It is asked for as a reduce-scatter over `fsdp`
+    along the kernel's second last dimension, if that can be split: left to itself, the compiler
+    sends each device the whole gradient.
+    """
+    shape = _sizes()
+    shares = math.prod(shape.get(name, 1) for name in BATCH_AXES)
+    if shares == 1 or len(x) % shares:
+        return gradients(x, gathered(kernel), g)
+    rows = kernel.ndim - 2
+    splits = kernel.shape[rows] % shape["fsdp"] == 0
+
+    def part(x, kernel, g):
+        dx, dkernel = gradients(x, kernel, g)
+        if not splits:
+            return dx, jax.lax.psum(dkernel, BATCH_AXES)
+        dkernel = jax.lax.psum_scatter(dkernel, "fsdp", scatter_dimension=rows, tiled=True)
+        return dx, jax.lax.psum(dkernel, "data")
+
+    # With an axis of size 1 left out, XLA on a CPU fails to sum bfloat16.
+    axes = {name for name, size in shape.items() if name in BATCH_AXES or size == 1}
+    examples, stored = P(BATCH_AXES), P(*[None] * rows, "fsdp" if splits else None)
+    return jax.shard_map(
+        part,
+        in_specs=(examples, P(), examples),
+        out_specs=(examples, stored),
+        axis_names=axes,
+        check_vma=False,
+    )(x, kernel, g)
 
 
 _reduce_dtype = ContextVar("reduce_dtype", default="float32")

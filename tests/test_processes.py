@@ -1,9 +1,14 @@
 """Several processes train as one, and each knows of the others or stops."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import numpy as np
 import pytest
 
+from jen1_jax import distributed
 from jen1_jax.autoencoder.whitening import Whitening
+from jen1_jax.errors import Refusal
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
 from tests import tiny
@@ -58,11 +63,12 @@ def losses(run, part):
 def test_two_processes_train_both_models_as_one_and_the_first_writes(tmp_path):
     tiny.write_audio_npz(tmp_path / "audio.npz")
     one, _ = train("autoencoder", tmp_path, "one")
-    two, (printed, silent) = train("autoencoder", tmp_path, "two", 2, 2)
+    two, (printed, other) = train("autoencoder", tmp_path, "two", 2, 2)
     assert losses(two, "autoencoder") == pytest.approx(losses(one, "autoencoder"), rel=1e-4)
     ours, theirs = Whitening.load(two.whitening), Whitening.load(one.whitening)
     np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-3)
-    assert "the autoencoder is in" in printed and silent == ""
+    assert "the autoencoder is in" in printed
+    assert all(line.startswith("[Gloo]") for line in other.splitlines())
     assert two.record["fingerprints"].keys() == {"autoencoder"}
 
     # Both models of the same autoencoder, which the run takes over; the heads of a block lie in
@@ -77,3 +83,113 @@ def test_two_processes_train_both_models_as_one_and_the_first_writes(tmp_path):
     assert sorted(path.name for path in both.path.iterdir()) == sorted(
         path.name for path in alone.path.iterdir()
     )
+
+
+def call(processes, port, come):
+    """What the roll call says to each of the processes that `come`: their refusals or None."""
+
+    def answer(process):
+        try:
+            distributed._roll_call("localhost", port, processes, process)
+        except Refusal as refusal:
+            return str(refusal)
+
+    with ThreadPoolExecutor(len(come)) as pool:
+        return list(pool.map(answer, come))
+
+
+def test_all_processes_learn_who_did_not_come(monkeypatch):
+    monkeypatch.setattr(distributed, "WAIT", 1)
+    assert call(3, free_port(), (2, 0, 1)) == [None] * 3
+    port = free_port()
+    for said in call(3, port, (0, 2)):
+        assert f"localhost:{port}" in said and "2 of 3 came; missing: [1]" in said
+    (said,) = call(3, free_port(), (1,))
+    assert "process 0 does not answer" in said
+
+
+SLURM = {"SLURM_STEP_NODELIST": "node[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "1"}
+POD = {"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "announced"),
+    [
+        ({}, 1),
+        ({"SLURM_NTASKS": "4"}, 1),  # the shell of a job whose steps have several
+        (SLURM, 4),
+        (POD, 4),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, 0),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 1),
+    ],
+)
+def test_the_environment_says_how_many_processes_there_are(monkeypatch, environment, announced):
+    monkeypatch.setattr(distributed.os, "environ", environment | {"JAX_PLATFORMS": "cpu"})
+    assert distributed.announcement()[1] == announced
+
+
+def test_a_process_that_would_train_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
+    monkeypatch.setattr(distributed.os, "environ", SLURM)
+    with pytest.raises(Refusal, match="SLURM_NTASKS announces 4 processes, but JAX found 1"):
+        distributed.start(None, None, None)
+
+
+def test_detection_that_fails_is_a_refusal(monkeypatch):
+    def fail(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setattr(distributed.os, "environ", POD)
+    with pytest.raises(Refusal, match=r"TPU_WORKER_HOSTNAMES .*coordinator_address"):
+        distributed.start(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("host:1", 2, None), "given together"),
+        (("host", 2, 0), "HOST:PORT"),
+        (("host:1", 2, 2), "2 of 2"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(given, words):
+    with pytest.raises(Refusal, match=words):
+        distributed.start(*given)
+
+
+def test_what_the_first_process_refuses_all_refuse(monkeypatch):
+    def refuse():
+        raise Refusal("no such run")
+
+    with pytest.raises(Refusal, match="no such run"):
+        distributed.on_first(refuse)
+    assert distributed.on_first(lambda: 3) == 3
+    sent = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    multihost = distributed.multihost_utils
+    monkeypatch.setattr(multihost, "broadcast_one_to_all", lambda text: sent.append(text) or text)
+    with pytest.raises(Refusal, match="no such run"):
+        distributed.on_first(refuse)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(multihost, "broadcast_one_to_all", lambda text: sent[0])
+    with pytest.raises(Refusal, match="no such run"):
+        distributed.on_first(lambda: pytest.fail("only the first process runs it"))
+
+
+ALONE = """
+import sys
+from jen1_jax import distributed
+
+distributed.WAIT = 2
+options = {"coordinator_address": sys.argv[1], "cluster_detection_method": "deactivate"}
+distributed._join("SLURM_NTASKS", 2, num_processes=2, process_id=0, **options)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_others_do_not_come_ends_with_a_sentence():
+    ((status, _, errors),) = ended([started(1, ALONE, f"localhost:{free_port()}")])
+    assert status == 3 and "SLURM_NTASKS" in errors and "Traceback" not in errors

@@ -240,8 +240,7 @@ with config.unlocked():
     axes = dict(data=2, fsdp=2, tensor=2) if several else dict(data=1, fsdp=1, tensor=1)
     config.mesh.axes = axes
     config.unet.update(remat="full", scan=True, num_blocks=(2, 2), conditioning=())
-mesh, unet = make_mesh(config), UNet(out_channels=4, **config.unet)
-size = 32
+unet, size = UNet(out_channels=4, **config.unet), 32
 batch = {"noisy": normal(0, size, 16, 4), "text": normal(1, size, 3, 8),
     "valid": (np.arange(16) < 4 + np.arange(size)[:, None] % 13)[..., None].astype(np.float32),
     "causal": np.arange(size) % 3 == 0, "task": np.arange(size) % 5 // 2}
@@ -262,11 +261,13 @@ def init(key):
 counts = lambda b: {name: b["valid"].sum((1, 2)) * (b["task"] == n)
     for n, name in enumerate(("even", "odd"))}
 trainables = {"model": Trainable(init, losses, counts, {"even": 1.0, "odd": 0.5}, optax.sgd(1.0))}
+begin = lambda key: init_state(trainables, key)
 found = []
-with jax.set_mesh(mesh):
-    begin = lambda key: init_state(trainables, key)
-    layout = shardings(jax.eval_shape(begin, jax.random.key(0)), mesh, config.mesh.rules)
-    for parts in (1, 4):
+for parts in (1, 4):  # the second time on devices in another order
+    mesh = make_mesh(config, jax.devices()[::3] + jax.devices()[1::3] + jax.devices()[2::3]
+        if parts > 1 else None)
+    with jax.set_mesh(mesh):
+        layout = shardings(jax.eval_shape(begin, jax.random.key(0)), mesh, config.mesh.rules)
         state = jax.jit(begin, out_shardings=layout)(jax.random.key(0))
         step = make_step(trainables, lambda key, step, batch: batch, ema_decay=0.9,
             microbatches=parts, layout=layout.params)
@@ -290,3 +291,44 @@ def test_accumulation_equals_one_batch_and_each_device_holds_a_part_of_its_own_r
     # A loop counts with one of its turns. What is not of the batch is not a quarter.
     assert flops[1] < 0.35 * flops[0] and flops[2] < 0.2 * flops[0] and flops[3] < 0.35 * flops[2]
     assert memory[1] < 0.3 * memory[0] and memory[3] < 0.7 * memory[2]
+
+
+GRADIENTS = """
+import json, re
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jen1_jax.layers.conv import Conv1d
+from jen1_jax.sharding import BATCH_AXES, make_mesh, reducing_in, shardings
+from tests import tiny
+from tests.layers.testing import normal
+
+config, several = tiny.config(), jax.device_count() > 1
+with config.unlocked():
+    config.mesh.axes = dict(data=2 if several else 1, fsdp=-1, tensor=1)
+mesh, layer = make_mesh(config), Conv1d(16, 3, dtype="bfloat16")
+x = normal(0, 8, 10, 8)
+params = jax.device_get(layer.init(jax.random.key(0), x))
+loss = lambda params, x: jnp.mean(layer.apply(params, x).astype(jnp.float32) ** 2)
+layout = shardings(params, mesh, config.mesh.rules)
+inputs = jax.device_put(params, layout), jax.device_put(x, NamedSharding(mesh, P(BATCH_AXES)))
+found = []
+for dtype in ("float32", "bfloat16"):
+    with jax.set_mesh(mesh), reducing_in(dtype):
+        program = jax.jit(jax.grad(loss), out_shardings=layout).lower(*inputs)
+        gradient = jax.tree.leaves(program.compile()(*inputs))
+    sums = re.findall(r"reduce_scatter.*?-> tensor<(\\S+)>", program.as_text(), re.DOTALL)
+    found.append([[np.asarray(leaf, "f").ravel().tolist() for leaf in gradient], sums])
+print(json.dumps([jax.device_count(), found]))
+"""
+
+
+@pytest.mark.slow
+def test_the_gradient_of_a_kernel_is_summed_where_it_is_stored_in_the_given_type():
+    ((one, _), _), ((eight, sums), (rounded, rounded_sums)) = (
+        run(GRADIENTS, devices) for devices in (1, 8)
+    )
+    for ours, theirs, roughly in zip(eight, one, rounded, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        largest = np.abs(theirs).max()
+        assert 1e-4 < np.abs(np.subtract(roughly, theirs)).max() / largest < 2e-2
+    assert sums == ["3x2x16xf32"] and rounded_sums == ["3x2x16xbf16"]

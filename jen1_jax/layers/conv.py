@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jen1_jax.layers.convolve import convolve
-from jen1_jax.layers.dense import product
+from jen1_jax.layers.dense import add_bias, product
 from jen1_jax.layers.layer import Layer, Reach
 
 Causal = Bool[Array, " batch"] | bool
@@ -75,7 +75,7 @@ class Conv1d(Layer, nn.Module):
             x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
             y = convolve(delay(x, side, causal), kernel, self.dilation)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
         return y
 
 

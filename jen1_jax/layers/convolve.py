@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jen1_jax.layers.dense import product
-from jen1_jax.sharding import gathered, gradient_dtype
+from jen1_jax.sharding import gathered, gradient_dtype, split_gradients
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -121,22 +121,25 @@ def _forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array
 
 
 def _gradients(dilation: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, parameter = saved
-    kernel = gathered(parameter.astype(x.dtype))
+    x, kernel = saved
+    dx, dkernel = split_gradients(
+        partial(_fast_gradients, dilation=dilation), x, kernel.astype(x.dtype), g
+    )
+    return dx, dkernel.astype(kernel.dtype)
+
+
+def _fast_gradients(x: Array, kernel: Array, g: Array, dilation: int) -> tuple[Array, Array]:
     own = partial(_direct_gradients, dilation=dilation)
     if _winograd_pays(x, kernel):
 
         def fast(x, kernel, g):
             return jax.vjp(partial(winograd, dilation=dilation), x, kernel)[1](g)
 
+    elif kernel.size >= x.size:
+        fast = partial(_products, dilation=dilation)
     else:
-        fast = partial(_products, dilation=dilation) if kernel.size >= x.size else own
-    dx, dkernel = (
-        own(x, kernel, g)
-        if fast is own
-        else jax.lax.platform_dependent(x, kernel, g, cpu=fast, default=own)
-    )
-    return dx, dkernel.astype(parameter.dtype)
+        return own(x, kernel, g)
+    return jax.lax.platform_dependent(x, kernel, g, cpu=fast, default=own)
 
 
 convolve.defvjp(_forward, _gradients)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jen1_jax.layers.layer import Layer
-from jen1_jax.sharding import gathered, gradient_dtype
+from jen1_jax.sharding import gathered, gradient_dtype, split_gradients
 
 
 @jax.custom_vjp
@@ -44,12 +44,32 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _gradients(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = _dot(_flat(g), gathered(kernel.astype(x.dtype)), (1, 1))
-    dkernel = _dot(_flat(x), _flat(g), (0, 0), gradient_dtype(x))
-    return dx.reshape(x.shape), dkernel.astype(kernel.dtype)
+
+    def gradients(x, whole, g):
+        dx = _dot(_flat(g), whole, (1, 1)).reshape(x.shape)
+        return dx, _dot(_flat(x), _flat(g), (0, 0), gradient_dtype(x))
+
+    dx, dkernel = split_gradients(gradients, x, kernel.astype(x.dtype), g)
+    return dx, dkernel.astype(kernel.dtype)
 
 
 product.defvjp(_forward, _gradients)
+
+
+@jax.custom_vjp
+def add_bias(
+    y: Float[Array, "*batch features"], bias: Float[Array, " features"]
+) -> Float[Array, "*batch features"]:
+    """`y + bias` in the type of `y`; the bias's gradient is summed in `sharding.gradient_dtype`."""
+    return y + bias.astype(y.dtype)
+
+
+def _bias_gradients(like: Array, g: Array) -> tuple[Array, Array]:
+    total = jnp.sum(_flat(g), axis=0, dtype=gradient_dtype(g))
+    return g, total.astype(like.dtype)
+
+
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _bias_gradients)
 
 
 class Dense(Layer, nn.Module):
@@ -65,5 +85,5 @@ class Dense(Layer, nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = product(jnp.asarray(x, self.dtype), kernel)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
         return y

@@ -74,7 +74,7 @@ def fit(
     schedule: Callable[[int], Any],
     mesh: Mesh,
     rules,
-    reduce_dtype: str,
+    reduce_dtype: str = "float32",
     seed: int,
     audio_seconds: float,
     record: Mapping[str, Any],
@@ -92,6 +92,7 @@ def fit(
             what `draw` takes. A batch's `index` stays on the host: it names the examples of a batch
             that is skipped.
         training: a section `train_*`.
+        rules, reduce_dtype: of the section `mesh`.
         audio_seconds: of an example, for the speed.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.

@@ -157,7 +157,6 @@ def count_to_six(directory, *hooks):
         schedule=lambda step: 1.0,
         mesh=make_mesh(tiny.config()),
         rules=(),
-        reduce_dtype="float32",
         seed=0,
         audio_seconds=1.0,
         record={"what": "a count"},

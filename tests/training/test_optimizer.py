@@ -178,7 +178,6 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
             schedule=schedule,
             mesh=make_mesh(tiny.config()),
             rules=tiny.config().mesh.rules,
-            reduce_dtype="float32",
             seed=0,
             audio_seconds=1.0,
             record={"what": "a layer"},
