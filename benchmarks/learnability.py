@@ -223,7 +223,7 @@ def train(
         record={"latents": feature.k},
         progress=partial(print, flush=True),
     )
-    params = jax.device_get(state.ema["diffusion"])
+    params = jax.device_get(state.averaged["diffusion"])
     return Generator(config, text, unet, params, rate, window, piece)
 
 

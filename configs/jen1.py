@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
         weight_decay=1e-2,  # of AdamW
         clip=1.0,  # largest norm of the gradient
         # The largest decay of the average of the parameters. After t updates the decay is at most
-        # (1 + t) / (10 + t).
+        # (1 + t) / (10 + t). 0: no average is kept.
         ema_decay=0.999,
         microbatches=1,  # parts of a batch that are processed one after the other
         losses=dict(  # weights; 0 leaves a loss out
@@ -197,6 +197,7 @@ def get_config() -> ConfigDict:
         log_every=100,  # steps
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
+        keep_every=0,  # steps: of every so many a checkpoint is kept for good; 0: of none
     )
     config.train_diffusion = dict(
         steps=200_000,
@@ -216,7 +217,9 @@ def get_config() -> ConfigDict:
         trained=(),  # as in train_autoencoder; paths begin with unet/ or text/
         log_every=100,  # steps
         checkpoint_every=2000,  # steps
-        keep_checkpoints=2,  # the newest ones
+        # The newest ones. The one with the lowest held-out loss is kept besides.
+        keep_checkpoints=2,
+        keep_every=0,  # as in train_autoencoder
     )
     config.mesh = dict(
         axes=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1: all that are left

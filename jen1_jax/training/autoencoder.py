@@ -106,7 +106,7 @@ def train_autoencoder(
             f"Every step of {run.path} was skipped, nothing was learnt; look for bad data with "
             "`jen1 data validate`."
         )
-    _finish(config, run, data, model, whole_params(state.ema["autoencoder"]), kept, progress)
+    _finish(config, run, data, model, whole_params(state.averaged["autoencoder"]), kept, progress)
 
 
 def _same_layout(model: Autoencoder, other: Autoencoder) -> bool:

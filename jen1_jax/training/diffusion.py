@@ -17,6 +17,7 @@ from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.checks import check_data, check_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.held_out import first_clips, held_out_loss
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import OPTIMIZERS
@@ -76,11 +77,15 @@ def train_diffusion(
         window=window,
         progress=progress,
     )
+    trainable = make_trainable(config, unet, codec, text, optimizer)
+    draw = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window)
+    frozen = {"autoencoder": codec.params} if waveforms else None
+    clips = first_clips(data.sweep("test", around))
     fit(
         "diffusion",
         directory=run.path / "diffusion",
-        trainables={"diffusion": make_trainable(config, unet, codec, text, optimizer)},
-        draw=partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window),
+        trainables={"diffusion": trainable},
+        draw=draw,
         batches=lambda start: map(inputs, data.batches(start, around)),
         training=training,
         schedule=schedule,
@@ -90,7 +95,8 @@ def train_diffusion(
         record=run.record | {"data": dict(data.description)},
         init_from=init_from,
         check=lambda record: check_autoencoder(run, record, codec),
+        held_out=held_out_loss(trainable, draw, inputs(clips), frozen) if clips else None,
         hooks=[text_gain],
-        frozen={"autoencoder": codec.params} if waveforms else None,
+        frozen=frozen,
         progress=progress,
     )

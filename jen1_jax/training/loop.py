@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
-from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.checkpoints import HELD_OUT, Checkpoints
 from jen1_jax.models.metrics import MetricsWriter
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import BATCH_AXES, put_batch
@@ -105,6 +105,7 @@ def fit(
     start_from: Mapping[str, PyTree] | None = None,
     init_from: Run | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    held_out: Callable[[PyTree], Any] | None = None,
     hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
 ) -> TrainState:
@@ -119,6 +120,8 @@ def fit(
         start_from: parameters of trainables to begin with instead of fresh ones.
         init_from: a run whose parameters of the same part to begin with, as far as they fit.
         check: may refuse the record of a checkpoint from which training would go on.
+        held_out: averaged parameters of all trainables -> their loss on held-out data. The
+            checkpoint with the lowest loss is kept.
 
     Returns:
         The final state.
@@ -139,12 +142,15 @@ def fit(
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     with jax.set_mesh(mesh):
-        checkpoints = Checkpoints(directory / "checkpoints", training.keep_checkpoints)
+        checkpoints = Checkpoints(
+            directory / "checkpoints", training.keep_checkpoints, training.keep_every
+        )
         state = begin(
             name,
             directory=directory,
             checkpoints=checkpoints,
             trainables=trainables,
+            training=training,
             mesh=mesh,
             rules=rules,
             seed=seed,
@@ -188,8 +194,17 @@ def fit(
                     log.write(step)  # waits for earlier steps alone, not for this one
                 log.add(metrics, index)
                 done, stop = step + 1, stopped()
-                if done % training.checkpoint_every == 0 or done == training.steps or stop:
+                checkpoints.raise_failure()
+                if stop:  # at once, since there may be little time
                     checkpoints.save(done, state, record)
+                elif done % training.checkpoint_every == 0 or done == training.steps:
+                    found = {}
+                    if held_out:
+                        jax.block_until_ready(state)
+                        began = time.monotonic()
+                        found = {HELD_OUT: float(held_out(state.averaged))}
+                        log.add_figures(found, began)
+                    checkpoints.save(done, state, record, found.get(HELD_OUT))
                 for hook in hooks:
                     hook.after_step(done)
                     if hook.due(done):

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def begin(
     directory: Path,
     checkpoints: Checkpoints,
     trainables: Mapping[str, Trainable],
+    training: ConfigDict,
     mesh: Mesh,
     rules,
     seed: int,
@@ -94,21 +96,20 @@ def begin(
 ) -> TrainState:
     """The state before the first step, on the mesh; the arguments are those of `fit`."""
     _check_patterns(name, trainables)
-    abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(seed)))
+    init = partial(init_state, trainables, average=training.ema_decay > 0)
+    abstract = jax.eval_shape(lambda: init(jax.random.key(seed)))
     layout = shardings(abstract, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout
     )
     if checkpoints.latest is not None:
-        check(checkpoints.record())  # before the state, which may have another shape
-        state, _ = checkpoints.restore(abstract)
+        state, _ = checkpoints.restore(abstract, check, progress)
         progress(f"{name}: going on from step {checkpoints.latest}")
         return state
 
     given = jax.device_get(dict(start_from))  # it may lie on one device of many
     if init_from is not None:
         given[name] = _load(init_from, name, abstract.params[name])
-    init = lambda key, given: init_state(trainables, key, given)
     state = jax.jit(init, out_shardings=layout)(jax.random.key(seed), given)
     if jax.process_index() == 0:
         loaded = given[name] if init_from else None

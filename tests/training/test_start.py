@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
+from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion, make_unet
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.release import release
@@ -85,9 +86,9 @@ def two_layers(trained, optimizer="adamw") -> Trainable:
     )
 
 
-def train(directory, trainable, steps, progress=quiet, microbatches=1):
+def train(directory, trainable, steps, progress=quiet, **fields):
     training = tiny.config().train_diffusion
-    training.update(steps=steps, batch_size=4, microbatches=microbatches)
+    training.update(dict(steps=steps, batch_size=4) | fields)
     rng = np.random.default_rng(0)
     return fit(
         "net",
@@ -110,7 +111,8 @@ def test_ten_steps_change_only_what_the_patterns_name(tmp_path, optimizer):
     lines = []
     before = train(tmp_path, two_layers(("^last/", "first/bias"), optimizer), 1)
     before = jax.device_get(before)
-    state = train(tmp_path, two_layers(("^last/", "first/bias"), optimizer), 11, lines.append, 2)
+    trainable = two_layers(("^last/", "first/bias"), optimizer)
+    state = train(tmp_path, trainable, 11, lines.append, microbatches=2)
     for tree in ("params", "ema"):
         old, new = (flatten_dict(getattr(each, tree)["net"]) for each in (before, state))
         same = {path: np.array_equal(old[path], new[path]) for path in old}
@@ -118,6 +120,15 @@ def test_ten_steps_change_only_what_the_patterns_name(tmp_path, optimizer):
     # No moment has the shape of the frozen kernel, and the trained ones have theirs.
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.optimizer)}
     assert (3, 5) not in shapes and {(5,), (5, 2), (2,)} <= shapes
+
+
+def test_no_average_is_kept_without_a_decay(tmp_path):
+    train(tmp_path, two_layers(()), 1, ema_decay=0.0)
+    state = train(tmp_path, two_layers(()), 3, ema_decay=0.0)
+    assert state.ema == {} and state.averaged is state.params
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    read, _ = checkpoints.restore_ema("net", checkpoints.shapes("net"))
+    np.testing.assert_array_equal(read["first"]["bias"], state.params["net"]["first"]["bias"])
 
 
 def test_the_report_names_every_parameter(tmp_path):
@@ -167,6 +178,7 @@ def test_a_warm_start_has_the_sources_loss_and_trains_what_it_is_told(source, da
     train_diffusion(config, run, data, source, lines.append)
     first = read_metrics(run.path / "diffusion" / "metrics.jsonl")[0]["loss"]
     assert first == pytest.approx(loss_of(source, config, data), rel=1e-5)
+    assert Checkpoints(run.checkpoints("diffusion")).best == 3  # by its held-out loss
     before, after = (load_diffusion(each) for each in (source, Run.open(run.path)))
     same = jax.tree.map(np.array_equal, before.params, after.params)
     assert not any(jax.tree.leaves(same.pop("output"))) and all(jax.tree.leaves(same))
