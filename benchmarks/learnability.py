@@ -204,8 +204,8 @@ def train(
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
     hop, k = feature.hop, latents.shape[-1]
 
-    def batches(start: int):
-        for step, batch in enumerate(data.batches(start), start):
+    def batches(start: int, number: int):
+        for step, batch in enumerate(data.batches(number), start):
             drawn = draw_captions([captions[row] for row in batch["index"]], seed, step)
             yield diffusion_inputs({**batch, "caption": drawn}, config, text)
 

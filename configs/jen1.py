@@ -194,6 +194,9 @@ def get_config() -> ConfigDict:
         # Regular expressions. Parameters are trained if one of them is found in their path, such as
         # decoder/... , and else frozen. (): all are trained. The discriminators always are.
         trained=(),
+        # True: go on with another batch size, seed or data than the checkpoint's, after as many
+        # examples as it has seen. False: refuse that.
+        remap_data=False,
         log_every=100,  # steps
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
@@ -215,6 +218,7 @@ def get_config() -> ConfigDict:
         microbatches=1,  # parts of a batch that are processed one after the other
         init_from="",  # as in train_autoencoder
         trained=(),  # as in train_autoencoder; paths begin with unet/ or text/
+        remap_data=False,  # as in train_autoencoder
         log_every=100,  # steps
         checkpoint_every=2000,  # steps
         # The newest ones. The one with the lowest held-out loss is kept besides.

@@ -89,9 +89,9 @@ def train_autoencoder(
         init_from=init_from,
         check=lambda record: _check_record(record, run, keeps),
         draw=partial(draw_autoencoder, training=training),
-        batches=lambda start: (
+        batches=lambda start, batch: (
             autoencoder_inputs(clips, step, training)
-            for step, clips in enumerate(data.batches(start), start)
+            for step, clips in enumerate(data.batches(batch), start)
         ),
         training=training,
         schedule=adamw(training)[1],

@@ -86,7 +86,7 @@ def train_diffusion(
         directory=run.path / "diffusion",
         trainables={"diffusion": trainable},
         draw=draw,
-        batches=lambda start: map(inputs, data.batches(start, around)),
+        batches=lambda start, batch: map(inputs, data.batches(batch, around)),
         training=training,
         schedule=schedule,
         mesh=make_mesh(config),

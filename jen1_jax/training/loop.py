@@ -94,7 +94,7 @@ def fit(
     directory: Path,
     trainables: Mapping[str, Trainable],
     draw: Callable,
-    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    batches: Callable[[int, int], Iterator[Mapping[str, Any]]],
     training: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
@@ -112,8 +112,9 @@ def fit(
     """Trains to `training.steps` from the newest checkpoint in `directory`, or from the start.
 
     Args:
-        batches: the first step -> what `draw` takes. A batch's `index` stays on the host: it names
-            the examples of a batch that is skipped.
+        batches: (first step, number of its batch) -> what `draw` takes. The two are the same
+            unless the batch size has changed (resume.py). A batch's `index` stays on the host: it
+            names the examples of a batch that is skipped.
         training: a section `train_*`.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
@@ -145,7 +146,7 @@ def fit(
         checkpoints = Checkpoints(
             directory / "checkpoints", training.keep_checkpoints, training.keep_every
         )
-        state = begin(
+        state, position = begin(
             name,
             directory=directory,
             checkpoints=checkpoints,
@@ -160,6 +161,7 @@ def fit(
             check=check,
             progress=progress,
         )
+        record = dict(record) | {"position": position}
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         start = int(state.step)
         if start >= training.steps:
@@ -185,7 +187,7 @@ def fit(
             for hook in hooks:
                 hook.start(start)
                 stack.callback(hook.close)
-            stream = batches(start)
+            stream = batches(start, start + position["offset"])
             for step in range(start, training.steps):
                 batch = dict(next(stream))
                 index = np.asarray(batch.pop("index", ()))

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -26,7 +26,15 @@ from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
 from jen1_jax.sharding import shardings
+from jen1_jax.training.resume import check_position, moved, position
 from jen1_jax.training.step import Trainable, TrainState, init_state, path_name, trained_part
+
+
+class Start(NamedTuple):
+    """The state before the first step, and where the training is in its data (resume.py)."""
+
+    state: TrainState
+    position: Mapping[str, Any]
 
 
 def source_run(init_from: str, run: Run, part: str) -> Run | None:
@@ -93,8 +101,9 @@ def begin(
     start_from: Mapping[str, PyTree],
     check: Callable[[Mapping[str, Any]], None],
     progress: Callable[[str], None],
-) -> TrainState:
+) -> Start:
     """The state before the first step, on the mesh; the arguments are those of `fit`."""
+    here = position(training, seed, record)
     _check_patterns(name, trainables)
     init = partial(init_state, trainables, average=training.ema_decay > 0)
     abstract = jax.eval_shape(lambda: init(jax.random.key(seed)))
@@ -103,9 +112,17 @@ def begin(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout
     )
     if checkpoints.latest is not None:
-        state, _ = checkpoints.restore(abstract, check, progress)
+
+        def check_record(record: Mapping[str, Any]) -> None:
+            check(record)
+            check_position(name, record["position"], here, training.remap_data)
+
+        state, then = checkpoints.restore(abstract, check_record, progress)
         progress(f"{name}: going on from step {checkpoints.latest}")
-        return state
+        if training.init_from:
+            progress(f"{name}: train_{name}.init_from is not read again")
+        offset = moved(then["position"], here, int(state.step))
+        return Start(state, here | {"offset": offset})
 
     given = jax.device_get(dict(start_from))  # it may lie on one device of many
     if init_from is not None:
@@ -119,7 +136,7 @@ def begin(
         if init_from or any(each.trained for each in trainables.values()):
             for line in report:
                 progress(line)
-    return state
+    return Start(state, here)
 
 
 def _check_patterns(name: str, trainables: Mapping[str, Trainable]) -> None:

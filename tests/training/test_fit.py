@@ -149,7 +149,7 @@ def count_to_six(directory, *hooks):
         directory=directory,
         trainables={"counter": counter},
         draw=lambda key, step, batch: batch,
-        batches=lambda start: itertools.repeat({"x": np.zeros(1, np.float32)}),
+        batches=lambda start, batch: itertools.repeat({"x": np.zeros(1, np.float32)}),
         training=training,
         schedule=lambda step: 1.0,
         mesh=make_mesh(tiny.config()),
