@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
-from jen1_jax.files import whole_folder, write_text
+from jen1_jax.files import local, whole_folder, write_text
 from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
@@ -45,11 +45,11 @@ def source_run(init_from: str, run: Run, part: str) -> Run | None:
     """
     if not init_from:
         return None
-    source = Run.open(init_from)
-    if source.path.resolve() == run.path.resolve():
+    if local(init_from).resolve() == run.path.resolve():
         raise Refusal(f"train_{part}.init_from is {run.path} itself; choose another --workdir.")
     if Checkpoints.newest(run.checkpoints(part)) >= 0:
         return None
+    source = Run.open(init_from)
     weights.check(source, part, f"{source.path} (init_from) has no trained {part}; name another.")
     return source
 

@@ -2,7 +2,9 @@
 
 import json
 import resource
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -151,3 +153,46 @@ def test_a_state_is_restored_bit_for_bit_on_fewer_and_on_more_devices(tmp_path):
     for devices in (8, 4, 1, 8):
         printed = run_on(devices, MESHES, tmp_path).splitlines()[-1]
         assert json.loads(printed) == [devices, True]
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jen1_jax.models.checkpoints import Checkpoints
+
+root, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", 2, process)
+mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(AxisType.Auto,))
+values = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
+sharding = NamedSharding(mesh, P("fsdp"))
+state = {"w": jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])}
+abstract = {"w": jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=sharding)}
+checkpoints = Checkpoints(root, keep=2)
+for step in (10, 20):
+    checkpoints.save(step, state, {"step": step})
+checkpoints.close()
+if process == 0:  # cut off what process 1 has written and will read
+    files = (root / "20" / "state" / "ocdbt.process_1" / "d").iterdir()
+    file = max(files, key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1000])
+multihost_utils.sync_global_devices("damaged")
+checkpoints, warnings = Checkpoints(root, keep=2), []
+found, record = checkpoints.restore(abstract, warn=warnings.append)
+(shard,) = found["w"].addressable_shards
+assert np.array_equal(shard.data, values[shard.index]) and record == {"step": 10}
+assert checkpoints.steps == [10] and "/20 cannot be read" in warnings[0], warnings
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_checkpoint_that_all_can_read(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    with ThreadPoolExecutor() as pool:
+        run = lambda process: run_on(1, PROCESSES, tmp_path, port, process)
+        list(pool.map(run, range(2)))
