@@ -204,8 +204,8 @@ def train(
     window = round(config.data.seconds * rate) // unet.frames_multiple * unet.frames_multiple
     hop, k = feature.hop, latents.shape[-1]
 
-    def batches(start: int, rows: Sequence[int]):
-        for step, batch in enumerate(data.batches(start, rows=rows), start):
+    def batches(start: int, number: int, rows: Sequence[int]):
+        for step, batch in enumerate(data.batches(number, rows=rows), start):
             drawn = draw_captions([captions[row] for row in batch["index"]], seed, step)
             yield diffusion_inputs({**batch, "caption": drawn}, config, text)
 
@@ -225,7 +225,7 @@ def train(
         record={"latents": feature.k},
         progress=partial(print, flush=True),
     )
-    params = jax.device_get(state.ema["diffusion"])
+    params = jax.device_get(state.averaged["diffusion"])
     return Generator(config, text, unet, params, rate, window, piece)
 
 

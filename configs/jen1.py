@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
         weight_decay=1e-2,  # of AdamW
         clip=1.0,  # largest norm of the gradient
         # The largest decay of the average of the parameters. After t updates the decay is at most
-        # (1 + t) / (10 + t).
+        # (1 + t) / (10 + t). 0: no average is kept.
         ema_decay=0.999,
         microbatches=1,  # parts of a batch that are processed one after the other
         losses=dict(  # weights; 0 leaves a loss out
@@ -194,6 +194,9 @@ def get_config() -> ConfigDict:
         # Regular expressions. Parameters are trained if one of them is found in their path, such as
         # decoder/... , and else frozen. (): all are trained. The discriminators always are.
         trained=(),
+        # True: go on with another batch size, seed or data than the checkpoint's, after as many
+        # examples as it has seen. False: refuse that.
+        remap_data=False,
         # A step is skipped whose gradient norm is more than this factor above the mean of the last
         # 100, about. 0: no step is skipped for its norm.
         largest_jump=10.0,
@@ -209,6 +212,7 @@ def get_config() -> ConfigDict:
         profile=(0, 0),
         checkpoint_every=5000,  # steps
         keep_checkpoints=2,  # the newest ones
+        keep_every=0,  # steps: of every so many a checkpoint is kept for good; 0: of none
     )
     config.train_diffusion = dict(
         steps=200_000,
@@ -226,6 +230,7 @@ def get_config() -> ConfigDict:
         microbatches=1,  # parts of a batch that are processed one after the other
         init_from="",  # as in train_autoencoder
         trained=(),  # as in train_autoencoder; paths begin with unet/ or text/
+        remap_data=False,  # as in train_autoencoder
         # From here to profile: as in train_autoencoder.
         largest_jump=10.0,
         roll_back_after=50,
@@ -236,7 +241,9 @@ def get_config() -> ConfigDict:
         # Steps between demos of every task, made of a held-out clip. 0: none.
         demos_every=10_000,
         checkpoint_every=2000,  # steps
-        keep_checkpoints=2,  # the newest ones
+        # The newest ones. The one with the lowest held-out loss is kept besides.
+        keep_checkpoints=2,
+        keep_every=0,  # as in train_autoencoder
     )
     config.mesh = dict(
         # Devices along each axis; -1: all that are left. All of `data` and `fsdp` split the batch.

@@ -267,7 +267,7 @@ def release(options: argparse.Namespace) -> None:
     from jen1_jax.models import release
     from jen1_jax.models.run import Run
 
-    release.release(Run.open(options.checkpoint), options.out, options.text)
+    release.release(Run.open(options.checkpoint), options.out, options.text, options.step)
     print(f"release written to {options.out}")
 
 
@@ -599,6 +599,12 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME",
         help="the name of its frozen text encoder on the hub, where the run has a local folder",
+    )
+    sub.add_argument(
+        "--step",
+        default="",
+        help="which checkpoint of the diffusion model: a step, or `best` by held-out loss (default:"
+        " the newest)",
     )
     sub.add_argument("--out", required=True, help="a new folder")
     about = "draw one picture of a run: audio files, round trips, loss curves"

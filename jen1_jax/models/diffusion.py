@@ -47,8 +47,8 @@ class Diffusion:
     trained: Mapping[str, Any]
 
 
-def load_diffusion(run: Run) -> Diffusion:
-    """The run's trained diffusion model.
+def load_diffusion(run: Run, step: str = "") -> Diffusion:
+    """The run's trained diffusion model, of the checkpoint `step` (see `weights.step_of`).
 
     Raises `Refusal` where a part is missing, or belongs to another run.
     """
@@ -65,7 +65,8 @@ def load_diffusion(run: Run) -> Diffusion:
             "put that one back."
         )
     unet = make_unet(config, codec.k, text)
-    params, trained = weights.restore(run, "diffusion", abstract_diffusion(unet, text))
+    at = weights.step_of(run, "diffusion", step)
+    params, trained = weights.restore(run, "diffusion", abstract_diffusion(unet, text), at)
     check_autoencoder(run, trained, codec)
     text_params = params["text"] if text.trainable else text.params
     return Diffusion(codec, text, text_params, unet, params["unet"], trained)

@@ -16,19 +16,20 @@ from jen1_jax.models.diffusion import load_diffusion
 from jen1_jax.models.run import Run
 
 
-def release(run: Run, out: str, encoder: str = "") -> None:
+def release(run: Run, out: str, encoder: str = "", step: str = "") -> None:
     """Writes the release `out` of a trained `run`. It generates what the run generates.
 
     Rounding changes the autoencoder a little, and so its fingerprint.
 
     Args:
         encoder: the name that others have for the frozen text encoder, for example on the hub.
+        step: of the diffusion model's checkpoint; or "best" by held-out loss, "" for the newest.
 
     Raises:
         Refusal: the run is not trained to its end; its text encoder is a folder of this machine and
             has no other name; `out` holds something already.
     """
-    trained, config = load_diffusion(run), run.config.copy_and_resolve_references()
+    trained, config = load_diffusion(run, step), run.config.copy_and_resolve_references()
     source = json.loads((run.text / "source.json").read_text())
     name = encoder or source["encoder"]
     if source["encoder"] and os.path.isabs(name):

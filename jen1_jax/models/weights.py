@@ -30,6 +30,25 @@ def check(run: Run, part: str, missing: str) -> None:
         Checkpoints.existing(run.checkpoints(part), missing).close()
 
 
+def step_of(run: Run, part: str, name: str) -> int | None:
+    """The step of the checkpoint `name`: a number, "best" by held-out loss, or "" for the newest.
+
+    Raises `Refusal` for one that the run does not have.
+    """
+    if not name:
+        return None
+    kept: dict[str, int | None] = {}
+    if not run.weights(part).is_file():
+        checkpoints = Checkpoints(run.checkpoints(part))
+        kept = {"best": checkpoints.best}
+        kept |= {str(step): step for step in checkpoints.steps}
+        checkpoints.close()
+    if kept.get(name) is None:
+        known = ", ".join(key for key, step in kept.items() if step is not None)
+        raise Refusal(f"{run.path} has no checkpoint {name!r}; it has {known or 'none to choose'}.")
+    return kept[name]
+
+
 def held(run: Run, part: str) -> PyTree:
     """The shapes of all parameters that a part of the run has."""
     path = run.weights(part)
@@ -41,17 +60,20 @@ def held(run: Run, part: str) -> PyTree:
     return found
 
 
-def restore(run: Run, part: str, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
+def restore(
+    run: Run, part: str, shapes: PyTree, step: int | None = None
+) -> tuple[PyTree, Mapping[str, Any]]:
     """The averaged parameters (EMA) of a part of the run, in float32, and the record beside them.
 
-    They lie where `shapes` say, or on the first local device. Raises `Refusal` for a file that does
-    not hold parameters of these `shapes`.
+    They are those of the checkpoint at `step` (default: the newest), or of the release. They lie
+    where `shapes` say, or on the first local device. Raises `Refusal` for a file that does not hold
+    parameters of these `shapes`.
     """
     path = run.weights(part)
     if path.is_file():
         return _read(path, shapes)
     checkpoints = Checkpoints(run.checkpoints(part))
-    found = checkpoints.restore_ema(part, shapes)
+    found = checkpoints.restore_ema(part, shapes, step)
     checkpoints.close()
     return found
 

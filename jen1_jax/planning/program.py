@@ -88,7 +88,11 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     training = config[f"train_{part}"]
     trainables, draw, batch = PARTS[part](config)
     with jax.set_mesh(mesh):
-        state = jax.eval_shape(lambda: init_state(trainables, jax.random.key(config.seed)))
+        state = jax.eval_shape(
+            lambda: init_state(
+                trainables, jax.random.key(config.seed), average=training.ema_decay > 0
+            )
+        )
         layout = shardings(state, mesh, config.mesh.rules)
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     rows = NamedSharding(mesh, P(BATCH_AXES))

@@ -90,9 +90,9 @@ def train_autoencoder(
         init_from=init_from,
         check=lambda record: _check_record(record, run, keeps),
         draw=partial(draw_autoencoder, training=training),
-        batches=lambda start, rows: (
+        batches=lambda start, number, rows: (
             autoencoder_inputs(clips, step, training)
-            for step, clips in enumerate(data.batches(start, rows=rows), start)
+            for step, clips in enumerate(data.batches(number, rows=rows), start)
         ),
         training=training,
         schedule=adamw(training)[1],
@@ -109,7 +109,7 @@ def train_autoencoder(
             f"Every step of {run.path} was skipped, nothing was learnt; look for bad data with "
             "`jen1 data validate`."
         )
-    _finish(config, run, data, model, whole_params(state.ema["autoencoder"]), kept, progress)
+    _finish(config, run, data, model, whole_params(state.averaged["autoencoder"]), kept, progress)
 
 
 def _same_layout(model: Autoencoder, other: Autoencoder) -> bool:

@@ -54,7 +54,7 @@ class Demos(Hook):
         return every > 0 and step % every == 0
 
     def evaluate(self, step: int, state: TrainState) -> Mapping[str, float]:
-        params = whole_params(state.ema["diffusion"])
+        params = whole_params(state.averaged["diffusion"])
         if jax.process_index() == 0:
             alone = ConfigDict({"mesh": {"axes": dict.fromkeys(self._config.mesh.axes, 1)}})
             with jax.set_mesh(make_mesh(alone, jax.local_devices()[:1])):

@@ -19,6 +19,7 @@ from jen1_jax.training.checks import check_data, check_diffusion
 from jen1_jax.training.demos import Demos, Write
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
+from jen1_jax.training.held_out import first_clips, held_out_loss
 from jen1_jax.training.hooks import Hook
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
@@ -85,12 +86,16 @@ def train_diffusion(
     if write_demos:
         held_out = partial(data.sweep, "test")
         hooks.append(Demos(write_demos, held_out, run=run, progress=progress, **networks))
+    trainable = make_trainable(config, unet, codec, text, optimizer)
+    draw = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window)
+    frozen = {"autoencoder": codec.params} if waveforms else None
+    clips = first_clips(data.sweep("test", around))
     fit(
         "diffusion",
         directory=run.path / "diffusion",
-        trainables={"diffusion": make_trainable(config, unet, codec, text, optimizer)},
-        draw=partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window),
-        batches=lambda start, rows: map(inputs, data.batches(start, around, rows)),
+        trainables={"diffusion": trainable},
+        draw=draw,
+        batches=lambda start, number, rows: map(inputs, data.batches(number, around, rows)),
         training=training,
         schedule=schedule,
         mesh=make_mesh(config),
@@ -101,7 +106,8 @@ def train_diffusion(
         record=run.record | {"data": dict(data.description)},
         init_from=init_from,
         check=lambda record: check_autoencoder(run, record, codec),
+        held_out=held_out_loss(trainable, draw, inputs(clips), frozen) if clips else None,
         hooks=hooks,
-        frozen={"autoencoder": codec.params} if waveforms else None,
+        frozen=frozen,
         progress=progress,
     )

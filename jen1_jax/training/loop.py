@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.batch import Clips
 from jen1_jax.errors import Refusal
-from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.checkpoints import HELD_OUT, Checkpoints
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_rows, put, put_batch, shardings
 from jen1_jax.training.hooks import Hook, Profiler
@@ -69,7 +69,7 @@ def fit(
     directory: Path,
     trainables: Mapping[str, Trainable],
     draw: Callable,
-    batches: Callable[[int, Sequence[int]], Iterator[Mapping[str, Any]]],
+    batches: Callable[[int, int, Sequence[int]], Iterator[Mapping[str, Any]]],
     training: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
@@ -82,15 +82,17 @@ def fit(
     start_from: Mapping[str, PyTree] | None = None,
     init_from: Run | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    held_out: Callable[[PyTree], Any] | None = None,
     hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
 ) -> TrainState:
     """Trains to `training.steps` from the newest checkpoint in `directory`, or from the start.
 
     Args:
-        batches: (the first step, the rows of each batch that this process loads) -> these rows of
-            what `draw` takes. A batch's `index` stays on the host: it names the examples of a batch
-            that is skipped.
+        batches: (first step, number of its batch, rows of each batch that this process loads) ->
+            these rows of what `draw` takes. Step and number are the same unless the batch size has
+            changed (resume.py). A batch's `index` stays on the host: it names the examples of a
+            batch that is skipped.
         training: a section `train_*`.
         rules, reduce_dtype: of the section `mesh`.
         audio_seconds: of an example, for the speed.
@@ -99,6 +101,8 @@ def fit(
         start_from: parameters of trainables to begin with instead of fresh ones.
         init_from: a run whose parameters of the same part to begin with, as far as they fit.
         check: may refuse the record of a checkpoint from which training would go on.
+        held_out: averaged parameters of all trainables -> their loss on held-out data. The
+            checkpoint with the lowest loss is kept.
 
     Returns:
         The final state.
@@ -114,12 +118,15 @@ def fit(
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     with jax.set_mesh(mesh):
-        checkpoints = Checkpoints(directory / "checkpoints", training.keep_checkpoints)
-        state = begin(
+        checkpoints = Checkpoints(
+            directory / "checkpoints", training.keep_checkpoints, training.keep_every
+        )
+        state, position = begin(
             name,
             directory=directory,
             checkpoints=checkpoints,
             trainables=trainables,
+            training=training,
             mesh=mesh,
             rules=rules,
             seed=seed,
@@ -129,6 +136,7 @@ def fit(
             check=check,
             progress=progress,
         )
+        record = dict(record) | {"position": position}
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         start = int(state.step)
         if start >= training.steps:
@@ -164,7 +172,7 @@ def fit(
                 hook.start(start)
                 stack.callback(hook.close)
             roll_back = RollBack(name, checkpoints, progress)
-            stream = batches(start, rows.tolist())
+            stream = batches(start, start + position["offset"], rows.tolist())
             for step in range(start, training.steps):
                 with log.timed("data"):
                     batch = dict(next(stream))
@@ -181,9 +189,18 @@ def fit(
                         log.skipped = 0
                 log.add(metrics, index)
                 due = done % training.checkpoint_every == 0 and not metrics["skipped"]
-                if due or last or stop:
+                checkpoints.raise_failure()
+                if stop:  # at once, since there may be little time
+                    checkpoints.save(done, state, record)
+                elif due or last:
+                    found = {}
+                    if held_out:
+                        jax.block_until_ready(state)
+                        with log.timed("evaluation"):
+                            found = {HELD_OUT: float(held_out(state.averaged))}
+                        log.add_figures(found)
                     with log.timed("checkpoint"):
-                        checkpoints.save(done, state, record)
+                        checkpoints.save(done, state, record, found.get(HELD_OUT))
                 for hook in hooks:
                     hook.after_step(done)
                     if hook.due(done):

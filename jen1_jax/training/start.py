@@ -8,8 +8,9 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,12 +20,20 @@ from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.errors import Refusal
-from jen1_jax.files import whole_folder, write_text
+from jen1_jax.files import local, whole_folder, write_text
 from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
 from jen1_jax.sharding import shardings
+from jen1_jax.training.resume import check_position, moved, position
 from jen1_jax.training.step import Trainable, TrainState, init_state, path_name, trained_part
+
+
+class Start(NamedTuple):
+    """The state before the first step, and where the training is in its data (resume.py)."""
+
+    state: TrainState
+    position: Mapping[str, Any]
 
 
 def source_run(init_from: str, run: Run, part: str) -> Run | None:
@@ -35,11 +44,11 @@ def source_run(init_from: str, run: Run, part: str) -> Run | None:
     """
     if not init_from:
         return None
-    source = Run.open(init_from)
-    if source.path.resolve() == run.path.resolve():
+    if local(init_from).resolve() == run.path.resolve():
         raise Refusal(f"train_{part}.init_from is {run.path} itself; choose another --workdir.")
     if Checkpoints.newest(run.checkpoints(part)) >= 0:
         return None
+    source = Run.open(init_from)
     weights.check(source, part, f"{source.path} (init_from) has no trained {part}; name another.")
     return source
 
@@ -80,6 +89,7 @@ def begin(
     directory: Path,
     checkpoints: Checkpoints,
     trainables: Mapping[str, Trainable],
+    training: ConfigDict,
     mesh: Mesh,
     rules,
     seed: int,
@@ -88,24 +98,32 @@ def begin(
     start_from: Mapping[str, PyTree],
     check: Callable[[Mapping[str, Any]], None],
     progress: Callable[[str], None],
-) -> TrainState:
+) -> Start:
     """The state before the first step, on the mesh; the arguments are those of `fit`."""
+    here = position(training, seed, record)
     _check_patterns(name, trainables)
-    abstract = jax.eval_shape(lambda: init_state(trainables, jax.random.key(seed)))
+    init = partial(init_state, trainables, average=training.ema_decay > 0)
+    abstract = jax.eval_shape(lambda: init(jax.random.key(seed)))
     layout = shardings(abstract, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, layout
     )
     if checkpoints.latest is not None:
-        check(checkpoints.record())  # before the state, which may have another shape
-        state, _ = checkpoints.restore(abstract)
+
+        def check_record(record: Mapping[str, Any]) -> None:
+            check(record)
+            check_position(name, record["position"], here, training.remap_data)
+
+        state, then = checkpoints.restore(abstract, check_record, progress)
         progress(f"{name}: going on from step {checkpoints.latest}")
-        return state
+        if training.init_from:
+            progress(f"{name}: train_{name}.init_from is not read again")
+        offset = moved(then["position"], here, int(state.step))
+        return Start(state, here | {"offset": offset})
 
     given = jax.device_get(dict(start_from))  # it may lie on one device of many
     if init_from is not None:
         given[name] = _load(init_from, name, abstract.params[name])
-    init = lambda key, given: init_state(trainables, key, given)
     state = jax.jit(init, out_shardings=layout)(jax.random.key(seed), given)
     if jax.process_index() == 0:
         loaded = given[name] if init_from else None
@@ -115,7 +133,7 @@ def begin(
         if init_from or any(each.trained for each in trainables.values()):
             for line in report:
                 progress(line)
-    return state
+    return Start(state, here)
 
 
 def _check_patterns(name: str, trainables: Mapping[str, Trainable]) -> None:

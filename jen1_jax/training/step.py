@@ -35,8 +35,13 @@ class TrainState(flax.struct.PyTreeNode):
     updates: Any  # of the parameters; a skipped step adds none
     norm: Any  # running mean of the gradient norms
     params: PyTree
-    ema: PyTree
+    ema: PyTree  # no entry where no average is kept
     optimizer: PyTree
+
+    @property
+    def averaged(self) -> PyTree:
+        """The EMA of the parameters, or the parameters where no average is kept."""
+        return self.ema or self.params
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,12 @@ def init_state(
     trainables: Mapping[str, Trainable],
     key: Key[Array, ""],
     given: Mapping[str, PyTree] | None = None,
+    average: bool = True,
 ) -> TrainState:
     """A fresh state, with the parameters in `given`; the EMA starts as a copy of the parameters.
 
-    `given` holds the whole tree of a trainable, with None for parameters that are fresh.
+    `given` holds the whole tree of a trainable, with None for parameters that are fresh. There is
+    an EMA if `average` is set.
     """
     params = {
         name: trainable.init(jax.random.fold_in(key, n))
@@ -103,7 +110,7 @@ def init_state(
         updates=jnp.zeros((), jnp.int32),
         norm=jnp.zeros(()),
         params=params,
-        ema=jax.tree.map(jnp.copy, params),
+        ema=jax.tree.map(jnp.copy, params) if average else {},
         optimizer={
             name: each.optimizer.init(trained_part(each, params[name]))
             for name, each in trainables.items()
@@ -191,10 +198,11 @@ def make_step(
             )
             own = optax.apply_updates(own, changes)
             params[name] = put_back(own, state.params[name])
-            # In this form the EMA of parameters that do not change stays the same bit for bit.
-            average = lambda e, p: e + (1 - decay) * (p - e)
-            averaged = jax.tree.map(average, trained_part(trainable, state.ema[name]), own)
-            ema[name] = put_back(averaged, state.ema[name])
+            if state.ema:
+                # In this form the EMA of parameters that do not change stays the same bit for bit.
+                average = lambda e, p: e + (1 - decay) * (p - e)
+                averaged = jax.tree.map(average, trained_part(trainable, state.ema[name]), own)
+                ema[name] = put_back(averaged, state.ema[name])
 
         norm = optax.global_norm([each.gradient for each in found.values()])
         losses = jnp.array([each.loss for each in found.values()])

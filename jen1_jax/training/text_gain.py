@@ -189,7 +189,7 @@ class TextGain(Hook):
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         gains = {}
         for log_snr in LOG_SNRS:
-            error = self._errors(state.ema["diffusion"], self._batch, float(log_snr))
+            error = self._errors(state.averaged["diffusion"], self._batch, float(log_snr))
             error = jax.device_get(error)
             gains[f"text_gain/{log_snr}"] = float(1 - error["right"] / error["other"])
         self._report(max(gains.values()), step)

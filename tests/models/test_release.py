@@ -63,6 +63,19 @@ def test_a_release_can_be_released(runs, tmp_path):
     assert load_diffusion(again).codec.fingerprint == load_diffusion(runs[1]).codec.fingerprint
 
 
+def test_a_checkpoint_is_chosen_by_its_step_or_as_the_best(runs, tmp_path):
+    run = runs[0]
+    release(run, str(tmp_path / "chosen"), step="6")
+    one, other = (
+        Run.open(path).weights("diffusion") for path in (tmp_path / "chosen", runs[1].path)
+    )
+    assert one.read_bytes() == other.read_bytes()
+    for source, step, known in ((run, "7", "6"), (run, "best", "6"), (runs[1], "6", "none")):
+        with pytest.raises(Refusal, match=f"no checkpoint '{step}'; it has {known}"):
+            release(source, str(tmp_path / "refused"), step=step)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_nothing_is_trained_in_a_release(copy):
     for part in ("autoencoder", "diffusion"):
         with pytest.raises(Refusal, match="without the state of its training"):
@@ -90,7 +103,7 @@ def test_a_text_encoder_that_only_this_machine_has_needs_a_name(runs, tmp_path):
     kept = json.loads(source.read_text())
     source.write_text(json.dumps(kept | {"encoder": str(tmp_path / "bert")}))
     patch = pytest.MonkeyPatch()
-    patch.setattr("jen1_jax.models.release.load_diffusion", lambda run: loaded)
+    patch.setattr("jen1_jax.models.release.load_diffusion", lambda run, step: loaded)
     with patch.context(), pytest.raises(Refusal, match="others do not have"):
         release(run, str(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()

@@ -152,7 +152,7 @@ def count_to_six(directory, *hooks):
         directory=directory,
         trainables={"counter": counter},
         draw=lambda key, step, batch: batch,
-        batches=lambda start, rows: itertools.repeat({"x": np.zeros(1, np.float32)}),
+        batches=lambda *_: itertools.repeat({"x": np.zeros(1, np.float32)}),
         training=training,
         schedule=lambda step: 1.0,
         mesh=make_mesh(tiny.config()),

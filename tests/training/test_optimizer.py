@@ -173,7 +173,9 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
             directory=directory,
             trainables={"model": trainable},
             draw=lambda key, step, batch: batch,
-            batches=lambda start, _: ({"x": normal(step, 1, 4)} for step in itertools.count(start)),
+            batches=lambda start, *_: (
+                {"x": normal(step, 1, 4)} for step in itertools.count(start)
+            ),
             training=settings,
             schedule=schedule,
             mesh=make_mesh(tiny.config()),

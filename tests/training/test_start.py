@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
+from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion, make_unet
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.release import release
@@ -29,6 +30,7 @@ from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import OPTIMIZERS
+from jen1_jax.training.resume import check_position, position
 from jen1_jax.training.start import _load, _report
 from jen1_jax.training.step import Trainable
 from tests import tiny
@@ -85,16 +87,17 @@ def two_layers(trained, optimizer="adamw") -> Trainable:
     )
 
 
-def train(directory, trainable, steps, progress=quiet, microbatches=1):
+def train(directory, trainable, steps, progress=quiet, batches=None, **fields):
     training = tiny.config().train_diffusion
-    training.update(steps=steps, batch_size=4, microbatches=microbatches)
-    rng = np.random.default_rng(0)
+    training.update(dict(steps=steps, batch_size=4) | fields)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    same = lambda start, batch: itertools.repeat({"x": x})
     return fit(
         "net",
         directory=directory,
         trainables={"net": trainable},
         draw=lambda key, step, batch: batch,
-        batches=lambda start: itertools.repeat({"x": rng.normal(size=(4, 3)).astype(np.float32)}),
+        batches=batches or same,
         training=training,
         schedule=lambda step: 1.0,
         mesh=make_mesh(tiny.config()),
@@ -110,7 +113,8 @@ def test_ten_steps_change_only_what_the_patterns_name(tmp_path, optimizer):
     lines = []
     before = train(tmp_path, two_layers(("^last/", "first/bias"), optimizer), 1)
     before = jax.device_get(before)
-    state = train(tmp_path, two_layers(("^last/", "first/bias"), optimizer), 11, lines.append, 2)
+    trainable = two_layers(("^last/", "first/bias"), optimizer)
+    state = train(tmp_path, trainable, 11, lines.append, microbatches=2)
     for tree in ("params", "ema"):
         old, new = (flatten_dict(getattr(each, tree)["net"]) for each in (before, state))
         same = {path: np.array_equal(old[path], new[path]) for path in old}
@@ -118,6 +122,15 @@ def test_ten_steps_change_only_what_the_patterns_name(tmp_path, optimizer):
     # No moment has the shape of the frozen kernel, and the trained ones have theirs.
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.optimizer)}
     assert (3, 5) not in shapes and {(5,), (5, 2), (2,)} <= shapes
+
+
+def test_no_average_is_kept_without_a_decay(tmp_path):
+    train(tmp_path, two_layers(()), 1, ema_decay=0.0)
+    state = train(tmp_path, two_layers(()), 3, ema_decay=0.0)
+    assert state.ema == {} and state.averaged is state.params
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    read, _ = checkpoints.restore_ema("net", checkpoints.shapes("net"))
+    np.testing.assert_array_equal(read["first"]["bias"], state.params["net"]["first"]["bias"])
 
 
 def test_the_report_names_every_parameter(tmp_path):
@@ -139,6 +152,62 @@ def test_the_report_names_every_parameter(tmp_path):
 def test_a_pattern_that_names_nothing_is_refused(tmp_path, pattern, refused):
     with pytest.raises(Refusal, match=refused):
         train(tmp_path, two_layers(("^last/", pattern)), 1)
+
+
+def read_examples(directory, steps, batch_size, **fields) -> list[list[int]]:
+    """The examples that each step reads; example g is the g-th in the order of the data."""
+    found = []
+
+    def batches(start, batch):
+        for step, number in zip(itertools.count(start), itertools.count(batch), strict=False):
+            examples = range(number * batch_size, (number + 1) * batch_size)
+            found.append([step, *examples])
+            yield {"x": np.ones((batch_size, 3), np.float32)}
+
+    fields = {"batch_size": batch_size} | fields
+    train(directory, two_layers(()), steps, batches=batches, **fields)
+    return found
+
+
+def test_another_batch_size_is_refused_or_keeps_the_number_of_examples_seen(tmp_path):
+    assert read_examples(tmp_path, 3, 4)[-1] == [2, 8, 9, 10, 11]
+    with pytest.raises(Refusal, match=r"batch_size 4, and now it has 6: .*remap_data=True"):
+        read_examples(tmp_path, 5, 6)
+    assert read_examples(tmp_path, 4, 6, remap_data=True) == [[3, 12, 13, 14, 15, 16, 17]]
+    # The next start goes on from there, and needs no remap_data.
+    assert read_examples(tmp_path, 5, 6) == [[4, 18, 19, 20, 21, 22, 23]]
+    # 24 examples are 4 batches of 5 and a part of the next.
+    assert read_examples(tmp_path, 6, 5, remap_data=True) == [[5, 20, 21, 22, 23, 24]]
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"seed": 1}, "seed 0, and now it has 1"),
+        ({"data": {"length": 8}}, "'length': 9.*'length': 8"),
+        ({"trained": ("^last/",)}, r"trained: \[\], and this configuration has \['\^last/'\]"),
+        ({"ema_decay": 0.0}, "ema_decay above 0: True, and this configuration has False"),
+    ],
+)
+def test_what_would_shift_the_data_or_change_the_state_is_refused(change, refused):
+    training = tiny.config().train_diffusion
+    record = {"data": {"length": 9, "dir": "there"}}
+    then = position(training, 0, record)
+    record = {"data": change.get("data", {"length": 9}) | {"dir": "here"}}
+    fields = {key: value for key, value in change.items() if key in training}
+    with training.unlocked():
+        training.update(fields)
+    now = position(training, change.get("seed", 0), record)
+    with pytest.raises(Refusal, match=refused):
+        check_position("diffusion", then, now, remap_data=False)
+    if not fields:
+        check_position("diffusion", then, now, remap_data=True)
+
+
+def test_moved_data_are_the_same_data():
+    training = tiny.config().train_diffusion
+    there, here = (position(training, 0, {"data": {"dir": name}}) for name in ("there", "here"))
+    check_position("diffusion", there, here, remap_data=False)
 
 
 def loss_of(source: Run, config, data) -> float:
@@ -167,6 +236,7 @@ def test_a_warm_start_has_the_sources_loss_and_trains_what_it_is_told(source, da
     train_diffusion(config, run, data, source, lines.append)
     first = read_metrics(run.path / "diffusion" / "metrics.jsonl")[0]["loss"]
     assert first == pytest.approx(loss_of(source, config, data), rel=1e-5)
+    assert Checkpoints(run.checkpoints("diffusion")).best == 3  # by its held-out loss
     before, after = (load_diffusion(each) for each in (source, Run.open(run.path)))
     same = jax.tree.map(np.array_equal, before.params, after.params)
     assert not any(jax.tree.leaves(same.pop("output"))) and all(jax.tree.leaves(same))
