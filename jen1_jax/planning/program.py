@@ -88,25 +88,27 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     training = config[f"train_{part}"]
     trainables, draw, batch = PARTS[part](config)
     with jax.set_mesh(mesh):
-        state = jax.eval_shape(
-            lambda: init_state(
-                trainables, jax.random.key(config.seed), average=training.ema_decay > 0
-            )
-        )
+        init = partial(init_state, trainables, average=training.ema_decay > 0)
+        state = jax.eval_shape(lambda: init(jax.random.key(config.seed)))
         layout = shardings(state, mesh, config.mesh.rules)
+        step = jit_step(
+            trainables,
+            draw,
+            training,
+            mesh=mesh,
+            layout=layout,
+            reduce_dtype=config.mesh.reduce_dtype,
+            seed=config.seed,
+        )
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     rows = NamedSharding(mesh, P(BATCH_AXES))
-    step = jit_step(
-        trainables,
-        draw,
-        training=training,
-        mesh=mesh,
-        layout=layout,
-        reduce_dtype=config.mesh.reduce_dtype,
-        seed=config.seed,
+    return Program(
+        mesh,
+        step,
+        jax.tree.map(place, state, layout),
+        jax.tree.map(lambda leaf: place(leaf, rows), batch),
+        training,
     )
-    shapes = jax.tree.map(place, state, layout)
-    return Program(mesh, step, shapes, jax.tree.map(lambda x: place(x, rows), batch), training)
 
 
 def model_flops(config: ConfigDict, part: str) -> int:

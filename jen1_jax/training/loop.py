@@ -146,7 +146,7 @@ def fit(
         step_fn = jit_step(
             trainables,
             draw,
-            training=training,
+            training,
             mesh=mesh,
             layout=layout,
             reduce_dtype=reduce_dtype,

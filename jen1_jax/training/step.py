@@ -121,16 +121,16 @@ def init_state(
 def jit_step(
     trainables: Mapping[str, Trainable],
     draw: Callable[[Key[Array, ""], Int[Array, ""], Batch], Batch],
-    *,
     training: ConfigDict,
+    *,
     mesh: Mesh,
     layout: TrainState,
     reduce_dtype: str,
     seed: int,
 ) -> Any:
-    """`make_step` by a section `train_*`, jitted for a state with the shardings `layout`.
+    """The jitted step of a section `train_*`, as training runs it and `jen1 plan` compiles it.
 
-    The new state takes the memory of the old one.
+    `layout` has the shardings of the state. The new state takes the memory of the old one.
     """
     step = make_step(
         trainables,

@@ -114,6 +114,7 @@ def test_a_layout_pads_to_tiles():
         ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
         ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", (0, 2, 4, 6)),
         ("source_target_pairs={{1,3},{3,1}}", (1, 3)),
     ],
 )
