@@ -19,7 +19,7 @@ OUT=${OUT:-$PWD/acceptance}  # a new folder of this host
 STORE=${STORE:-$OUT/store}   # a folder where the real run will keep checkpoints; all hosts see it
 TOPOLOGY=${TOPOLOGY:-}       # of a TPU slice, as in `jen1 plan`; empty: nothing is planned
 BATCH=${BATCH:-64}           # a multiple of the number of devices
-STEPS=${STEPS:-60}           # a multiple of 3
+STEPS=${STEPS:-1200}         # a multiple of 60; enough to be stopped in the middle
 CLIP=${CLIP:-5.12}           # seconds
 CLIPS=${CLIPS:-96}
 TOLERANCE=${TOLERANCE:-0.01} # of losses, relative
@@ -43,7 +43,7 @@ PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 text=(encoder= dtype=float32 max_length=32 d_model=128 d_kv=32 d_ff=256 num_layers=2 num_heads=4)
 settings=(--config compose "${text[@]/#/--config.text.}" --config.unet.text_features=128)
 settings+=("--config.data.seconds=$CLIP")
-fields=(batch_size="$BATCH" steps="$STEPS" log_every=$((STEPS / 6)) checkpoint_every="$STEPS")
+fields=(batch_size="$BATCH" steps="$STEPS" log_every=$((STEPS / 60)) checkpoint_every="$STEPS")
 settings+=("${fields[@]/#/--config.train_diffusion.}" "$@")
 
 # Python with one device, as if there were no other process.
@@ -95,6 +95,7 @@ fi
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -115,9 +116,9 @@ def records(run):
     return {record["step"]: record for record in map(json.loads, lines)}
 
 
-def difference(first, second):
+def difference(first, second, until=math.inf):
     """The largest relative difference of the losses at the steps that both logged."""
-    steps = first.keys() & second.keys()
+    steps = [step for step in first.keys() & second.keys() if step <= until]
     return max(abs(first[s]["loss"] - second[s]["loss"]) / first[s]["loss"] for s in steps)
 
 
@@ -130,12 +131,13 @@ def check(passed, **figures):
 one, all_ = records(out / "one"), records(store / "all")
 last = all_[max(all_)]
 checks = {}
-apart = difference(one, all_)
+apart = difference(one, all_, until=60)  # later, rounding errors have grown
 checks["same loss on one device and on all"] = check(
-    apart <= tolerance, largest_difference=apart, tolerance=tolerance, losses=len(one)
+    apart <= tolerance, largest_difference=apart, tolerance=tolerance
 )
 
-seconds = statistics.median(1 / record["steps_per_second"] for record in all_.values())
+speeds = [record["steps_per_second"] for record in all_.values()]
+seconds = 1 / statistics.median(speed for speed in speeds if speed)  # 0: it has only compiled
 peak = last.get("device_peak_gib")
 step, memory = {"measured_seconds": seconds}, {"measured_gib": peak}
 if unplanned or jax.devices()[0].platform != "tpu":

@@ -23,7 +23,7 @@ SMALL = {  # of compose's U-Net
 def test_four_simulated_devices_are_accepted_and_plans_are_not_measured(tmp_path):
     out = tmp_path / "out"
     variables = dict(OUT=out, STORE=tmp_path / "store", PYTHON=sys.executable, JAX_PLATFORMS="cpu")
-    variables |= dict(BATCH="4", STEPS="12", CLIP="1.28", CLIPS="24")
+    variables |= dict(BATCH="4", STEPS="60", CLIP="1.28", CLIPS="24")
     variables |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     overrides = [f"--config.unet.{name}={value}" for name, value in SMALL.items()]
     command = ["bash", ROOT / "launch/acceptance.sh", "--", *overrides]
