@@ -58,8 +58,8 @@ MUTANTS = {
     ),
     "training counts padding": Mutant(
         "jen1_jax/training/diffusion_loss.py",
-        'tasks.loss_mask(batch["mask"], valid, loss_on)',
-        'tasks.loss_mask(batch["mask"], jnp.ones_like(valid), loss_on)',
+        'tasks.loss_mask(batch["mask"], valid, config.tasks.loss_on)',
+        'tasks.loss_mask(batch["mask"], jnp.ones_like(valid), config.tasks.loss_on)',
         f"{LOSS}::test_an_example_counts_in_its_own_task_with_its_valid_frames",
     ),
     "the loss averages over padding": Mutant(
@@ -131,8 +131,8 @@ MUTANTS = {
     ),
     "padding enters the network": Mutant(
         "jen1_jax/unet.py",
-        'name="stem")(x * valids[0], causal)',
-        'name="stem")(x, causal)',
+        'name="stem")(constrain(x * valids[0]), causal)',
+        'name="stem")(constrain(x), causal)',
         f"{DENOISER}::test_the_content_of_padding_changes_nothing_and_its_output_is_zero",
     ),
     "the EMA stands still": Mutant(

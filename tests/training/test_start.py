@@ -91,7 +91,7 @@ def train(directory, trainable, steps, progress=quiet, batches=None, **fields):
     training = tiny.config().train_diffusion
     training.update(dict(steps=steps, batch_size=4) | fields)
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    same = lambda start, batch: itertools.repeat({"x": x})
+    same = lambda *_: itertools.repeat({"x": x})
     return fit(
         "net",
         directory=directory,
@@ -103,6 +103,7 @@ def train(directory, trainable, steps, progress=quiet, batches=None, **fields):
         mesh=make_mesh(tiny.config()),
         rules=(),
         seed=0,
+        audio_seconds=1.0,
         record={"what": "a test"},
         progress=progress,
     )
@@ -158,7 +159,7 @@ def read_examples(directory, steps, batch_size, **fields) -> list[list[int]]:
     """The examples that each step reads; example g is the g-th in the order of the data."""
     found = []
 
-    def batches(start, batch):
+    def batches(start, batch, rows):
         for step, number in zip(itertools.count(start), itertools.count(batch), strict=False):
             examples = range(number * batch_size, (number + 1) * batch_size)
             found.append([step, *examples])

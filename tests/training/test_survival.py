@@ -70,7 +70,7 @@ def count(directory, bad=(), steps=20, progress=lambda text: None):
     training = tiny.config().train_diffusion
     training.update(batch_size=1, checkpoint_every=6, roll_back_after=3, steps=steps)
 
-    def batches(start):
+    def batches(start, *_):
         for step in itertools.count(start):
             x = np.full(1, np.nan if step in bad else 1, np.float32)
             yield {"x": x, "index": np.array([100 + step])}
