@@ -5,6 +5,7 @@ fingerprints and a description of the data. It can be restored onto any mesh and
 processes, since each leaf is read into the sharding that the caller gives.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,12 @@ class Checkpoints:
         """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
         if step != self.latest:
             self.raise_failure()
+            known = held_out_loss is not None and math.isfinite(held_out_loss)
             self._saving = self._checkpointer.save_checkpointables_async(
                 step,
                 {"state": state, "record": dict(record)},
                 force=True,
-                metrics=None if held_out_loss is None else {HELD_OUT: held_out_loss},
+                metrics={HELD_OUT: held_out_loss} if known else None,
             )
 
     def raise_failure(self) -> None:

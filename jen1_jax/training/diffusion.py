@@ -88,7 +88,6 @@ def train_diffusion(
         hooks.append(Demos(write_demos, held_out, run=run, progress=progress, **networks))
     trainable = make_trainable(config, unet, codec, text, optimizer)
     draw = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window)
-    frozen = {"autoencoder": codec.params} if waveforms else None
     clips = first_clips(data.sweep("test", around))
     fit(
         "diffusion",
@@ -106,8 +105,8 @@ def train_diffusion(
         record=run.record | {"data": dict(data.description)},
         init_from=init_from,
         check=lambda record: check_autoencoder(run, record, codec),
-        held_out=held_out_loss(trainable, draw, inputs(clips), frozen) if clips else None,
+        held_out=held_out_loss(trainable, draw, inputs(clips)) if clips else None,
         hooks=hooks,
-        frozen=frozen,
+        frozen={"autoencoder": codec.params} if waveforms else None,
         progress=progress,
     )

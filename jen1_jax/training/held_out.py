@@ -32,23 +32,21 @@ def first_clips(batches: Iterable[Mapping[str, Any]]) -> Any | None:
 
 
 def held_out_loss(
-    trainable: Trainable, draw: Callable, inputs: Mapping[str, Any], frozen: PyTree
-) -> Callable[[PyTree], jax.Array]:
-    """Parameters of all trainables -> the loss of this one on `inputs`, always with one draw.
+    trainable: Trainable, draw: Callable, inputs: Mapping[str, Any]
+) -> Callable[[PyTree, PyTree], jax.Array]:
+    """(parameters of all trainables, frozen ones) -> the loss of this trainable on `inputs`.
 
-    So losses of different steps have the same tasks, times and noise, and can be compared.
+    Each call draws the same tasks, times and noise, so losses of different steps can be compared.
     """
 
     @jax.jit
-    def loss(params, inputs, frozen):
+    def loss(params, frozen, inputs):
         batch = draw(jax.random.key(0), jnp.int32(0), inputs)
         losses, counts = trainable.losses(params, batch, frozen), trainable.counts(batch)
-        return sum(
-            trainable.weights[name]
-            * jnp.sum(each * counts[name])
-            / jnp.maximum(counts[name].sum(), 1)
-            for name, each in losses.items()
+        mean = lambda name: (
+            jnp.sum(losses[name] * counts[name]) / jnp.maximum(counts[name].sum(), 1)
         )
+        return sum(trainable.weights[name] * mean(name) for name in losses)
 
     batch = {name: array for name, array in inputs.items() if name != "index"}
-    return lambda params: loss(params, batch, frozen)
+    return lambda params, frozen: loss(params, frozen, batch)

@@ -82,7 +82,7 @@ def fit(
     start_from: Mapping[str, PyTree] | None = None,
     init_from: Run | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
-    held_out: Callable[[PyTree], Any] | None = None,
+    held_out: Callable[[PyTree, PyTree], Any] | None = None,
     hooks: Sequence[Hook] = (),
     progress: Callable[[str], None] = print,
 ) -> TrainState:
@@ -101,8 +101,8 @@ def fit(
         start_from: parameters of trainables to begin with instead of fresh ones.
         init_from: a run whose parameters of the same part to begin with, as far as they fit.
         check: may refuse the record of a checkpoint from which training would go on.
-        held_out: averaged parameters of all trainables -> their loss on held-out data. The
-            checkpoint with the lowest loss is kept.
+        held_out: (averaged parameters of all trainables, `frozen`) -> loss on held-out data. The
+            checkpoint with the lowest one is kept.
 
     Returns:
         The final state.
@@ -197,7 +197,7 @@ def fit(
                     if held_out:
                         jax.block_until_ready(state)
                         with log.timed("evaluation"):
-                            found = {HELD_OUT: float(held_out(state.averaged))}
+                            found = {HELD_OUT: float(held_out(state.averaged, frozen))}
                         log.add_figures(found)
                     with log.timed("checkpoint"):
                         checkpoints.save(done, state, record, found.get(HELD_OUT))

@@ -41,10 +41,10 @@ def assert_same(found, step):
 
 
 def test_the_newest_the_round_and_the_best_checkpoints_are_kept(tmp_path):
-    losses = {10: 0.9, 20: 0.3, 30: 0.5, 40: 0.2, 50: 0.4, 60: 0.6, 70: 0.7}
+    losses = {10: 0.9, 20: np.nan, 30: 0.5, 40: 0.2, 50: 0.4, 70: 0.7}
     found = saved(tmp_path / "all", range(10, 80, 10), losses, keep=2, keep_every=30)
     assert found.steps == [30, 40, 60, 70] and found.best == 40
-    assert saved(tmp_path / "newest", range(10, 80, 10), keep=2).steps == [60, 70]
+    assert saved(tmp_path / "newest", (10, 20, 30), keep=2).steps == [20, 30]
 
 
 @pytest.mark.parametrize("part", ["record", "state"])
@@ -149,8 +149,8 @@ print(json.dumps([count, same]))
 
 
 @pytest.mark.slow
-def test_a_state_is_restored_bit_for_bit_on_fewer_and_on_more_devices(tmp_path):
-    for devices in (8, 4, 1, 8):
+def test_a_state_is_restored_bit_for_bit_on_fewer_devices(tmp_path):
+    for devices in (8, 4, 1):
         printed = run_on(devices, MESHES, tmp_path).splitlines()[-1]
         assert json.loads(printed) == [devices, True]
 
