@@ -21,14 +21,14 @@ from tests import tiny
 from tests.test_processes import losses, train
 
 CASES = (  # processes, devices of each, axes of the mesh
+    (2, 2, {"data": 1, "fsdp": 4, "tensor": 1}),
+    (4, 2, {"data": 2, "fsdp": 2, "tensor": 2}),
+    (2, 2, {"data": 1, "fsdp": 1, "tensor": 4}),
+    (4, 2, {"data": 1, "fsdp": 8, "tensor": 1}),
     (1, 8, {"data": 8, "fsdp": 1, "tensor": 1}),
     (1, 8, {"data": 1, "fsdp": 8, "tensor": 1}),
     (1, 8, {"data": 1, "fsdp": 1, "tensor": 8}),
     (1, 8, {"data": 2, "fsdp": 2, "tensor": 2}),
-    (2, 2, {"data": 1, "fsdp": 4, "tensor": 1}),
-    (2, 2, {"data": 1, "fsdp": 1, "tensor": 4}),
-    (4, 2, {"data": 4, "fsdp": 2, "tensor": 1}),
-    (4, 2, {"data": 1, "fsdp": 2, "tensor": 4}),
 )
 
 

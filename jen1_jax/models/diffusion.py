@@ -19,6 +19,7 @@ from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule
+from jen1_jax.distributed import on_first
 from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder
 from jen1_jax.keys import named_key
@@ -190,16 +191,26 @@ def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None
 
 
 def copy_autoencoder(source: Run, run: Run) -> None:
-    """Copies another run's trained autoencoder into this one, which must not have its own."""
+    """Copies another run's trained autoencoder into this one, which must not have its own.
+
+    All processes load it, since loading waits for all of them, and the first one copies.
+    """
+    own = (run.path / "autoencoder").exists()
+    on_first(lambda: None)  # all have looked before one copies
     fingerprint = load_codec(source).fingerprint  # refuses an unfinished one
-    if (run.path / "autoencoder").exists():
+    if own:
         if load_codec(run).fingerprint == fingerprint:
             return
         raise Refusal(
             f"{run.path} has an autoencoder of its own; leave --autoencoder out, or choose another "
             "--workdir."
         )
-    with whole_folder(run.path / "autoencoder") as folder:
-        left_out = shutil.ignore_patterns("tensorboard", "demos")
-        shutil.copytree(source.path / "autoencoder", folder, ignore=left_out, dirs_exist_ok=True)
-        run.write(source.config, {"autoencoder": fingerprint})
+
+    def copy():
+        with whole_folder(run.path / "autoencoder") as folder:
+            left_out = shutil.ignore_patterns("tensorboard", "demos")
+            original = source.path / "autoencoder"
+            shutil.copytree(original, folder, ignore=left_out, dirs_exist_ok=True)
+            run.write(source.config, {"autoencoder": fingerprint})
+
+    on_first(copy)

@@ -44,8 +44,7 @@ def train_diffusion(
     """
     check_diffusion(config)
     if autoencoder is not None:
-        source = autoencoder
-        on_first(lambda: copy_autoencoder(source, run))
+        copy_autoencoder(autoencoder, run)
     codec = load_codec(run)
     window = check_data(config, data, codec, run)
     training = config.train_diffusion
