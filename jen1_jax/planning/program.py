@@ -24,7 +24,7 @@ from jen1_jax.errors import Refusal
 from jen1_jax.flops import flops
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import make_unet
-from jen1_jax.sharding import BATCH_AXES, make_mesh, shardings
+from jen1_jax.sharding import BATCH_AXES, local_rows, make_mesh, shardings
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer
@@ -86,6 +86,8 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     """The step with which `part` ("diffusion" or "autoencoder") is trained on `devices`."""
     mesh = make_mesh(config, devices)
     training = config[f"train_{part}"]
+    # Refuses a batch that cannot be split.
+    _ = local_rows(mesh, training.batch_size, training.microbatches, process=0)
     trainables, draw, batch = PARTS[part](config)
     with jax.set_mesh(mesh):
         init = partial(init_state, trainables, average=training.ema_decay > 0)

@@ -31,3 +31,4 @@ def test_shapes_that_do_not_exist_or_fit_are_refused(capsys):
     pytest.importorskip("libtpu", reason="the TPU's compiler comes with the extra `plan`")
     assert "knows no topology 'v5e:3x5'" in refusal(capsys, "v5e:3x5")
     assert "does not fit 4 devices" in refusal(capsys, "v5e:2x2", "--config.mesh.axes.fsdp=3")
+    assert "cannot be split" in refusal(capsys, "v5e:2x2", "--config.train_diffusion.batch_size=6")
