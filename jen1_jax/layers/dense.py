@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -58,7 +59,7 @@ product.defvjp(_forward, _gradients)
 
 @jax.custom_vjp
 def add_bias(
-    y: Float[Array, "*batch features"], bias: Float[Array, " features"]
+    y: Float[Array, "*batch features"], bias: Float[Array | np.ndarray, " features"]
 ) -> Float[Array, "*batch features"]:
     """`y + bias` in the type of `y`; the bias's gradient is summed in `sharding.gradient_dtype`."""
     return y + bias.astype(y.dtype)

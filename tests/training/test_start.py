@@ -22,6 +22,7 @@ from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import make_mesh
+from jen1_jax.tasks import TASKS
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
@@ -225,7 +226,7 @@ def loss_of(source: Run, config, data) -> float:
     params = {"diffusion": {"unet": found.params, "text": found.text_params}}
     frozen, counts = {"autoencoder": codec.params}, trainable.counts(drawn)
     losses = jax.jit(trainable.losses)(params, drawn, frozen)
-    means = {name: (losses[name] * counts[name]).sum() / counts[name].sum() for name in losses}
+    means = {name: (losses[name] * counts[name]).sum() / counts[name].sum() for name in TASKS}
     return float(sum(trainable.weights[name] * mean for name, mean in means.items()))
 
 
