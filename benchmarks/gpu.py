@@ -41,10 +41,10 @@ from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.step import init_state, make_step
+from jen1_jax.training.utilisation import PEAKS
 
 # Dense bfloat16 operations a second by NVIDIA's data sheets, for SXM. The sheets of H100 and H200
 # give the double number, with sparsity.
-PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100-SXM4": 312e12}
 SECONDS = 10.0  # of a clip
 STEPS = 5  # of training for each batch size
 
@@ -165,7 +165,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     config = load_config(options.preset)
     device = jax.devices()[0]
-    peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
+    peak = next((peak for name, peak in PEAKS.items() if device.device_kind.startswith(name)), None)
     peak_text = f"{peak / 1e12:.1f} TFLOP/s, dense bfloat16" if peak else "unknown for this device"
     print(f"{device.device_kind}; jax {jax.__version__}; {options.preset}; peak: {peak_text}")
 

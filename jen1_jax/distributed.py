@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import TypeVar
@@ -88,13 +89,23 @@ def _has_tpu() -> bool:
 
 
 def _metadata(name: str) -> str:
-    """An attribute that Google Cloud gives a machine; "" outside it."""
+    """An attribute that Google Cloud gives a machine with a TPU."""
     request = urllib.request.Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.read().decode()
-    except OSError:
-        return ""
+    reason = ""
+    for _ in range(3):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:  # this machine has no such attribute
+                return ""
+            reason = str(error)
+        except OSError as error:
+            reason = str(error)
+    raise Refusal(
+        f"This machine has a TPU, but its metadata do not say how many hosts train ({reason}); set "
+        "TPU_SKIP_MDS_QUERY=1 to train on this host alone."
+    )
 
 
 def _join(where: str, announced: int, **options) -> None:
@@ -143,7 +154,7 @@ def _roll_call(host: str, port: int, processes: int, process: int) -> None:
             with socket.create_server(("", port)) as server:
                 while len(come) < processes - 1 and left() > 0.01:
                     server.settimeout(left())
-                    with contextlib.suppress(TimeoutError, ValueError):
+                    with contextlib.suppress(OSError, ValueError):
                         caller, _ = server.accept()
                         caller.settimeout(5)
                         come[int(caller.recv(16))] = caller

@@ -33,6 +33,8 @@ def make_mesh(config: ConfigDict, devices: Sequence | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(config.mesh.axes)
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise Refusal(f"The sizes of mesh.axes are at least 1, or -1 for the rest, not {sizes}.")
     fixed = math.prod(size for size in sizes.values() if size > 0)
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or len(devices) % fixed or (not free and fixed != len(devices)):

@@ -83,6 +83,11 @@ def test_two_processes_train_both_models_as_one_and_the_first_writes(tmp_path):
         path.name for path in alone.path.iterdir()
     )
 
+    warm = [f"--config.train_diffusion.init_from={alone.path}", *source]
+    train("diffusion", tmp_path, "warm", 2, 1, {}, *warm)
+    report = (tmp_path / "warm" / "diffusion" / "start.txt").read_text()
+    assert " 0 new, " in report
+
 
 def call(processes, port, come):
     """What the roll call says to each of the processes that `come`: their refusals or None."""

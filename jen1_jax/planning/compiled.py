@@ -25,7 +25,7 @@ def compile_step(program: Program, where: str) -> dict[str, Any]:
     key = [lowered.as_text(), where, os.environ.get("LIBTPU_INIT_ARGS", ""), versions()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    file = caches / "jen1" / "plan" / f"{digest[:32]}.json.gz"
+    file = caches / "jen1-jax" / "plan" / f"{digest[:32]}.json.gz"
     if file.is_file():
         with gzip.open(file, "rt") as stored:
             return json.load(stored)

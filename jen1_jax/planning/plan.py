@@ -7,6 +7,7 @@ of them together where they do not (`summed`).
 """
 
 import math
+import os
 from collections import Counter
 from typing import Any
 
@@ -51,6 +52,7 @@ def plan(config: ConfigDict, part: str, name: str, slices: int = 1, price: float
         "mesh": dict(program.mesh.shape),
         "batch_size": program.training.batch_size,
         "versions": versions(),
+        "flags": os.environ.get("LIBTPU_INIT_ARGS", ""),
         "memory": memory | {"available": kind.hbm},
         "fits": memory["total"] <= kind.hbm,
         "flops": {"model": model, "compiled": found.flops, "ratio": found.flops / model},

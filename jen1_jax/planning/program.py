@@ -160,7 +160,8 @@ def _autoencoder(config: ConfigDict) -> tuple[Any, Any, PyTree]:
     }
     if uses_discriminator(training):
         batch["ramp"] = _shape((size,), jnp.float32)
-    return make_trainables(config, model), partial(draw_autoencoder, training=training), batch
+    trainables = make_trainables(config, model, tuple(training.trained))
+    return trainables, partial(draw_autoencoder, training=training), batch
 
 
 PARTS = {"diffusion": _diffusion, "autoencoder": _autoencoder}

@@ -75,5 +75,5 @@ class Demos(Hook):
         model = Diffusion(self._codec, self._text, text_params, self._unet, params["unet"], record)
         try:
             self._write(folder, self._run, model, np.array(audio), str(batch["caption"][0]))
-        except Refusal as refusal:  # it must not end the training
-            self._progress(f"demos: {refusal}")
+        except (Refusal, OSError, jax.errors.JaxRuntimeError) as error:
+            self._progress(f"demos: {error}")  # it must not end the training

@@ -19,7 +19,7 @@ from jen1_jax.training.checks import check_data, check_diffusion
 from jen1_jax.training.demos import Demos, Write
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
-from jen1_jax.training.held_out import first_clips, held_out_loss
+from jen1_jax.training.held_out import EXAMPLES, first_clips, held_out_loss
 from jen1_jax.training.hooks import Hook
 from jen1_jax.training.inputs import diffusion_inputs
 from jen1_jax.training.loop import Data, fit
@@ -39,8 +39,8 @@ def train_diffusion(
     """Trains RUN/diffusion to `config.train_diffusion.steps`.
 
     With the run's own autoencoder, or with a copy of the run `autoencoder`'s. `write_demos` makes
-    examples at intervals. Raises `Refusal` for
-    a run without a trained autoencoder, and for latents of another one.
+    examples at intervals. Raises `Refusal` for a run without a trained autoencoder, and for latents
+    of another one.
     """
     check_diffusion(config)
     if autoencoder is not None:
@@ -87,7 +87,16 @@ def train_diffusion(
         hooks.append(Demos(write_demos, held_out, run=run, progress=progress, **networks))
     trainable = make_trainable(config, unet, codec, text, optimizer)
     draw = partial(draw_diffusion, config=config, hop=codec.hop, k=codec.k, window=window)
-    clips = first_clips(data.sweep("test", around))
+    # A batch of training fits into memory, and the mesh can split it.
+    most = min(EXAMPLES, training.batch_size)
+    clips = first_clips(data.sweep("test", around, limit=most), most)
+    if clips is None:
+        progress("There are no held-out clips: no held-out loss, no best checkpoint and no demos.")
+    if not text.trainable and "text_fingerprint" not in data.description:
+        progress(
+            "The captions are embedded in every step, while the device waits; `jen1 data encode "
+            "--text` embeds them once."
+        )
     fit(
         "diffusion",
         directory=run.path / "diffusion",

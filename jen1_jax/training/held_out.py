@@ -16,15 +16,15 @@ from jen1_jax.training.step import Trainable
 EXAMPLES = 32
 
 
-def first_clips(batches: Iterable[Mapping[str, Any]]) -> Any | None:
-    """The first `EXAMPLES` clips with finite data; None if there are none."""
+def first_clips(batches: Iterable[Mapping[str, Any]], most: int) -> Any | None:
+    """The first `most` clips with finite data; None if there are none."""
     parts, count = [], 0
     for batch in batches:
         data = batch["latents"] if "latents" in batch else batch["audio"]
-        rows = np.flatnonzero(np.isfinite(data).all(axis=(1, 2)))[: EXAMPLES - count]
+        rows = np.flatnonzero(np.isfinite(data).all(axis=(1, 2)))[: most - count]
         parts.append({name: array[rows] for name, array in batch.items()})
         count += len(rows)
-        if count == EXAMPLES:
+        if count == most:
             break
     if count == 0:
         return None

@@ -16,6 +16,7 @@ from jen1_jax.models.metrics import WRITERS, append, reopen
 from jen1_jax.training.utilisation import Utilisation
 
 MAX_NAMED = 5  # steps in a row
+AHEAD = 2  # steps that the host may have given to the device without waiting
 SPENT = ("compile", "data", "checkpoint", "evaluation")  # what time is spent on beside steps
 PARTS = "grad_norm/"  # logged of an interval's last step alone
 
@@ -66,6 +67,8 @@ class Log:
 
     def add(self, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
         self._pending.append(metrics)
+        if len(self._pending) > AHEAD:  # so that a signal, or a hung step, is noticed in time
+            jax.block_until_ready(self._pending[-AHEAD - 1]["loss"])
         self._indices.append(index)
         if self._compiled:
             self._timed += 1
@@ -96,7 +99,8 @@ class Log:
         means = {key: float(np.mean(some)) for key, some in found.items() if some}
         means |= {key: sum(value[key] for value in values) for key in ("skipped", "exploded")}
         means |= {key: float(value) for key, value in jax.device_get(norms).items()}
-        means["learning_rate"] = float(self._schedule(step))
+        means["updates"] = values[-1]["updates"]
+        means["learning_rate"] = float(self._schedule(means["updates"]))
         means |= self._timing() | _memory()
         self._last = step
         figures, self._figures = self._figures, {}
@@ -135,7 +139,8 @@ class Log:
     def _name_skipped(self, step: int, value: Mapping[str, float], index: np.ndarray) -> None:
         """Writes the examples of a skipped batch, and prints those of the first ones in a row."""
         if jax.process_count() > 1:  # each process knows its own part of the batch
-            index = np.ravel(multihost_utils.process_allgather(index))
+            # Processes that split a model have the same examples.
+            index = np.unique(multihost_utils.process_allgather(index))
         if self._bad is None:
             return
         norm = value["grad_norm"]

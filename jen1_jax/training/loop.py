@@ -114,6 +114,13 @@ def fit(
     for field in ("log_every", "checkpoint_every", "microbatches", "roll_back_after"):
         if training[field] < 1:
             raise Refusal(f"{field} must be at least 1; {training[field]} is not.")
+    if reduce_dtype not in ("float32", "bfloat16"):
+        raise Refusal(f"mesh.reduce_dtype is float32 or bfloat16; {reduce_dtype!r} is not.")
+    if not 0 <= training.ema_decay < 1 or 0 < training.largest_jump <= 1:
+        raise Refusal(
+            "ema_decay lies between 0 and 1, and largest_jump is 0 or above 1; "
+            f"{training.ema_decay} and {training.largest_jump} do not fit."
+        )
     rows = local_rows(mesh, training.batch_size, training.microbatches)
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
@@ -172,7 +179,7 @@ def fit(
                 hook.start(start)
                 stack.callback(hook.close)
             roll_back = RollBack(name, checkpoints, progress)
-            stream = batches(start, start + position["offset"], rows.tolist())
+            stream, due = batches(start, start + position["offset"], rows.tolist()), False
             for step in range(start, training.steps):
                 with log.timed("data"):
                     batch = dict(next(stream))
@@ -188,12 +195,12 @@ def fit(
                         state = roll_back(state, done)
                         log.skipped = 0
                 log.add(metrics, index)
-                due = done % training.checkpoint_every == 0 and not metrics["skipped"]
+                due = due or done % training.checkpoint_every == 0
                 checkpoints.raise_failure()
                 if stop:  # at once, since there may be little time
                     checkpoints.save(done, state, record)
-                elif due or last:
-                    found = {}
+                elif last or (due and not metrics["skipped"]):
+                    due, found = False, {}
                     if held_out:
                         jax.block_until_ready(state)
                         with log.timed("evaluation"):
@@ -203,7 +210,7 @@ def fit(
                         checkpoints.save(done, state, record, found.get(HELD_OUT))
                 for hook in hooks:
                     hook.after_step(done)
-                    if hook.due(done):
+                    if hook.due(done) and not stop:
                         jax.block_until_ready(state)
                         with log.timed("evaluation"):
                             log.add_figures(hook.evaluate(done, state))

@@ -110,9 +110,9 @@ def begin(
     )
     if checkpoints.latest is not None:
 
-        def check_record(record: Mapping[str, Any]) -> None:
-            check(record)
-            check_position(name, record["position"], here, training.remap_data)
+        def check_record(then: Mapping[str, Any]) -> None:
+            check(then)
+            check_position(name, then["position"], here, training.remap_data)
 
         state, then = checkpoints.restore(abstract, check_record, progress)
         progress(f"{name}: going on from step {checkpoints.latest}")
@@ -122,12 +122,14 @@ def begin(
         return Start(state, here | {"offset": offset})
 
     given = jax.device_get(dict(start_from))  # it may lie on one device of many
+    held: PyTree = {}
     if init_from is not None:
-        given[name] = _load(init_from, name, abstract.params[name])
+        held = weights.held(init_from, name)  # in all processes, since Orbax waits for them
+        given[name] = _load(init_from, name, abstract.params[name], held)
     state = jax.jit(init, out_shardings=layout)(jax.random.key(seed), given)
     if jax.process_index() == 0:
         loaded = given[name] if init_from else None
-        report = _report(name, trainables, abstract.params, init_from, loaded, record)
+        report = _report(name, trainables, abstract.params, init_from, held, loaded, record)
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "start.txt", "\n".join(report) + "\n")
         if init_from or any(each.trained for each in trainables.values()):
@@ -158,9 +160,12 @@ def _check_patterns(name: str, trainables: Mapping[str, Trainable]) -> None:
                 )
 
 
-def _load(source: Run, part: str, wanted: PyTree) -> PyTree:
-    """The source's parameters that have the path and the shape of `wanted`, elsewhere None."""
-    shapes, held = flatten_dict(wanted), flatten_dict(weights.held(source, part))
+def _load(source: Run, part: str, wanted: PyTree, held: PyTree) -> PyTree:
+    """The source's parameters that have the path and the shape of `wanted`, elsewhere None.
+
+    `held` are the shapes of all that the source has.
+    """
+    shapes, held = flatten_dict(wanted), flatten_dict(held)
     fitting = {
         path: leaf
         for path, leaf in shapes.items()
@@ -180,6 +185,7 @@ def _report(
     trainables: Mapping[str, Trainable],
     shapes: Mapping[str, PyTree],
     source: Run | None,
+    held: PyTree,
     loaded: PyTree,
     record: Mapping[str, Any],
 ) -> list[str]:
@@ -198,7 +204,7 @@ def _report(
                 sizes[kind] += math.prod(leaf.shape)
     skipped = 0
     if source is not None:
-        for path, leaf in flatten_dict(weights.held(source, name)).items():
+        for path, leaf in flatten_dict(held).items():
             if taken.get(path) is None:
                 lines.append(f"{'skipped':16}{'/'.join(path)} {leaf.shape}")
                 skipped += math.prod(leaf.shape)

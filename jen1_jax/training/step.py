@@ -165,7 +165,8 @@ def make_step(
 
     Its metrics are scalars: the mean of every loss as `loss/NAME` (NaN where no example of the
     batch counts), their weighted sum for the first trainable as `loss`, `grad_norm` over all
-    trainables and `grad_norm/MODULE` of their parts, `skipped` and `exploded`.
+    trainables and `grad_norm/MODULE` of their parts, `updates` before this one, `skipped` and
+    `exploded`.
 
     A step with a non-finite loss or gradient, or with a gradient that exploded, changes no
     parameter, and nothing of the EMA and the optimiser. It explodes where its norm is more than
@@ -219,6 +220,7 @@ def make_step(
         good = finite & ~exploded
         state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
         metrics = {"loss": losses[0], "grad_norm": norm, "skipped": ~good, "exploded": exploded}
+        metrics["updates"] = state.updates
         for each in found.values():
             metrics |= {f"loss/{key}": mean for key, mean in each.means.items()}
             metrics |= module_norms(each.gradient)

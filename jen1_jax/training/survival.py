@@ -1,5 +1,6 @@
 """Keeps a training alive or ends it in good order: stopped by a signal, diverged, or hung."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -140,8 +141,11 @@ class Watchdog(Hook):
         while (left := self._deadline - time.monotonic()) > 0:
             if self._closed.wait(left):
                 return
-        with self._path.open("w") as file:
+        said = f"jen1: no step has ended for {self._seconds:g} s (hang_after); the stacks:\n"
+        os.write(2, said.encode())
+        faulthandler.dump_traceback(2)
+        # A folder that hangs or is full must not keep the process.
+        threading.Timer(10, os._exit, (os.EX_TEMPFAIL,)).start()
+        with contextlib.suppress(OSError), self._path.open("w") as file:
             faulthandler.dump_traceback(file)
-        said = f"jen1: no step has ended for {self._seconds:g} s (hang_after)"
-        os.write(2, f"{self._path.read_text()}{said}; {self._path} has these stacks.\n".encode())
         os._exit(os.EX_TEMPFAIL)  # without waiting for what hangs

@@ -50,12 +50,13 @@ class Utilisation:
     ) -> None:
         """Counts a step on `batch`; the arrays may be shapes.
 
-        Frozen networks are computed forward alone, so with them the operations are not known.
+        Frozen networks and parameters, and what two trainables share, are not computed three times.
+        With them the operations are not known, and there is no MFU.
         """
-        if self.peak and frozen is None:
+        (one, *more) = trainables.values()
+        if self.peak and frozen is None and not more and not one.trained:
             drawn = jax.eval_shape(draw, jax.random.key(0), state.step, batch)
-            each = [flops(one.losses, state.params, drawn, None) for one in trainables.values()]
-            self._operations = 3 * sum(each)
+            self._operations = 3 * flops(one.losses, state.params, drawn, None)
 
     def figures(self, steps_per_second: float) -> dict[str, float]:
         if not self._operations:

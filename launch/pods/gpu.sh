@@ -44,6 +44,7 @@ name=$(basename "$IMAGE")
 name=${name%%:*}
 options=(--rm --init --name "$name" --gpus "$GPUS" --network host --ipc host --ulimit memlock=-1)
 options+=(--user "$(id -u):$(id -g)" --env HOME=/tmp --volume "$DATA:/data")
+options+=(--env JAX_COMPILATION_CACHE_DIR=/data/.compiled)
 [ ! -e /dev/infiniband ] || options+=(--device /dev/infiniband)
 if [ "$PROCESSES" -gt 1 ]; then
   [ -n "$COORDINATOR" ] || stop 'with PROCESSES above 1, COORDINATOR must be set, as HOST-0:PORT.'

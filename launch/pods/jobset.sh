@@ -119,6 +119,7 @@ $([ "$SPOT" != yes ] || echo '                cloud.google.com/gke-spot: "true"'
                   args: $(yaml_list train "$@")
                   env:
                     - {name: LIBTPU_INIT_ARGS, value: "$LIBTPU_INIT_ARGS"}
+                    - {name: JAX_COMPILATION_CACHE_DIR, value: /data/.compiled}
                   resources:
                     limits: {google.com/tpu: 4}
                   volumeMounts: [{name: data, mountPath: /data}]

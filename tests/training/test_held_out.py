@@ -20,9 +20,9 @@ def batches():
 
 
 def test_the_first_clips_with_finite_data_are_taken():
-    clips = first_clips(batches())
+    clips = first_clips(batches(), EXAMPLES)
     assert clips["index"].tolist() == [n for n in range(100) if n % 3][:EXAMPLES]
-    assert first_clips([{"audio": np.full((2, 8, 2), np.inf)}]) is None
+    assert first_clips([{"audio": np.full((2, 8, 2), np.inf)}], 4) is None
 
 
 def test_the_loss_has_the_weights_of_training_and_the_same_draw_each_time():

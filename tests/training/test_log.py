@@ -35,7 +35,7 @@ def test_the_buckets_add_up_to_the_time_and_the_speed_leaves_out_compiling_and_e
         audio_seconds=9.0,
         progress=lambda text: None,
     )
-    metrics = {name: jnp.zeros(()) for name in ("loss", "skipped", "exploded")}
+    metrics = {name: jnp.zeros(()) for name in ("loss", "skipped", "exploded", "updates")}
     for waits, computes in ((1, 30), (2, 4), (3, 4)):  # seconds; the first step compiles
         with log.timed("data"):
             now[0] += waits

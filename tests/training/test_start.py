@@ -251,7 +251,8 @@ def test_a_warm_start_has_the_sources_loss_and_trains_what_it_is_told(source, da
     released = load_diffusion(Run.open(tmp_path / "release"))
     params = {"unet": released.params, "text": released.text_params}
     shapes = jax.eval_shape(lambda: params)
-    loaded = _load(Run.open(tmp_path / "release"), "diffusion", shapes)
+    released = Run.open(tmp_path / "release")
+    loaded = _load(released, "diffusion", shapes, weights.held(released, "diffusion"))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, loaded, params)))
 
 
@@ -265,11 +266,12 @@ def test_parameters_of_another_shape_are_new_and_those_without_a_place_skipped(s
     changed, gone, added = ("unet", "stem", "bias"), ("unet", "output", "bias"), ("unet", "more")
     wanted[changed] = wanted[added] = jax.ShapeDtypeStruct((99,), np.float32)
     del wanted[gone]
-    loaded = _load(source, "diffusion", unflatten_dict(wanted))
+    held_shapes = weights.held(source, "diffusion")
+    loaded = _load(source, "diffusion", unflatten_dict(wanted), held_shapes)
     config = source.record["config"]
     record = {"config": config | {"unet": config["unet"] | {"channels": 99}}}
     shapes, trainables = {"diffusion": unflatten_dict(wanted)}, {"diffusion": two_layers(())}
-    report = _report("diffusion", trainables, shapes, source, loaded, record)
+    report = _report("diffusion", trainables, shapes, source, held_shapes, loaded, record)
     size = math.prod(held[changed].shape) + math.prod(held[gone].shape)
     whole = sum(math.prod(leaf.shape) for leaf in held.values())
     assert [line for line in report if not line.startswith("loaded")] == [
@@ -290,7 +292,7 @@ def test_the_released_composing_model_loads_whole():
     text = TextEncoder.__new__(TextEncoder)  # a frozen one, whose weights are on the hub
     text.__dict__.update(params={}, config=SimpleNamespace(features=config.unet.text_features))
     wanted = abstract_diffusion(make_unet(config, k, text), text)
-    loaded, file = _load(run, "diffusion", wanted), load_file(run.weights("diffusion"))
+    loaded, file = _load(run, "diffusion", wanted, held), load_file(run.weights("diffusion"))
     for path, leaf in flatten_dict(loaded).items():
         np.testing.assert_array_equal(leaf, file.pop("/".join(path)).astype(np.float32))
     assert not file
@@ -319,4 +321,4 @@ def test_a_model_of_another_autoencoder_is_refused(source, data, tmp_path):
 def test_a_source_without_a_common_parameter_is_refused(source):
     wanted = {"another": jax.ShapeDtypeStruct((3, 4), np.float32)}
     with pytest.raises(Refusal, match="No parameter of"):
-        _load(source, "diffusion", wanted)
+        _load(source, "diffusion", wanted, weights.held(source, "diffusion"))
