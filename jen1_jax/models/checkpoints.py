@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -107,10 +108,11 @@ class Checkpoints:
         """Saves `state` and the JSON `record`; returns as soon as the arrays have been copied."""
         if step != self.latest:
             self.raise_failure()
+            record = {**record, "checksums": checksums(state)}
             known = held_out_loss is not None and math.isfinite(held_out_loss)
             self._saving = self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": state, "record": dict(record)},
+                {"state": state, "record": record},
                 force=True,
                 metrics={HELD_OUT: held_out_loss} if known else None,
             )
@@ -144,6 +146,8 @@ class Checkpoints:
                 record = self._load_together({"record": None}, step)["record"]
                 check(record)
                 state = self._load_together({"state": abstract_state}, step)
+                if checksums(state["state"]) != record.pop("checksums", None):
+                    raise self._damaged(step, OSError("it holds other numbers than were saved"))
             except Damaged as error:
                 damaged[step] = error
                 continue
@@ -241,6 +245,20 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is saved."""
         self._checkpointer.close()
+
+
+def checksums(state: PyTree) -> dict[str, int]:
+    """A sum of the bits of each array: a storage that returns other numbers gives no error."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): int(total)
+        for path, total in jax.tree.leaves_with_path(jax.device_get(_sums(state)))
+    }
+
+
+@jax.jit
+def _sums(state: PyTree) -> PyTree:
+    bits = lambda leaf: jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+    return jax.tree.map(lambda leaf: jnp.sum(bits(leaf), dtype=jnp.uint32), state)
 
 
 _UNREADABLE = (ValueError, KeyError, OSError)  # what Orbax raises

@@ -47,8 +47,16 @@ def test_the_newest_the_round_and_the_best_checkpoints_are_kept(tmp_path):
     assert saved(tmp_path / "newest", (10, 20, 30), keep=2).steps == [20, 30]
 
 
-@pytest.mark.parametrize("part", ["record", "state"])
-@pytest.mark.parametrize("damage", ["cut off", "missing"])
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("record", "cut off"),
+        ("record", "missing"),
+        ("state", "cut off"),
+        ("state", "missing"),
+        ("state", "another number"),
+    ],
+)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, part, damage):
     saved(tmp_path, (10, 20), keep=2)
     folder = tmp_path / "20" / part
@@ -56,6 +64,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, 
     if damage == "missing":
         file = folder / "_METADATA"
         file.unlink()
+    elif damage == "another number":
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
     else:
         file.write_bytes(file.read_bytes()[: _size(file) // 2])
     checkpoints, warnings = Checkpoints(tmp_path, keep=2), []
