@@ -209,11 +209,11 @@ def test_a_stride_of_0_is_refused(capsys, tmp_path):
     assert "autoencoder.strides" in refused(capsys, *command)
 
 
-def test_what_was_compiled_is_kept_in_the_users_cache_unless_a_folder_is_named(monkeypatch):
+def test_compiled_programs_are_kept_in_the_users_cache_or_a_named_folder(monkeypatch, tmp_path):
     monkeypatch.setattr("jen1_jax.cli.page", lambda options: None)
     command = ["page", "--checkpoint", "RUN", "--out", "page.png"]
-    for given, used in (("/named", "/named"), (None, "/home/me/.cache/jen1-jax/compiled")):
-        monkeypatch.setenv("HOME", "/home/me")
+    for given, used in (("/named", "/named"), (None, f"{tmp_path}/.cache/jen1-jax/compiled")):
+        monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
         if given is None:
             monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")

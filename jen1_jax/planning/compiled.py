@@ -18,8 +18,8 @@ from jen1_jax.planning.program import Program
 def compile_step(program: Program, where: str) -> dict[str, Any]:
     """`text` and `memory` (bytes by kind) of the step, compiled for the chips `where`.
 
-    What was compiled before is read from the cache: the folder jen1/plan in XDG_CACHE_HOME, or in
-    ~/.cache. Raises `Refusal` for a step that does not fit into the chips' memory.
+    What was compiled before is read from the cache: the folder jen1-jax/plan in XDG_CACHE_HOME, or
+    in ~/.cache. Raises `Refusal` for a step that does not fit into the chips' memory.
     """
     lowered = program.lower()
     key = [lowered.as_text(), where, os.environ.get("LIBTPU_INIT_ARGS", ""), versions()]

@@ -8,6 +8,10 @@
 #   other  it crashed, or was killed                         at most RESTARTS times
 # A training that was stopped by these scripts is not started again.
 
+# `--dry-run` is taken from the front of the script's arguments: `run` then prints its commands.
+dry_run=
+[ "${1:-}" != --dry-run ] || { dry_run=yes; shift; }
+
 stop() { echo "$(basename "$0"): $*" >&2; exit 1; }
 
 # COMMAND ARGUMENT...: runs the command, or prints it if $dry_run is set.

@@ -28,8 +28,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source launch/pods/common.sh
 
 usage='usage: gpu.sh [--dry-run] build | train ARGUMENT ...'
-dry_run=
-[ "${1:-}" != --dry-run ] || { dry_run=yes; shift; }
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in

@@ -30,8 +30,6 @@ source launch/pods/common.sh
 source launch/pods/xla_flags.sh
 
 usage='usage: jobset.sh [--dry-run] train ARGUMENT ... | logs | stop'
-dry_run=
-[ "${1:-}" != --dry-run ] || { dry_run=yes; shift; }
 command=${1:-}
 [ $# -eq 0 ] || shift
 kubectl=(kubectl --namespace "$NAMESPACE")

@@ -62,11 +62,11 @@ train() {
   run scontrol requeue "${SLURM_JOB_ID:-JOB}"
 }
 
-dry_run=
-case ${1:-} in
-  --in-job) shift; train "$@"; exit ;;
-  --dry-run) dry_run=yes; shift ;;
-esac
+if [ "${1:-}" = --in-job ]; then
+  shift
+  train "$@"
+  exit
+fi
 [ $# -gt 0 ] || stop "$usage"
 submit "$@"
 [ -z "$dry_run" ] || { echo '# in the job:'; train "$@"; }

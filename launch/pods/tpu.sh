@@ -37,8 +37,6 @@ source launch/pods/common.sh
 source launch/pods/xla_flags.sh
 
 usage='usage: tpu.sh [--dry-run] create|install|train|logs|stop|delete|keep [ARGUMENT ...]'
-dry_run=
-[ "${1:-}" != --dry-run ] || { dry_run=yes; shift; }
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in

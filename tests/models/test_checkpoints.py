@@ -2,9 +2,7 @@
 
 import json
 import resource
-import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
-from tests.devices import run_on
+from tests.devices import ended, free_port, run_on, started
 
 
 def state(step: int):
@@ -197,14 +195,13 @@ found, record = checkpoints.restore(abstract, warn=warnings.append)
 (shard,) = found["w"].addressable_shards
 assert np.array_equal(shard.data, values[shard.index]) and record == {"step": 10}
 assert checkpoints.steps == [10] and "/20 cannot be read" in warnings[0], warnings
+print("from step", checkpoints.latest)
 """
 
 
 @pytest.mark.slow
 def test_processes_agree_on_the_checkpoint_that_all_can_read(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    with ThreadPoolExecutor() as pool:
-        run = lambda process: run_on(1, PROCESSES, tmp_path, port, process)
-        list(pool.map(run, range(2)))
+    port = free_port()
+    found = ended([started(1, PROCESSES, tmp_path, port, process) for process in range(2)])
+    assert [status for status, *_ in found] == [0, 0], found
+    assert all(printed.endswith("from step 10\n") for _, printed, _ in found)  # after Gloo's lines

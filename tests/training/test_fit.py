@@ -18,15 +18,14 @@ from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
-from jen1_jax.sharding import make_mesh
 from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.hooks import Hook
-from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import Trainable
 from jen1_jax.training.survival import Interrupted
 from tests import tiny
+from tests.training.testing import train
 
 
 def data(tmp_path, crop=3072):
@@ -147,22 +146,8 @@ def count_to_six(directory, *hooks):
     )
     training = tiny.config().train_diffusion
     training.update(batch_size=1, checkpoint_every=100)
-    return fit(
-        "count",
-        directory=directory,
-        trainables={"counter": counter},
-        draw=lambda key, step, batch: batch,
-        batches=lambda *_: itertools.repeat({"x": np.zeros(1, np.float32)}),
-        training=training,
-        schedule=lambda step: 1.0,
-        mesh=make_mesh(tiny.config()),
-        rules=(),
-        seed=0,
-        audio_seconds=1.0,
-        record={"what": "a count"},
-        hooks=hooks,
-        progress=lambda text: None,
-    )
+    batches = lambda *_: itertools.repeat({"x": np.zeros(1, np.float32)})
+    return train(directory, "counter", counter, batches, training, hooks=hooks)
 
 
 def test_a_signal_during_a_hook_saves_the_state_before_training_stops(tmp_path):

@@ -12,14 +12,13 @@ from ml_collections import ConfigDict
 
 from configs.jen1 import get_config
 from jen1_jax.models.checkpoints import Checkpoints
-from jen1_jax.sharding import make_mesh
-from jen1_jax.training.loop import fit
 from jen1_jax.training.optimizer import OPTIMIZERS, _axes, learning_rate
 from jen1_jax.training.step import Trainable
 from jen1_jax.training.survival import Interrupted
 from tests import tiny
 from tests.layers.testing import normal
 from tests.models.testing import UNET, batch
+from tests.training import testing
 from tests.training.test_fit import Stops
 
 RATE = 0.5
@@ -168,24 +167,9 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
     )
 
     def train(directory, *hooks):
-        return fit(
-            "model",
-            directory=directory,
-            trainables={"model": trainable},
-            draw=lambda key, step, batch: batch,
-            batches=lambda start, *_: (
-                {"x": normal(step, 1, 4)} for step in itertools.count(start)
-            ),
-            training=settings,
-            schedule=schedule,
-            mesh=make_mesh(tiny.config()),
-            rules=tiny.config().mesh.rules,
-            seed=0,
-            audio_seconds=1.0,
-            record={"what": "a layer"},
-            hooks=hooks,
-            progress=lambda text: None,
-        )
+        batches = lambda start, *_: ({"x": normal(n, 1, 4)} for n in itertools.count(start))
+        others = {"schedule": schedule, "rules": tiny.config().mesh.rules, "hooks": hooks}
+        return testing.train(directory, "model", trainable, batches, settings, **others)
 
     whole = train(tmp_path / "whole")
     with pytest.raises(Interrupted):

@@ -21,20 +21,19 @@ from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion, make_u
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
-from jen1_jax.sharding import make_mesh
 from jen1_jax.tasks import TASKS
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.inputs import diffusion_inputs
-from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.resume import check_position, position
 from jen1_jax.training.start import _load, _report
 from jen1_jax.training.step import Trainable
 from tests import tiny
+from tests.training import testing
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,21 +92,8 @@ def train(directory, trainable, steps, progress=quiet, batches=None, **fields):
     training.update(dict(steps=steps, batch_size=4) | fields)
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     same = lambda *_: itertools.repeat({"x": x})
-    return fit(
-        "net",
-        directory=directory,
-        trainables={"net": trainable},
-        draw=lambda key, step, batch: batch,
-        batches=batches or same,
-        training=training,
-        schedule=lambda step: 1.0,
-        mesh=make_mesh(tiny.config()),
-        rules=(),
-        seed=0,
-        audio_seconds=1.0,
-        record={"what": "a test"},
-        progress=progress,
-    )
+    batches = batches or same
+    return testing.train(directory, "net", trainable, batches, training, progress=progress)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

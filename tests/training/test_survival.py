@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 
@@ -15,11 +14,11 @@ from jen1_jax import cli
 from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import read_metrics
-from jen1_jax.sharding import make_mesh
-from jen1_jax.training.loop import fit
 from jen1_jax.training.step import Trainable
 from jen1_jax.training.survival import LAG, MAX_ROLL_BACKS, Interrupted
 from tests import tiny
+from tests.devices import free_port
+from tests.training.testing import train
 
 ASKED = 3  # step at which one of two processes receives the signal
 TWO = f"""if True:
@@ -75,21 +74,7 @@ def count(directory, bad=(), steps=20, progress=lambda text: None):
             x = np.full(1, np.nan if step in bad else 1, np.float32)
             yield {"x": x, "index": np.array([100 + step])}
 
-    return fit(
-        "count",
-        directory=directory,
-        trainables={"counter": counter},
-        draw=lambda key, step, batch: batch,
-        batches=batches,
-        training=training,
-        schedule=lambda step: 1.0,
-        mesh=make_mesh(tiny.config()),
-        rules=(),
-        seed=0,
-        audio_seconds=1.0,
-        record={"what": "a count"},
-        progress=progress,
-    )
+    return train(directory, "counter", counter, batches, training, progress=progress)
 
 
 def test_after_several_skipped_steps_the_checkpoint_returns_and_the_data_go_on(tmp_path):
@@ -138,9 +123,7 @@ def test_a_training_that_was_stopped_ends_with_a_status_of_its_own(monkeypatch, 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO, address, str(index)],
