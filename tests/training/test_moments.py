@@ -62,10 +62,12 @@ def test_deleted_measurements_are_repeated_and_the_whitening_stays(tiny_run, tmp
     run.measured.unlink()
     other_audio = str(tiny.write_audio_npz(tmp_path / "audio.npz", seed=5))
     data = NpzData(other_audio, 4, seed=0, crop=3072)
-    autoencoder.train_autoencoder(tiny.config(), run, data, progress=lambda text: None)
+    config = tiny.config()
+    config.train_autoencoder.remap_data = True
+    autoencoder.train_autoencoder(config, run, data, progress=lambda text: None)
     assert run.whitening.read_bytes() == before
     assert json.loads(run.measured.read_text())["margin"] > 0
-    assert run.record == Run(tiny_run).record
+    assert run.record == {**Run(tiny_run).record, "config": run.record["config"]}
 
 
 def test_missing_or_broken_measurements_are_refused(tmp_path):
