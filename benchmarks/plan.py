@@ -11,6 +11,7 @@ screen is JSON.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ START, END = "<!-- written by benchmarks/plan.py -->\n", "<!-- end -->\n"
 # With more chips than fsdp can use, parameters are copied along `data` (docs/planning.md).
 MESHES = {"v5e:4x4": {}, "v5p:4x4x4": {"data": 4}, "v5e:16x16": {"data": 16}}
 MESHES["v6e:16x16"] = MESHES["v5e:16x16"]
+# With few examples a chip the network limits, and weights and sums travel as little as they can.
+FEW = 8
+SPARING = {
+    "mesh.gather_once": "('(residual|transformer).*kernel',)",
+    "mesh.reduce_dtype": "bfloat16",
+}
 CELLS = [
     (preset, topology, batch)
     for preset in ("jen1", "jen1_fast")
@@ -55,6 +62,8 @@ def _record(preset: str, topology: str, batch: int) -> None:
     """Compiles one cell and keeps its figures, or the reason why there are none."""
     overrides = {"train_diffusion.batch_size": str(batch)}
     overrides |= {f"mesh.axes.{axis}": str(size) for axis, size in MESHES[topology].items()}
+    sparing = batch <= FEW * math.prod(map(int, topology.partition(":")[2].split("x")))
+    overrides |= SPARING if sparing else {}
     began = time.monotonic()
     try:
         figures = plan(load_config(preset, overrides), "diffusion", topology)
@@ -66,6 +75,7 @@ def _record(preset: str, topology: str, batch: int) -> None:
         "preset": preset,
         "topology": topology,
         "batch_size": batch,
+        "sparing": sparing,
         "date": time.strftime("%Y-%m-%d"),
         "wall_seconds": round(time.monotonic() - began),
     }
@@ -116,6 +126,7 @@ def _row(figures: dict) -> str:
     share, step = figures["share_of_peak"], figures["step_seconds"]
     memory, flops = figures["memory"], figures["flops"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items() if size > 1)
+    mesh += ", sparing" if figures["sparing"] else ""
     gathered = sum(row["operand_bytes"] for row in figures["collectives"])
     fits = "" if figures["fits"] else ", does not fit"
     return " | ".join(

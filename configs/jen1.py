@@ -257,5 +257,9 @@ def get_config() -> ConfigDict:
         rules=((r"kernel|embedding", ("tensor", "fsdp")),),
         # In which devices sum the gradients of kernels: "bfloat16" halves the traffic.
         reduce_dtype="float32",
+        # Kernels with one of these expressions in their path are gathered once a step instead of in
+        # each pass, in bfloat16, and stay whole on every device until its end. For layers of this
+        # type: ("(residual|transformer).*kernel",) are nearly all of the U-Net.
+        gather_once=(),
     )
     return config.lock()

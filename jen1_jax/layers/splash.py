@@ -30,7 +30,7 @@ def pays(
 ) -> bool:
     """Whether both sequences are long, and all sizes multiples of the kernel's blocks."""
     frames, keys, channels = query.shape[1], key.shape[1], query.shape[-1]
-    return min(frames, keys) >= 512 and frames % 128 == keys % 128 == channels % 128 == 0
+    return min(frames, keys) >= 384 and frames % 128 == keys % 128 == channels % 128 == 0
 
 
 def splash_attention(
@@ -71,7 +71,9 @@ def _attend(query, key, value, real, last, interpret):
     """Attention of each query to the `real` keys up to its `last`, on one device."""
     largest = lambda length: max(block for block in range(128, 1025, 128) if length % block == 0)
     q, kv = largest(query.shape[1]), largest(key.shape[1])
-    blocks = BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
+    blocks = BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, use_fused_bwd_kernel=True)
+    if kv < key.shape[1]:  # then the fused kernel would keep a gradient of the queries a block
+        blocks = BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
 
     def example(query, key, value, real, last):
         mask = MaskInfo(None, None, None, None, q_sequence=last)

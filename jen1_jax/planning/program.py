@@ -99,7 +99,7 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
             training,
             mesh=mesh,
             layout=layout,
-            reduce_dtype=config.mesh.reduce_dtype,
+            placement=config.mesh,
             seed=config.seed,
         )
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

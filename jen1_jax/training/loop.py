@@ -73,8 +73,7 @@ def fit(
     training: ConfigDict,
     schedule: Callable[[int], Any],
     mesh: Mesh,
-    rules,
-    reduce_dtype: str = "float32",
+    placement: ConfigDict,
     seed: int,
     audio_seconds: float,
     record: Mapping[str, Any],
@@ -94,7 +93,7 @@ def fit(
             changed (resume.py). A batch's `index` stays on the host: it names the examples of a
             batch that is skipped.
         training: a section `train_*`.
-        rules, reduce_dtype: of the section `mesh`.
+        placement: the section `mesh`.
         audio_seconds: of an example, for the speed.
         record: kept beside every checkpoint.
         frozen: parameters that the losses need and nothing changes.
@@ -114,8 +113,10 @@ def fit(
     for field in ("log_every", "checkpoint_every", "microbatches", "roll_back_after"):
         if training[field] < 1:
             raise Refusal(f"{field} must be at least 1; {training[field]} is not.")
-    if reduce_dtype not in ("float32", "bfloat16"):
-        raise Refusal(f"mesh.reduce_dtype is float32 or bfloat16; {reduce_dtype!r} is not.")
+    if placement.reduce_dtype not in ("float32", "bfloat16"):
+        raise Refusal(
+            f"mesh.reduce_dtype is float32 or bfloat16; {placement.reduce_dtype!r} is not."
+        )
     if not 0 <= training.ema_decay < 1 or 0 < training.largest_jump <= 1:
         raise Refusal(
             "ema_decay lies between 0 and 1, and largest_jump is 0 or above 1; "
@@ -135,7 +136,7 @@ def fit(
             trainables=trainables,
             training=training,
             mesh=mesh,
-            rules=rules,
+            rules=placement.rules,
             seed=seed,
             record=record,
             init_from=init_from,
@@ -156,10 +157,10 @@ def fit(
             training,
             mesh=mesh,
             layout=layout,
-            reduce_dtype=reduce_dtype,
+            placement=placement,
             seed=seed,
         )
-        frozen = put(frozen, shardings(frozen, mesh, rules))
+        frozen = put(frozen, shardings(frozen, mesh, placement.rules))
         with agreed_stop(mesh) as stopped, ExitStack() as stack:
             stack.callback(checkpoints.close)
             log = Log(

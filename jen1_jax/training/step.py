@@ -10,6 +10,7 @@ So a batch may be cut into micro-batches, or spread over devices, and the result
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.sharding import compiler_options, constrain, reducing_in
+from jen1_jax.sharding import compiler_options, constrain, gathered, reducing_in
 
 NORMS = 100  # updates that the mean of the gradient norms goes back, about
 
@@ -125,12 +126,13 @@ def jit_step(
     *,
     mesh: Mesh,
     layout: TrainState,
-    reduce_dtype: str,
+    placement: ConfigDict,
     seed: int,
 ) -> Any:
     """The jitted step of a section `train_*`, as training runs it and `jen1 plan` compiles it.
 
-    `layout` has the shardings of the state. The new state takes the memory of the old one.
+    `layout` has the shardings of the state, and `placement` is the section `mesh`. The new state
+    takes the memory of the old one.
     """
     step = make_step(
         trainables,
@@ -140,7 +142,8 @@ def jit_step(
         largest_jump=training.largest_jump,
         seed=seed,
         layout=layout.params,
-        reduce_dtype=reduce_dtype,
+        reduce_dtype=placement.reduce_dtype,
+        gather_once=placement.gather_once,
     )
     return jax.jit(
         step,
@@ -160,6 +163,7 @@ def make_step(
     seed: int = 0,
     layout: Mapping[str, PyTree] | None = None,
     reduce_dtype: str = "float32",
+    gather_once: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The step function, to be jitted.
 
@@ -176,7 +180,9 @@ def make_step(
     updates have no limit.
 
     On a mesh, gradients get the shardings `layout` of the parameters, and devices sum those of
-    kernels in `reduce_dtype`, or in the type of the layer's arithmetic if that is wider.
+    kernels in `reduce_dtype`, or in the type of the layer's arithmetic if that is wider. Kernels
+    with one of the expressions `gather_once` in their path are gathered before the passes, in
+    bfloat16, and the others in each pass.
     """
 
     def step(
@@ -187,11 +193,15 @@ def make_step(
         # The decay starts low: a short run must not average its first parameters in.
         decay = jnp.minimum(ema_decay, (1 + state.updates) / (10 + state.updates))
         params, ema, optimizer = dict(state.params), dict(state.ema), dict(state.optimizer)
+        whole = {
+            name: jax.tree.map_with_path(partial(_gather, patterns=gather_once), each)
+            for name, each in state.params.items()
+        }
         found = {}
         for name, trainable in trainables.items():
             with reducing_in(reduce_dtype):
                 found[name] = _differentiate(
-                    name, trainable, state.params, batch, frozen, microbatches, layout
+                    name, trainable, whole, batch, frozen, microbatches, layout
                 )
             own = trained_part(trainable, state.params[name])
             changes, optimizer[name] = trainable.optimizer.update(
@@ -227,6 +237,12 @@ def make_step(
         return state.replace(step=state.step + 1, norm=usual), metrics
 
     return step
+
+
+def _gather(path: tuple, leaf: Array, patterns: Sequence[str]) -> Array:
+    """A parameter as the passes read it: whole and in bfloat16 if its path has a pattern."""
+    once = any(re.search(pattern, path_name(path)) for pattern in patterns)
+    return gathered(leaf.astype(jnp.bfloat16)) if once else leaf
 
 
 def module_norms(gradient: PyTree) -> dict[str, Float[Array, ""]]:
@@ -272,7 +288,7 @@ def _differentiate(
         if layout is not None:
             places = trained_part(trainable, layout[name])
             gradient = jax.lax.with_sharding_constraint(gradient, places)
-        return found, gradient
+        return found, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
 
     (value, means), gradient = add_up(differentiate, batch, microbatches)
     means = {key: jnp.where(counts[key] > 0, mean, jnp.nan) for key, mean in means.items()}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jen1_jax.layers import embeddings
 from jen1_jax.layers.embeddings import (
     LogSNREmbedding,
     fourier_features,
@@ -37,6 +38,12 @@ def test_the_product_of_query_and_key_depends_on_their_distance_alone():
             diagonal, np.full_like(diagonal, diagonal[0]), rtol=1e-4, atol=1e-4
         )
     assert np.ptp(products) > 1
+
+
+def test_pairs_are_turned_on_a_tpu_exactly_as_elsewhere():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jnp.asarray(normal(0, 2, 3, 2, 8), dtype)
+        np.testing.assert_array_equal(embeddings._turn_by_product(x), embeddings._turn(x))
 
 
 def test_rotary_keeps_lengths_and_the_first_frame():

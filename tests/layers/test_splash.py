@@ -72,7 +72,7 @@ def test_softmax_is_float32_in_half_precision():
 
 
 @pytest.mark.parametrize(
-    "platform, frames, kernel", [("tpu", 512, True), ("tpu", 384, False), ("cpu", 512, False)]
+    "platform, frames, kernel", [("tpu", 384, True), ("tpu", 256, False), ("cpu", 384, False)]
 )
 def test_the_kernel_is_chosen_for_long_sequences_on_a_tpu_wherever_it_is_compiled(
     platform, frames, kernel

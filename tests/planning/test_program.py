@@ -73,6 +73,26 @@ def test_weights_move_at_most_twice_and_gradients_once(compiled):
 
 
 @pytest.mark.slow
+def test_weights_that_are_gathered_once_move_once_and_in_bfloat16():
+    overrides = {
+        "unet.attentions": "(0, 0)",
+        "unet.num_blocks": "(1,)",
+        "mesh.gather_once": "('kernel',)",
+    }
+    program = make_program(
+        load_config("jen1", SMALL | overrides), "diffusion", topology("v5e:2x2", 1)
+    )
+    found = costs(parse(program.lower().compile().as_text()))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    size = lambda each: each.times * sum(math.prod(part.shape) for part in each.operands)
+    gathers = [each for each in found.collectives if each.kind == "all-gather"]
+    moved = 4 * sum(map(size, gathers))
+    assert 0.9 * weights < moved < 1.05 * weights
+    narrow = [each for each in gathers if all(part.dtype == "bf16" for part in each.operands)]
+    assert 4 * sum(map(size, narrow)) > 0.9 * moved
+
+
+@pytest.mark.slow
 def test_nothing_but_remat_is_computed_twice(figures):
     assert not figures["kernels_without_flops"]
     assert 1 < figures["flops"]["ratio"] <= 4 / 3

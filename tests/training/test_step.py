@@ -1,5 +1,6 @@
 """The training step, on a linear model whose gradients are known."""
 
+import dataclasses
 import math
 
 import jax
@@ -95,6 +96,24 @@ def test_a_batch_without_a_task_does_not_change_the_logged_loss_of_the_task(tmp_
     assert record["loss/odd"] == float(both["loss/odd"]) and record["skipped"] == 0
     mean = (float(both["loss/even"]) + float(even["loss/even"])) / 2
     assert record["loss/even"] == pytest.approx(mean)
+
+
+def test_parameters_that_are_gathered_once_are_read_in_bfloat16_and_updated_in_float32():
+    rounded = linear()
+    rounded = dataclasses.replace(
+        rounded,
+        losses=lambda params, *rest: linear().losses(
+            jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), params), *rest
+        ),
+    )
+    (state, metrics), (expected, same) = (
+        run(linear(), [batch()], gather_once=("^w$",)),
+        run(rounded, [batch()]),
+    )
+    assert metrics[0]["loss"] == same[0]["loss"] != run(linear(), [batch()])[1][0]["loss"]
+    ours, theirs = state.params["model"]["w"], expected.params["model"]["w"]
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, atol=0.01 * 2**-8 * metrics[0]["grad_norm"])
 
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])

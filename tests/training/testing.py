@@ -10,7 +10,7 @@ def train(directory, name, trainable, batches, training, **others) -> TrainState
     """Trains one trainable on batches that need no random numbers; `others` are those of `fit`."""
     settings = {
         "schedule": lambda step: 1.0,
-        "rules": (),
+        "placement": tiny.config().mesh,
         "progress": lambda text: None,
         "record": {"what": "a test"},
     }
