@@ -6,7 +6,7 @@ checkpoints, which also hold the optimiser and the parameters before the average
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,9 @@ def step_of(run: Run, part: str, name: str) -> int | None:
         return None
     kept: dict[str, int | None] = {}
     if not run.weights(part).is_file():
-        checkpoints = Checkpoints(run.checkpoints(part))
-        kept = {"best": checkpoints.best}
-        kept |= {str(step): step for step in checkpoints.steps}
-        checkpoints.close()
+        with closing(Checkpoints(run.checkpoints(part))) as checkpoints:
+            kept = {"best": checkpoints.best}
+            kept |= {str(step): step for step in checkpoints.steps}
     if kept.get(name) is None:
         known = ", ".join(key for key, step in kept.items() if step is not None)
         raise Refusal(f"{run.path} has no checkpoint {name!r}; it has {known or 'none to choose'}.")
@@ -54,10 +53,8 @@ def held(run: Run, part: str) -> PyTree:
     path = run.weights(part)
     if path.is_file():
         return _shapes(path)
-    checkpoints = Checkpoints(run.checkpoints(part))
-    found = checkpoints.shapes(part)
-    checkpoints.close()
-    return found
+    with closing(Checkpoints(run.checkpoints(part))) as checkpoints:
+        return checkpoints.shapes(part)
 
 
 def restore(
@@ -72,10 +69,8 @@ def restore(
     path = run.weights(part)
     if path.is_file():
         return _read(path, shapes)
-    checkpoints = Checkpoints(run.checkpoints(part))
-    found = checkpoints.restore_ema(part, shapes, step)
-    checkpoints.close()
-    return found
+    with closing(Checkpoints(run.checkpoints(part))) as checkpoints:
+        return checkpoints.restore_ema(part, shapes, step)
 
 
 def half(params: PyTree) -> PyTree:

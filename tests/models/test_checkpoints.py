@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -17,6 +18,22 @@ from tests.devices import ended, free_port, run_on, started
 def state(step: int):
     array = jax.random.normal(jax.random.key(step), (64, 256))
     return {"ema": {"net": {"w": array}}, "params": {"net": {"w": array + 1}}}
+
+
+@pytest.fixture(autouse=True)
+def all_closed(monkeypatch):
+    """Closes what a test has opened: Orbax's threads must not outlive a folder that is damaged."""
+    opened, begin = [], Checkpoints.__init__
+
+    def remember(self, *arguments, **rules):
+        begin(self, *arguments, **rules)
+        opened.append(self)
+
+    monkeypatch.setattr(Checkpoints, "__init__", remember)
+    yield
+    for checkpoints in opened:
+        with suppress(ValueError):  # a save that failed
+            checkpoints.close()
 
 
 def shapes():
