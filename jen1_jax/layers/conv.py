@@ -70,10 +70,14 @@ class Conv1d(Layer, nn.Module):
         if self.kernel_size == 1:
             y = product(x, kernel[0])
         else:
-            side = self.dilation * (self.kernel_size - 1) // 2
-            # Padded first: otherwise the delay would push the last frames out.
-            x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
-            y = convolve(delay(x, side, causal), kernel, self.dilation)
+            # The frames of both modes, of which each example takes its own: a TPU pads within the
+            # convolution, and would store inputs that are delayed.
+            side, frames = self.dilation * (self.kernel_size - 1) // 2, x.shape[1]
+            before = side if causal is False else 2 * side
+            x = jnp.pad(x, ((0, 0), (before, 0 if causal is True else side), (0, 0)))
+            y = convolve(x, kernel, self.dilation)
+            if not isinstance(causal, bool):
+                y = jnp.where(causal[:, None, None], y[:, :frames], y[:, side:])
         if self.use_bias:
             y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
         return y
