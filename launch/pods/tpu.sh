@@ -114,21 +114,26 @@ train() {
 
 delete() { run "${slice[@]}" delete "$NAME" "${where[@]}" --force --quiet; }
 
-training() { on_first 'systemctl show jen1 --property ActiveState --value'; }
+# The state of the training, and which boot of the host it is: a reboot forgets the unit.
+training() {
+  on_first "systemctl show jen1 --property ActiveState --value | tr '\n' ' '
+cat /proc/sys/kernel/random/boot_id"
+}
 
 keep() {
-  local now started=''
+  local now state boot started=''
   [ -z "$dry_run" ] || { request; install; train "$@"; training; return; }
   while now=$(state); do
     case $now in
       '') started=''; request ;;
       SUSPENDED | FAILED) started=''; delete ;; # for example, it was taken away
       ACTIVE)
-        case $started-$(training || true) in
-          *-active | *-activating) started=yes; sleep 60 ;;
-          yes-inactive) echo "the training has ended; \`delete\` gives the slice back."; return ;;
-          yes-failed) stop "the training has failed; \`logs\` says why." ;;
-          -inactive | -failed) install; train "$@"; started=yes ;;
+        read -r state boot < <(training) || true
+        case $([ "$started" = "$boot" ] && echo same)-$state in
+          *-active | *-activating) started=$boot; sleep 60 ;;
+          same-inactive) echo "the training has ended; \`delete\` gives the slice back."; return ;;
+          same-failed) stop "the training has failed; \`logs\` says why." ;;
+          -inactive | -failed) install; train "$@"; started=$boot ;;
           *) sleep 60 ;; # the host does not answer; it may be disappearing
         esac
         ;;
