@@ -17,13 +17,14 @@ ALWAYS_ALLOWED = {"errors", "registry", "keys", "files", "batch", "distributed",
 # room may import, besides those of `ALWAYS_ALLOWED`.
 NETWORKS = {"autoencoder", "text", "unet"}
 ARRAYS = {"diffusion", "tasks"}
-CORE = {"conditioning", "config", "flops", "layers", "sharding"} | NETWORKS | ARRAYS
+CORE = {"chips", "conditioning", "config", "flops", "layers", "sharding"} | NETWORKS | ARRAYS
 ROOMS = {
     "errors": set(),
     "registry": set(),
     "keys": set(),
     "files": set(),
     "batch": set(),
+    "chips": set(),
     "conditioning": {"layers"},
     "config": set(),
     "distributed": set(),

@@ -15,7 +15,7 @@ import jax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.planning.chips import chip, network_rate
+from jen1_jax.chips import chip, network_rate
 from jen1_jax.planning.compiled import compile_step, versions
 from jen1_jax.planning.costs import Collective, costs
 from jen1_jax.planning.hlo import parse

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from jen1_jax.chips import CHIPS
 from jen1_jax.flops import flops
 from jen1_jax.training.step import Trainable, TrainState
 
@@ -17,10 +18,10 @@ from jen1_jax.training.step import Trainable, TrainState
 # vendors' data sheets. The first entry that fits counts.
 PEAKS = {
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6": CHIPS["v6e"].flops,
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,

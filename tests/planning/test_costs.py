@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jen1_jax.planning.chips import CHIPS, network_rate
+from jen1_jax.chips import CHIPS, network_rate
 from jen1_jax.planning.costs import block, costs
 from jen1_jax.planning.groups import group
 from jen1_jax.planning.hlo import ArrayType, parse
