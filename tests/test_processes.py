@@ -1,6 +1,8 @@
 """Several processes train as one, and each knows of the others or stops."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 
 import jax
 import numpy as np
@@ -53,8 +55,9 @@ def train(part, folder, name, processes=1, devices=1, axes=(), *options):
     command = ["train", part, "--config", folder / "config.py", "--workdir", run]
     command += [f"--config.data.dir={data}", *sizes, *options]
     if processes == devices == 1:
-        assert main([str(each) for each in command]) == 0
-        return Run(run), []
+        with redirect_stdout(io.StringIO()) as printed:
+            assert main([str(each) for each in command]) == 0
+        return Run(run), [printed.getvalue()]
     others = ["--coordinator", f"localhost:{free_port()}", "--processes", processes, "--process"]
     found = ended([started(devices, TRAIN, *command, *others, n) for n in range(processes)])
     assert [status for status, *_ in found] == [0] * processes, found
