@@ -230,6 +230,11 @@ def get_config() -> ConfigDict:
         microbatches=1,  # parts of a batch that are processed one after the other
         init_from="",  # as in train_autoencoder
         trained=(),  # as in train_autoencoder; paths begin with unet/ or text/
+        # Kernels with one of these expressions in their path are gathered once a step instead of in
+        # each pass, in bfloat16, and stay whole on every device until its end. So are their
+        # gradients rounded, whatever mesh.reduce_dtype is. For a U-Net of this type:
+        # ("(residual|transformer).*kernel",) are nearly all of it.
+        gather_once=(),
         remap_data=False,  # as in train_autoencoder
         # From here to profile: as in train_autoencoder.
         largest_jump=10.0,
@@ -257,9 +262,5 @@ def get_config() -> ConfigDict:
         rules=((r"kernel|embedding", ("tensor", "fsdp")),),
         # In which devices sum the gradients of kernels: "bfloat16" halves the traffic.
         reduce_dtype="float32",
-        # Kernels with one of these expressions in their path are gathered once a step instead of in
-        # each pass, in bfloat16, and stay whole on every device until its end. For layers of this
-        # type: ("(residual|transformer).*kernel",) are nearly all of the U-Net.
-        gather_once=(),
     )
     return config.lock()

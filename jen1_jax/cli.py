@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -281,6 +282,8 @@ def plan(options: argparse.Namespace) -> None:
 
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise Refusal(f"There is no folder for {options.json}; create it, or name another file.")
+    if not 0 <= options.price < math.inf:
+        raise Refusal(f"--price is a number of dollars from 0 on, not {options.price}.")
     jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has no part in it
     config = load_config(options.config, options.overrides)
     print("compiling the training step; large ones take minutes, and seconds the next time")

@@ -33,12 +33,14 @@ stage() { echo "$(date '+%F %T') $*"; }
 for folder in "$OUT" "$STORE/all" "$STORE/stopped"; do
   [ ! -e "$folder" ] || stop "$folder exists; name other folders with OUT and STORE."
 done
+[[ $STEPS =~ ^[1-9][0-9]*$ && $((STEPS % 60)) -eq 0 ]] || stop "STEPS is a multiple of 60, not $STEPS."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-$root/.venv/bin/python}
+[ -x "$PYTHON" ] || stop 'the project is not installed: source launch/setup.sh; setup train,tpu'
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 source launch/pods/xla_flags.sh
-PYTHON=${PYTHON:-$PWD/.venv/bin/python}
-[ -x "$PYTHON" ] || stop 'the project is not installed: source launch/setup.sh; setup train,tpu'
 
 text=(encoder= dtype=float32 max_length=32 d_model=128 d_kv=32 d_ff=256 num_layers=2 num_heads=4)
 settings=(--config compose "${text[@]/#/--config.text.}" --config.unet.text_features=128)

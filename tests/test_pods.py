@@ -207,7 +207,7 @@ def test_a_signal_stops_the_container_and_it_is_not_started_again(pods, tmp_path
 
 
 def test_a_slice_that_is_taken_away_is_made_again_and_the_training_goes_on(pods, tmp_path):
-    """The first training loses its slice, the second one its host's unit in a reboot; one ends."""
+    """The first training loses its slice, the second one the unit of a host that is rebooted."""
     gcloud = f"""cd {tmp_path}
     case "$*" in
       *" create "*) echo ACTIVE >slice ;;
@@ -216,11 +216,11 @@ def test_a_slice_that_is_taken_away_is_made_again_and_the_training_goes_on(pods,
       *systemd-run*) echo >>trainings ;;
       *"show jen1"*)
         case "$(wc -l <trainings)-$([ -e lost ] && echo lost)" in
-          0-*) echo inactive a ;;
-          1-) touch lost; echo SUSPENDED >slice; echo active a ;;
-          1-lost) echo inactive b ;;
-          2-*) echo inactive c ;;
-          3-*) echo inactive c ;;
+          0-*) printf '%s\n' 'inactive a' 'inactive b' ;;
+          1-) touch lost; echo SUSPENDED >slice; printf '%s\n' 'active a' 'active b' ;;
+          1-lost) printf '%s\n' 'inactive c' 'inactive d' ;;
+          2-*) printf '%s\n' 'inactive e' 'active c' ;;
+          3-*) printf '%s\n' 'inactive c' 'inactive e' ;;
         esac ;;
     esac"""
     (tmp_path / "trainings").touch()

@@ -69,6 +69,5 @@ def _turn_by_product(x: Array) -> Array:
 
     A TPU would store halves of 128 channels, and fill tiles of 128 with each.
     """
-    flat = x.reshape(-1, x.shape[-1])
     permutation = _turn(jnp.eye(x.shape[-1], dtype=x.dtype))
-    return jnp.matmul(flat, permutation, precision="highest").reshape(x.shape)
+    return jnp.matmul(x, permutation, precision="highest")

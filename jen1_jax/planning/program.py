@@ -33,6 +33,7 @@ from jen1_jax.training.checks import check_autoencoder_training, check_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
 from jen1_jax.training.optimizer import OPTIMIZERS
+from jen1_jax.training.start import check_patterns
 from jen1_jax.training.step import TrainState, init_state, jit_step
 
 
@@ -89,6 +90,7 @@ def make_program(config: ConfigDict, part: str, devices: list[Any]) -> Program:
     # Refuses a batch that cannot be split.
     _ = local_rows(mesh, training.batch_size, training.microbatches, process=0)
     trainables, draw, batch = PARTS[part](config)
+    check_patterns(part, trainables, training)
     with jax.set_mesh(mesh):
         init = partial(init_state, trainables, average=training.ema_decay > 0)
         state = jax.eval_shape(lambda: init(jax.random.key(config.seed)))

@@ -31,7 +31,11 @@ def check_diffusion(config: ConfigDict) -> None:
         check_range(config.diffusion, name, most)
     _check_share("data.short_rate", config.data.short_rate)
     check_unet(config.unet)
-    _check_gathering(config, "unet")
+    if config.train_diffusion.gather_once and config.unet.dtype != "bfloat16":
+        raise Refusal(
+            "train_diffusion.gather_once gathers kernels in bfloat16, but unet.dtype is "
+            f"{config.unet.dtype}; set this to bfloat16, or gather_once to ()."
+        )
     tasks.weights(config.tasks)
 
     def trace(key, step, batch):  # the draw and the loss's mask have checks of their own
@@ -87,7 +91,6 @@ def check_data(config: ConfigDict, data: Data, codec: Codec, run: Run) -> int:
 def check_autoencoder_training(config: ConfigDict) -> None:
     """Refuses settings with which no autoencoder can be trained, or its training would be lost."""
     training = config.train_autoencoder
-    _check_gathering(config, "autoencoder")
     check_whitening(config.whitening.keep, config.whitening.floor)
     weights = training.losses
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
@@ -138,14 +141,6 @@ def check_autoencoder_training(config: ConfigDict) -> None:
         raise Refusal(
             f"train_autoencoder.seconds of {training.seconds} is less than one hop of {hop} "
             "samples; take longer crops."
-        )
-
-
-def _check_gathering(config: ConfigDict, part: str) -> None:
-    if config.mesh.gather_once and config[part].dtype != "bfloat16":
-        raise Refusal(
-            f"mesh.gather_once gathers kernels in bfloat16, but {part}.dtype is "
-            f"{config[part].dtype}; set this to bfloat16, or gather_once to ()."
         )
 
 

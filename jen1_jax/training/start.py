@@ -101,7 +101,7 @@ def begin(
 ) -> Start:
     """The state before the first step, on the mesh; the arguments are those of `fit`."""
     here = position(training, seed, record)
-    _check_patterns(name, trainables)
+    check_patterns(name, trainables, training)
     init = partial(init_state, trainables, average=training.ema_decay > 0)
     abstract = jax.eval_shape(lambda: init(jax.random.key(seed)))
     layout = shardings(abstract, mesh, rules)
@@ -138,24 +138,26 @@ def begin(
     return Start(state, here)
 
 
-def _check_patterns(name: str, trainables: Mapping[str, Trainable]) -> None:
-    """Refuses an expression that is found in no parameter's path."""
+def check_patterns(name: str, trainables: Mapping[str, Trainable], training: ConfigDict) -> None:
+    """Refuses an expression of `trained` or `gather_once` that is found in no parameter's path."""
     for trainable in trainables.values():
-        if not trainable.trained:
+        fields = {"trained": trainable.trained, "gather_once": training.get("gather_once", ())}
+        given = [(field, pattern) for field, each in fields.items() for pattern in each]
+        if not given:
             continue
         shapes = jax.eval_shape(trainable.init, jax.random.key(0))
         paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(shapes)]
-        for pattern in trainable.trained:
+        for field, pattern in given:
             try:
                 found = any(re.search(pattern, path) for path in paths)
             except re.error as error:
                 raise Refusal(
-                    f"train_{name}.trained has {pattern!r}, which is no regular expression "
+                    f"train_{name}.{field} has {pattern!r}, which is no regular expression "
                     f"({error})."
                 ) from None
             if not found:
                 raise Refusal(
-                    f"train_{name}.trained has {pattern!r}, which is found in no parameter's path; "
+                    f"train_{name}.{field} has {pattern!r}, which is found in no parameter's path; "
                     f"paths look like {paths[0]} and {paths[-1]}."
                 )
 

@@ -143,7 +143,7 @@ def jit_step(
         seed=seed,
         layout=layout.params,
         reduce_dtype=placement.reduce_dtype,
-        gather_once=placement.gather_once,
+        gather_once=training.get("gather_once", ()),  # the autoencoder's has none
     )
     return jax.jit(
         step,
@@ -182,7 +182,7 @@ def make_step(
     On a mesh, gradients get the shardings `layout` of the parameters, and devices sum those of
     kernels in `reduce_dtype`, or in the type of the layer's arithmetic if that is wider. Kernels
     with one of the expressions `gather_once` in their path are gathered before the passes, in
-    bfloat16, and the others in each pass.
+    bfloat16, in which their gradients then are too, and the others in each pass.
     """
 
     def step(

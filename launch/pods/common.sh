@@ -14,6 +14,10 @@ dry_run=
 
 stop() { echo "$(basename "$0"): $*" >&2; exit 1; }
 
+for argument; do
+  [ "$argument" != --dry-run ] || stop '--dry-run comes first.'
+done
+
 # COMMAND ARGUMENT...: runs the command, or prints it if $dry_run is set.
 run() { if [ -n "$dry_run" ]; then quoted "$@"; else "$@"; fi; }
 

@@ -59,9 +59,12 @@ on_all() { run "${slice[@]}" ssh "$NAME" "${where[@]}" --node all --worker all -
 on_first() { run "${slice[@]}" ssh "$NAME" "${where[@]}" --node 0 --worker 0 --command "$1"; }
 
 state() { # ACTIVE: the slice is there; empty: nobody has asked for it
-  until "${slice[@]}" list "${where[@]}" --filter "name~/$NAME\$" --format 'value(state.state)'; do
+  local tries
+  for tries in {1..60}; do
+    "${slice[@]}" list "${where[@]}" --filter "name~/$NAME\$" --format 'value(state.state)' && return
     sleep 30 # there is no network, for example
   done
+  stop "gcloud failed $tries times."
 }
 
 request() {
@@ -90,8 +93,9 @@ create() {
 install() {
   local archive=/tmp/$NAME.tar.gz mount="mountpoint -q /data || { sudo apt-get -qq update
 sudo apt-get -qq install nfs-common; sudo mkdir -p /data; sudo mount -t nfs '$SHARE' /data; }"
-  run git archive --format tar.gz --prefix jen1/ --output "$archive" HEAD
-  run "${slice[@]}" scp "$archive" "$NAME:jen1.tar.gz" "${where[@]}" --node all --worker all
+  run git archive --format tar.gz --prefix jen1/ --output "$archive" HEAD &&
+    run "${slice[@]}" scp "$archive" "$NAME:jen1.tar.gz" "${where[@]}" --node all --worker all ||
+    return
   # What an earlier commit had is removed. uv brings a Python of the wanted version.
   on_all "set -e; rm -rf jen1/*; tar -xzf jen1.tar.gz; cd jen1
 python3 -m pip install --quiet --user uv; uv=\$HOME/.local/bin/uv
@@ -112,39 +116,54 @@ train() {
 \$HOME/jen1/.venv/bin/jen1 train $(quoted "$@")"
 }
 
+halt() { on_all 'sudo systemctl stop jen1 2>/dev/null || true'; }
+
+begin() { halt && install && train "$@"; }
+
 delete() { run "${slice[@]}" delete "$NAME" "${where[@]}" --force --quiet; }
 
-# The state of the training, and which boot of the host it is: a reboot forgets the unit.
+# For each host the state of its training, and which boot of the host it is: a reboot forgets the
+# unit.
 training() {
-  on_first "systemctl show jen1 --property ActiveState --value | tr '\n' ' '
+  on_all "systemctl show jen1 --property ActiveState --value | tr '\n' ' '
 cat /proc/sys/kernel/random/boot_id"
 }
 
 keep() {
-  local now state boot started=''
+  local now hosts boots started=''
   [ -z "$dry_run" ] || { request; install; train "$@"; training; return; }
   while now=$(state); do
     case $now in
       '') started=''; request ;;
       SUSPENDED | FAILED) started=''; delete ;; # for example, it was taken away
       ACTIVE)
-        read -r state boot < <(training) || true
-        case $([ "$started" = "$boot" ] && echo same)-$state in
-          *-active | *-activating) started=$boot; sleep 60 ;;
-          same-inactive) echo "the training has ended; \`delete\` gives the slice back."; return ;;
-          same-failed) stop "the training has failed; \`logs\` says why." ;;
-          -inactive | -failed) install; train "$@"; started=$boot ;;
-          *) sleep 60 ;; # the host does not answer; it may be disappearing
-        esac
+        hosts=$(training | grep -E '^[a-z]+ [0-9a-f-]+$' | sort) || hosts=''
+        boots=$(cut -d ' ' -f 2 <<<"$hosts")
+        if [ -z "$hosts" ]; then # one of them does not answer; it may be disappearing
+          sleep 60
+        elif [ "${started:-$boots}" != "$boots" ]; then # after a reboot
+          begin "$@" && started=$boots || sleep 60
+        elif grep -qE '^activ(e|ating) ' <<<"$hosts"; then
+          started=$boots
+          sleep 60
+        elif [ -z "$started" ]; then
+          begin "$@" && started=$boots || sleep 60
+        elif grep -q '^failed ' <<<"$hosts"; then
+          stop "the training has failed; \`logs\` says why."
+        else
+          echo "the training has ended; \`delete\` gives the slice back."
+          return
+        fi
         ;;
       *) echo "$(date '+%F %T') $NAME: $now"; sleep 30 ;;
     esac
   done
+  exit 1
 }
 
 case $command in
   create | install | delete) "$command" ;;
   train | keep) "$command" "$@" ;;
   logs) on_first 'sudo journalctl --unit jen1 --lines 100 --follow' ;;
-  stop) on_all 'sudo systemctl stop jen1' ;;
+  stop) halt ;;
 esac

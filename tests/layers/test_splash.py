@@ -11,7 +11,6 @@ from tests.devices import run_on
 from tests.layers.testing import normal
 
 pytestmark = pytest.mark.slow  # interpreted
-# Several blocks of queries and of keys; the queries belong to the last keys.
 BATCH, FRAMES, KEYS, HEADS, CHANNELS = 2, 1280, 1408, 1, 128
 
 
@@ -30,17 +29,19 @@ def interpreted(*inputs, **masks):
     return splash_attention(*inputs, **masks, interpret=True)
 
 
-@pytest.fixture(scope="module")
-def both():
+# Several blocks of queries and of keys, or one of each; the queries belong to the last keys.
+@pytest.fixture(scope="module", params=[(FRAMES, KEYS), (384, 512)], ids=["blocks", "one"])
+def both(request):
     """Both attentions of random inputs, and their gradients, as a function of the masks."""
-    shapes = (FRAMES, KEYS, KEYS, FRAMES)
+    frames, keys = request.param
+    shapes = (frames, keys, keys, frames)
     inputs = [
         jnp.asarray(normal(seed, BATCH, length, HEADS, CHANNELS))
         for seed, length in enumerate(shapes)
     ]
     compiled = [jax.jit(values_and_gradients, static_argnums=0) for _ in range(2)]
-    return lambda *masks: [
-        f(attend, *inputs, *masks)
+    return lambda valid, lengths, causal: [
+        f(attend, *inputs, valid[:, :keys], np.minimum(lengths, keys), causal)
         for f, attend in zip(compiled, (interpreted, attention), strict=True)
     ]
 

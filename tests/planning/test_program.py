@@ -77,7 +77,7 @@ def test_weights_that_are_gathered_once_move_once_and_in_bfloat16():
     overrides = {
         "unet.attentions": "(0, 0)",
         "unet.num_blocks": "(1,)",
-        "mesh.gather_once": "('kernel',)",
+        "train_diffusion.gather_once": "('kernel',)",
     }
     program = make_program(
         load_config("jen1", SMALL | overrides), "diffusion", topology("v5e:2x2", 1)
