@@ -13,15 +13,15 @@ def flops(function: Callable, *args) -> int:
 
     A multiplication with its addition counts as two. `args` may be shapes. In model FLOPs
     utilisation (Chowdhery et al. 2022, appendix B) a training step counts as three forward passes,
-    without what rematerialisation computes again. A loop counts with all its iterations, and of
-    several branches the most expensive one counts. Raises ValueError for a loop whose number of
-    iterations is unknown.
+    without what rematerialisation computes again. A loop counts with all its iterations. Of several
+    branches the most expensive one counts, but of those for several platforms the default. Raises
+    ValueError for a loop whose number of iterations is unknown.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:  # a Jaxpr; its types do not say what its arrays have
-    total = 0
+    total, platforms = 0, []
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
@@ -36,13 +36,18 @@ def _count(jaxpr: Any) -> int:  # a Jaxpr; its types do not say what its arrays 
             # Attention by cuDNN on [batch, frames, heads, channels]: two matrix products.
             query, keys = equation.invars[0].aval, equation.invars[1].aval.shape[1]
             total += 2 * 2 * keys * query.size
+        elif name == "platform_index":
+            platforms += equation.outvars
         elif name == "while":
             raise ValueError("the operations of a loop of unknown length cannot be counted")
         else:
             parts = jax.tree.leaves(list(parameters.values()), is_leaf=_is_program)
             inner = [_count(getattr(part, "jaxpr", part)) for part in parts if _is_program(part)]
             iterations = parameters["length"] if name == "scan" else 1
-            total += max(inner) if name == "cond" else iterations * sum(inner)
+            if name == "cond":
+                total += inner[-1] if equation.invars[0] in platforms else max(inner)
+            else:
+                total += iterations * sum(inner)
     return total
 
 

@@ -31,6 +31,7 @@ longer = lambda a, b: product(a, b) @ np.ones((3, 6, 6))
         (jax.checkpoint(product), 1),
         (lambda a, b: jax.lax.scan(lambda x, _: (x, product(a, b)), 0.0, length=7), 7),
         (lambda a, b: jax.lax.cond(True, product, longer, a, b), 2.2),
+        (lambda a, b: jax.lax.platform_dependent(a, b, tpu=longer, default=product), 1),
         (lambda a, b: jax.grad(lambda a: product(a, b).sum())(a), 2),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_training_with_muon_that_was_stopped_ends_as_an_uninterrupted_one(tmp_
 
     def train(directory, *hooks):
         batches = lambda start, *_: ({"x": normal(n, 1, 4)} for n in itertools.count(start))
-        others = {"schedule": schedule, "rules": tiny.config().mesh.rules, "hooks": hooks}
+        others = {"schedule": schedule, "placement": tiny.config().mesh, "hooks": hooks}
         return testing.train(directory, "model", trainable, batches, settings, **others)
 
     whole = train(tmp_path / "whole")
