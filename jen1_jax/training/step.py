@@ -73,8 +73,8 @@ class Trainable:
 
 def trained_part(trainable: Trainable, params: PyTree) -> PyTree:
     """`params` with None in place of the parameters that are frozen."""
-    is_trained = lambda path: any(re.search(pattern, path) for pattern in trainable.trained)
-    keep = lambda path, leaf: leaf if not trainable.trained or is_trained(path_name(path)) else None
+    is_trained = lambda path: not trainable.trained or _found(trainable.trained, path)
+    keep = lambda path, leaf: leaf if is_trained(path) else None
     return jax.tree.map_with_path(keep, params)
 
 
@@ -82,6 +82,11 @@ def put_back(part: PyTree, whole: PyTree) -> PyTree:
     """`whole` with the leaves of `part` that are not None in place of its own."""
     choose = lambda new, old: old if new is None else new
     return jax.tree.map(choose, part, whole, is_leaf=lambda leaf: leaf is None)
+
+
+def _found(patterns: Sequence[str], path: tuple) -> bool:
+    """Whether one of the regular expressions is found in the names on the way to a leaf."""
+    return any(re.search(pattern, path_name(path)) for pattern in patterns)
 
 
 def path_name(path: tuple) -> str:
@@ -241,8 +246,7 @@ def make_step(
 
 def _gather(path: tuple, leaf: Array, patterns: Sequence[str]) -> Array:
     """A parameter as the passes read it: whole and in bfloat16 if its path has a pattern."""
-    once = any(re.search(pattern, path_name(path)) for pattern in patterns)
-    return gathered(leaf.astype(jnp.bfloat16)) if once else leaf
+    return gathered(leaf.astype(jnp.bfloat16)) if _found(patterns, path) else leaf
 
 
 def module_norms(gradient: PyTree) -> dict[str, Float[Array, ""]]:

@@ -83,7 +83,7 @@ create() {
   local now
   request
   [ -z "$dry_run" ] || return 0
-  while now=$(state) && [ "$now" != ACTIVE ]; do
+  while now=$(state) || exit 1; [ "$now" != ACTIVE ]; do
     case $now in FAILED | SUSPENDED) stop "the request for $NAME ended as $now; delete it." ;; esac
     echo "$(date '+%F %T') $NAME: $now"
     sleep 30
@@ -132,7 +132,7 @@ cat /proc/sys/kernel/random/boot_id"
 keep() {
   local now hosts boots started=''
   [ -z "$dry_run" ] || { request; install; train "$@"; training; return; }
-  while now=$(state); do
+  while now=$(state) || exit 1; do
     case $now in
       '') started=''; request ;;
       SUSPENDED | FAILED) started=''; delete ;; # for example, it was taken away
@@ -158,7 +158,6 @@ keep() {
       *) echo "$(date '+%F %T') $NAME: $now"; sleep 30 ;;
     esac
   done
-  exit 1
 }
 
 case $command in
