@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -112,10 +112,11 @@ def prepare(
         else:
             text = f"latents of {what}"
             writing = latent_writer(folder, encoder, seconds, text, progress, saved.get("written"))
-        with writing as writer:
+        ahead = _render_ahead(items[tally.done :], lambda *entry: not full(split_of(*entry)))
+        # Closed at once also by an error: no thread renders on after this call.
+        with writing as writer, closing(ahead):
             before = last = sum(tally.seconds.values())
             began = reported = time.monotonic()
-            ahead = _render_ahead(items[tally.done :], lambda *entry: not full(split_of(*entry)))
             for done, (place, item) in enumerate(ahead, tally.done):
                 total = sum(tally.seconds.values())
                 if total - last >= SAVE_SECONDS:

@@ -1,6 +1,7 @@
 """A preparation that is interrupted goes on where it has saved its state."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,10 @@ PIECES = 12
 
 
 class Source:
-    """Pieces of one to three clips, of which every fifth refuses; it counts what it renders."""
+    """Pieces of one to three clips, of which every fifth refuses; it notes who renders what."""
 
     def __init__(self):
-        self.rendered = []
+        self.rendered, self.threads = [], set()
 
     def open(self, *_, **__):
         items = [
@@ -34,6 +35,7 @@ class Source:
 
     def render(self, number):
         self.rendered.append(number)
+        self.threads.add(threading.current_thread())
         if number % 5 == 4:
             raise Refusal("No notes.")
         rng = np.random.default_rng(number)
@@ -101,8 +103,9 @@ def test_an_interrupted_encode_goes_on_and_gives_the_same(source, tmp_path, fail
     report = prepare("here", whole, encoder=encoder(), **options)
     assert report.rejected["cannot be rendered"] and report.dropped_seconds["tail"] > 0
     in_all = len(source.rendered)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupted:
         prepare("here", parts, encoder=encoder(fail_at=fail_at), **options)
+    assert interrupted.tb and not any(thread.is_alive() for thread in source.threads)
     assert [path.name for path in tmp_path.iterdir() if path.name[:7] == ".parts."]
     source.rendered.clear()
     heard = []
