@@ -92,6 +92,12 @@ def test_wrong_arguments_are_refused_with_the_usage(command, pods, tmp_path):
     assert calls(tmp_path) == []
 
 
+@pytest.mark.parametrize("topology", ["v5e:4x4x4", "v5p:4x4", "v4:2x2x2", "v5e:0x4", "v6e:16"])
+def test_a_shape_that_the_chips_do_not_come_in_is_refused(topology, pods):
+    result = pods("tpu", "--dry-run", "create", TOPOLOGY=topology)
+    assert result.returncode == 1 and topology in result.stderr
+
+
 def test_the_dry_run_of_a_tpu_slice_has_all_steps_in_order_and_the_variables(pods):
     variables = dict(PROJECT="p", ZONE="z", NAME="n", TOPOLOGY="v5p:4x4x8", SPOT="yes", SLICES="2")
     printed = pods("tpu", "--dry-run", "keep", *ARGUMENTS, **variables).stdout

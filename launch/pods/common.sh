@@ -34,7 +34,7 @@ quoted() {
 # TOPOLOGY, as in `jen1 plan`, for example v5e:4x4: sets generation, shape and chips of a slice.
 # shellcheck disable=SC2034  # the other scripts read them
 read_topology() {
-  [[ $1 =~ ^(v5e|v5p|v6e):[1-9][0-9]*(x[1-9][0-9]*)+$ ]] ||
+  [[ $1 =~ ^(v5e:|v6e:|v5p:[1-9][0-9]*x)[1-9][0-9]*x[1-9][0-9]*$ ]] ||
     stop "TOPOLOGY is like v5e:4x4, v5p:4x4x4 or v6e:16x16, not $1."
   generation=${1%%:*} shape=${1#*:}
   chips=$((${shape//x/*}))
