@@ -296,10 +296,11 @@ def test_accumulation_equals_one_batch_and_each_device_holds_a_part_of_its_own_r
 
 GRADIENTS = """
 import json, re
-import jax, jax.numpy as jnp, numpy as np
+import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jen1_jax.layers.conv import Conv1d
 from jen1_jax.sharding import BATCH_AXES, make_mesh, reducing_in, shardings
+from jen1_jax.training.step import Trainable, init_state, make_step
 from tests import tiny
 from tests.layers.testing import normal
 
@@ -319,13 +320,28 @@ for dtype in ("float32", "bfloat16"):
         gradient = jax.tree.leaves(program.compile()(*inputs))
     sums = re.findall(r"reduce_scatter.*?-> tensor<(\\S+)>", program.as_text(), re.DOTALL)
     found.append([[np.asarray(leaf, "f").ravel().tolist() for leaf in gradient], sums])
+
+def losses(params, x, frozen):
+    return {"square": jnp.mean(layer.apply(params["model"], x).astype(jnp.float32) ** 2, (1, 2))}
+
+trainables = {"model": Trainable(lambda key: params, losses, lambda x: {"square": jnp.ones(len(x))},
+    {"square": 1.0}, optax.sgd(1.0))}
+begin = lambda key: init_state(trainables, key)
+with jax.set_mesh(mesh):
+    layout = shardings(jax.eval_shape(begin, jax.random.key(0)), mesh, config.mesh.rules)
+    state = jax.jit(begin, out_shardings=layout)(jax.random.key(0))
+    step = make_step(trainables, lambda key, step, x: x, ema_decay=0.0, layout=layout.params,
+        gather_once=("kernel",))
+    state, _ = jax.jit(step, out_shardings=(layout, None))(state, inputs[1])
+moved = jax.tree.map(jnp.subtract, params, jax.device_get(state.params["model"]))
+found.append([np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(moved)])
 print(json.dumps([jax.device_count(), found]))
 """
 
 
 @pytest.mark.slow
 def test_the_gradient_of_a_kernel_is_summed_where_it_is_stored_in_the_given_type():
-    ((one, _), _), ((eight, sums), (rounded, rounded_sums)) = (
+    ((one, _), _, moved), ((eight, sums), (rounded, rounded_sums), also_moved) = (
         run(GRADIENTS, devices) for devices in (1, 8)
     )
     for ours, theirs, roughly in zip(eight, one, rounded, strict=True):
@@ -333,3 +349,8 @@ def test_the_gradient_of_a_kernel_is_summed_where_it_is_stored_in_the_given_type
         largest = np.abs(theirs).max()
         assert 1e-4 < np.abs(np.subtract(roughly, theirs)).max() / largest < 2e-2
     assert sums == ["3x2x16xf32"] and rounded_sums == ["3x2x16xbf16"]
+    # A kernel that is gathered once has a gradient in bfloat16.
+    for ours, theirs, gradient in zip(also_moved, moved, one, strict=True):
+        largest = np.abs(gradient).max()
+        np.testing.assert_allclose(ours, theirs, atol=largest / 2**8)
+        np.testing.assert_allclose(ours, gradient, atol=largest / 2**5)
