@@ -29,44 +29,69 @@ START, END = "<!-- written by benchmarks/plan.py -->\n", "<!-- end -->\n"
 
 # With more chips than fsdp can use, parameters are copied along `data` (docs/planning.md).
 MESHES = {"v5e:4x4": {}, "v5p:4x4x4": {"data": 4}, "v5e:16x16": {"data": 16}}
-MESHES["v6e:16x16"] = MESHES["v5e:16x16"]
+MESHES |= {"v6e:16x16": MESHES["v5e:16x16"], "v5p:8x8x8": {"data": 32}}
 # With few examples a chip the network limits, and weights and sums travel as little as they can.
 FEW = 8
 SPARING = {
     "train_diffusion.gather_once": "('(residual|transformer).*kernel',)",
     "mesh.reduce_dtype": "bfloat16",
 }
+# With more than this many examples a chip a v5e has too little memory; it takes them in parts.
+MANY = 32
+VARIANTS = {  # of presets: longer windows, and wider U-Nets
+    "jen1_fast-190s": {"data.seconds": "190"},
+    "jen1_fast-1.2b": {"unet.channels": "384"},
+    "jen1_fast-3.2b": {"unet.channels": "640"},
+}
 CELLS = [
-    (preset, topology, batch)
-    for preset in ("jen1", "jen1_fast")
-    for topology in MESHES
-    for batch in (512, 4096)
+    *(
+        (preset, topology, batch)
+        for preset in ("jen1", "jen1_fast")
+        for topology in ("v5e:4x4", "v5p:4x4x4", "v5e:16x16", "v6e:16x16")
+        for batch in (512, 4096)
+    ),
+    ("jen1", "v5e:16x16", 8192),
+    *(
+        (variant, topology, batch)
+        for variant in VARIANTS
+        for topology, batch in (("v5p:4x4x4", 512), ("v5p:8x8x8", 4096))
+    ),
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", nargs="*", default=[",".join(map(str, cell)) for cell in CELLS])
+    parser.add_argument("--cells", nargs="*", type=_cell, default=CELLS)
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     for cell in [] if options.no_compile else options.cells:
-        preset, topology, batch = cell.split(",")
-        _record(preset, topology, int(batch))
+        _record(*cell)
     found = _recorded()
     _write(found)
     print(json.dumps({"/".join(map(str, cell)): _share(found.get(cell)) for cell in CELLS}))
 
 
+def _cell(name: str) -> tuple[str, str, int]:
+    """PRESET,TOPOLOGY,BATCH of the command line; the preset may be one of `VARIANTS`."""
+    cell = next((cell for cell in CELLS if ",".join(map(str, cell)) == name), None)
+    if cell is None:
+        raise argparse.ArgumentTypeError(f"{name} is no row of the table in docs/planning.md.")
+    return cell
+
+
 def _record(preset: str, topology: str, batch: int) -> None:
     """Compiles one cell and keeps its figures, or the reason why there are none."""
-    overrides = {"train_diffusion.batch_size": str(batch)}
+    each = batch // math.prod(map(int, topology.partition(":")[2].split("x")))
+    sparing = each <= FEW
+    overrides = {"train_diffusion.batch_size": str(batch), **VARIANTS.get(preset, {})}
     overrides |= {f"mesh.axes.{axis}": str(size) for axis, size in MESHES[topology].items()}
-    sparing = batch <= FEW * math.prod(map(int, topology.partition(":")[2].split("x")))
     overrides |= SPARING if sparing else {}
+    if topology.startswith("v5e"):
+        overrides["train_diffusion.microbatches"] = str(max(1, each // MANY))
     began = time.monotonic()
     try:
-        figures = plan(load_config(preset, overrides), "diffusion", topology)
+        figures = plan(load_config(preset.partition("-")[0], overrides), "diffusion", topology)
         print(report(figures), flush=True)
     except Refusal as refusal:
         figures = {"refused": str(refusal)}
@@ -75,6 +100,7 @@ def _record(preset: str, topology: str, batch: int) -> None:
         "preset": preset,
         "topology": topology,
         "batch_size": batch,
+        "microbatches": int(overrides.get("train_diffusion.microbatches", 1)),
         "sparing": sparing,
         "date": time.strftime("%Y-%m-%d"),
         "wall_seconds": round(time.monotonic() - began),
@@ -127,6 +153,8 @@ def _row(figures: dict) -> str:
     memory, flops = figures["memory"], figures["flops"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items() if size > 1)
     mesh += ", sparing" if figures["sparing"] else ""
+    parts = figures.get("microbatches", 1)
+    mesh += f", {parts} micro-batches" if parts > 1 else ""
     gathered = sum(row["operand_bytes"] for row in figures["collectives"])
     fits = "" if figures["fits"] else ", does not fit"
     return " | ".join(
