@@ -272,6 +272,30 @@ def release(options: argparse.Namespace) -> None:
     print(f"release written to {options.out}")
 
 
+def export_torch(options: argparse.Namespace) -> None:
+    from jen1_jax.export.torch import export_torch
+    from jen1_jax.models.run import Run
+
+    export_torch(
+        Run.open(options.checkpoint),
+        options.out,
+        step=options.step,
+        text_by_name=options.text_by_name,
+        licence=options.licence,
+    )
+    print(f"exported to {options.out}; its README.md says how to use it")
+
+
+def import_torch(options: argparse.Namespace) -> None:
+    from jen1_jax.export.back import import_torch
+
+    import_torch(options.source, options.out)
+    print(
+        f"run written to {options.out}; train on with --autoencoder {options.out} "
+        f"--config.train_diffusion.init_from={options.out} in a new --workdir"
+    )
+
+
 def plan(options: argparse.Namespace) -> None:
     import jax
 
@@ -603,19 +627,46 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the name of its frozen text encoder on the hub, where the run has a local folder",
     )
+    _add_step(sub)
+    sub.add_argument("--out", required=True, help="a new folder")
+
+    export = commands.add_parser("export", help="write a run for other programs")
+    about = "a folder that generates with PyTorch alone"
+    sub = _command(export.add_subparsers(required=True), "torch", export_torch, about)
+    sub.add_argument("--checkpoint", required=True, metavar="RUN")
+    _add_step(sub)
     sub.add_argument(
-        "--step",
-        default="",
-        help="which checkpoint of the diffusion model: a step, or `best` by held-out loss (default:"
-        " the newest)",
+        "--text-by-name",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="leave a frozen text encoder out, to be found on the hub by NAME (default: the name "
+        "that the run has)",
+    )
+    sub.add_argument(
+        "--licence", default="", metavar="ID", help="of the weights, for the model card: apache-2.0"
     )
     sub.add_argument("--out", required=True, help="a new folder")
+    back = commands.add_parser("import", help="read what other programs have written")
+    about = "an exported folder -> a run"
+    sub = _command(back.add_subparsers(required=True), "torch", import_torch, about)
+    sub.add_argument("--from", required=True, dest="source", metavar="DIR")
+    sub.add_argument("--out", required=True, metavar="RUN", help="a new folder")
     about = "draw one picture of a run: audio files, round trips, loss curves"
     sub = _command(commands, "page", page, about)
     sub.add_argument("--checkpoint", required=True, metavar="RUN")
     sub.add_argument("--out", required=True, help="a .png file")
     sub.add_argument("audio", nargs="*", help="WAV files to draw")
     return parser
+
+
+def _add_step(sub) -> None:
+    sub.add_argument(
+        "--step",
+        default="",
+        help="which checkpoint of the diffusion model: a step, or `best` by held-out loss (default:"
+        " the newest)",
+    )
 
 
 def _add_reading(sub) -> None:

@@ -130,6 +130,21 @@ def test_the_data_pipeline_imports_only_errors_and_files_of_jen1_jax(path):
     assert used <= allowed
 
 
+# What an exported folder needs besides Python (jen1_torch/requirements.txt).
+TORCH = {"torch", "numpy", "safetensors", "huggingface_hub", "soundfile", "soxr"}
+TORCH |= {"sentencepiece", "tokenizers", "transformers"}
+
+
+@pytest.mark.parametrize("path", sources("jen1_torch"), ids=str)
+def test_jen1_torch_needs_what_its_requirements_name_and_nothing_of_this_project(path):
+    own = {"jen1_torch", "modeling_jen1"}
+    assert roots(imported_by(path)) <= TORCH | own | sys.stdlib_module_names
+    at_start = roots(imported_by(path, only_at_import=True))
+    assert "transformers" not in at_start  # for a frozen text encoder alone
+    listed = (ROOT / "jen1_torch" / "requirements.txt").read_text().split()
+    assert {word.split(">")[0] for word in listed} >= TORCH
+
+
 @pytest.mark.parametrize("path", sources("configs"), ids=str)
 def test_a_configuration_imports_no_code(path):
     assert roots(imported_by(path)) <= {"ml_collections", "configs"}

@@ -117,17 +117,21 @@ def load_codec(run: Run) -> Codec:
 
 def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
     """The fields `loudest` and `margin` of a `Codec`, which `train_autoencoder` has measured."""
-    bands = model.layout.bands
     try:
-        measured = json.loads(path.read_text())
-        loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]
-        if loudest.shape != (bands,) or not np.isfinite(loudest).all():
-            raise ValueError(f"it does not hold {bands} finite levels")
-        if type(margin) is not int or not 0 <= margin <= model.encoder_reach:
-            raise ValueError(f"its margin is not between 0 and {model.encoder_reach}")
+        return check_measured(json.loads(path.read_text()), model)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(
             f"{path} does not hold the measurements of the training data ({error}); delete it and "
             "run the same `jen1 train autoencoder` again."
         ) from None
+
+
+def check_measured(measured: Any, model: Autoencoder) -> dict[str, Any]:
+    """`measured` as fields of a `Codec`; raises for what does not fit the `model`."""
+    bands = model.layout.bands
+    loudest, margin = np.asarray(measured["loudest"], np.float32), measured["margin"]
+    if loudest.shape != (bands,) or not np.isfinite(loudest).all():
+        raise ValueError(f"it does not hold {bands} finite levels")
+    if type(margin) is not int or not 0 <= margin <= model.encoder_reach:
+        raise ValueError(f"its margin is not between 0 and {model.encoder_reach}")
     return {"margin": margin} | ({"loudest": loudest} if bands else {})

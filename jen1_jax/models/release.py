@@ -53,6 +53,7 @@ def release(run: Run, out: str, encoder: str = "", step: str = "") -> None:
         target.whitening.parent.mkdir()
         shutil.copy(run.whitening, target.whitening)
         shutil.copy(run.measured, target.measured)
-        record = target.record
+        data = trained.trained.get("data")
+        record = target.record | ({"data": data} if data else {})
         weights.write(target.weights("autoencoder"), autoencoder, record)
         weights.write(target.weights("diffusion"), weights.half(diffusion), record)

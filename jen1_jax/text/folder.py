@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from jen1_jax.errors import Refusal
 
 T = TypeVar("T")
+MOST_LAYERS = 256  # the shapes of more would take very long to compute
 
 
 def read_json(folder: Path, name: str) -> dict:
@@ -42,6 +43,8 @@ def layout(kind: type[T], values: Mapping, origin: str) -> T:
                 f"{origin} has {name} {value!r}, which must be a number above 0:"
                 " copy or download it again."
             )
+        if name.endswith("layers") and value > MOST_LAYERS:
+            raise Refusal(f"{origin} has {name} {value}, but at most {MOST_LAYERS} are supported.")
     try:
         return kind(**values)
     except TypeError as error:

@@ -44,6 +44,13 @@ def find(encoder: str) -> Path:
     )
 
 
+def encoder_files(folder: Path) -> list[str]:
+    """Names of the files in `folder` that its encoder is read from."""
+    names = ["config.json", "model.safetensors.index.json", *weight_files(folder)]
+    names += [*read_config(folder).tokenizer_files, "tokenizer_config.json"]
+    return [name for name in names if (folder / name).is_file()]
+
+
 def _missing(folder: Path) -> list[str]:
     """Names of the files that an encoder needs and `folder` lacks."""
     if not (folder / "config.json").is_file():

@@ -1,0 +1,211 @@
+"""Turns an exported folder, perhaps with parameters that PyTorch has changed, into a run.
+
+The folder is data: nothing in it is executed, its code is not read, and names, shapes and types are
+checked before an array is read.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
+
+from jen1_jax.autoencoder.codec import fingerprint
+from jen1_jax.autoencoder.whitening import Whitening
+from jen1_jax.config import from_plain
+from jen1_jax.errors import Refusal
+from jen1_jax.export.names import from_torch, places, stored_shape
+from jen1_jax.export.torch import FORMAT
+from jen1_jax.files import local, whole_folder, write_text
+from jen1_jax.models import weights
+from jen1_jax.models.autoencoder import check_measured, init_autoencoder, make_autoencoder
+from jen1_jax.models.diffusion import abstract_diffusion, make_unet
+from jen1_jax.models.run import Run
+from jen1_jax.text.folder import read_json, weight_files
+from jen1_jax.text.prompts import TextEncoder
+
+TYPES = ("F32", "F16", "BF16")  # of parameters; they become float32
+LARGEST_JSON = 2**20  # bytes
+# Of a configuration: entries of a list, blocks of a level, and any other whole number.
+MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 256, 2**20
+SOURCE = {"encoder": str, "max_length": int, "dtype": str, "sha256": str}  # of text/source.json
+
+
+def import_torch(exported: str, out: str) -> None:
+    """Writes the run `out` of a folder that `export_torch` has written.
+
+    It is a release, with weights in float32. A training of the diffusion model starts from it by
+    `train_diffusion.init_from`.
+
+    Raises:
+        Refusal: the folder is damaged or of another version, or its parts do not belong together;
+            `out` holds something already.
+    """
+    folder = local(exported)
+    about = _about(folder)
+    config = from_plain(about["config"], f"`config` of {folder / 'config.json'}")
+    _check_bounds(config, folder)
+    encoder, text = _text(folder, about, config)
+    model, latent = make_autoencoder(config), config.autoencoder.latent_channels
+    try:
+        check_measured(about["measured"], model)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(
+            f"`measured` of {folder / 'config.json'} does not fit its configuration ({error}); "
+            "export the run again."
+        ) from None
+    arrays = _Arrays(folder)
+    k = (*arrays.shape("whitening.scale"), 0)[0]
+    whitening = {"mean": (latent,), "basis": (latent, k), "scale": (k,)}
+    init = partial(init_autoencoder, model=model)
+    shapes = {"autoencoder": jax.eval_shape(init, jax.random.key(0))}
+    shapes |= abstract_diffusion(make_unet(config, k, text), text)
+    arrays.check({f"whitening.{name}": shape for name, shape in whitening.items()}, shapes)
+    fitted = Whitening(**{name: arrays.read(f"whitening.{name}") for name in whitening})
+    params = arrays.params(shapes)
+    autoencoder = params.pop("autoencoder")
+    identity = fingerprint(autoencoder, fitted, sample_rate=config.audio.sample_rate, hop=model.hop)
+    if identity != about["fingerprints"]["autoencoder"]:
+        raise Refusal(
+            f"The autoencoder in {folder} has the fingerprint {identity}, but its config.json "
+            f"holds {about['fingerprints']['autoencoder']}: the file comes from another model; "
+            "export or copy the folder again. (`save_pretrained` records a changed autoencoder.)"
+        )
+    with whole_folder(out) as target, config.unlocked():
+        config.text.encoder = encoder
+        run = Run(Path(target))
+        run.write(config, about["fingerprints"])
+        run.text.mkdir()
+        for name in () if encoder else ("spiece.model", "config.json"):
+            shutil.copyfile(folder / "text" / name, run.text / name)
+        source = read_json(folder / "text", "source.json")
+        described = {name: source[name] for name in SOURCE} | {"encoder": encoder}
+        write_text(run.text / "source.json", json.dumps(described, indent=1))
+        run.measured.parent.mkdir()
+        fitted.save(run.whitening)
+        write_text(run.measured, json.dumps(about["measured"]))
+        weights.write(run.weights("autoencoder"), autoencoder, run.record)
+        weights.write(run.weights("diffusion"), params, run.record)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """The folder's config.json, of which the values other than `config` are checked."""
+    path = folder / "config.json"
+    if path.is_file() and path.stat().st_size > LARGEST_JSON:
+        raise Refusal(f"{path} is larger than {LARGEST_JSON:,} bytes; export the run again.")
+    about = read_json(folder, "config.json")
+    if about.get("format") != FORMAT:
+        raise Refusal(
+            f"{path} has the format {about.get('format')!r}, and this version of jen1-jax reads "
+            f"{FORMAT}; use the version that wrote it, or a newer one."
+        )
+    parts = {"config": dict, "fingerprints": dict, "measured": dict}
+    prints = about.get("fingerprints")
+    whole = isinstance(prints, dict) and all(
+        isinstance(prints.get(name), str) for name in ("autoencoder", "text")
+    )
+    if not whole or not all(isinstance(about.get(name), kind) for name, kind in parts.items()):
+        raise Refusal(f"{path} lacks {', '.join(parts)}, or they are damaged; export it again.")
+    return about
+
+
+def _check_bounds(config: ConfigDict, folder: Path) -> None:
+    """Refuses sizes with which even the shapes of a network would take very long to compute."""
+    for section in ("autoencoder", "unet", "text"):
+        for name, value in config[section].items():
+            entries = value if isinstance(value, tuple) else (value,)
+            most = MOST_BLOCKS if name in ("num_blocks", "attentions") else LARGEST
+            large = any(isinstance(each, int) and each > most for each in entries)
+            if large or len(entries) > MOST_ENTRIES:
+                raise Refusal(
+                    f"{folder / 'config.json'} has {section}.{name} {value}, more than any model "
+                    "of this program has; export the run again."
+                )
+
+
+def _text(folder: Path, about: Mapping[str, Any], config: ConfigDict) -> tuple[str, TextEncoder]:
+    """The text encoder, and what it is called in a run: a folder, a hub name, or "" if trained."""
+    source = read_json(folder / "text", "source.json")
+    if not all(isinstance(source.get(name), kind) for name, kind in SOURCE.items()):
+        raise Refusal(f"{folder / 'text' / 'source.json'} is damaged; export the run again.")
+    copied = folder / "text" / "encoder"
+    if not source["encoder"]:
+        encoder, text = "", TextEncoder.open(folder / "text")
+    else:
+        encoder = str(copied.absolute()) if copied.is_dir() else source["encoder"]
+        text = TextEncoder.frozen(encoder, source["max_length"], source["dtype"])
+    if text.fingerprint != about["fingerprints"]["text"]:
+        raise Refusal(
+            f"The text encoder of {folder} has the fingerprint {text.fingerprint}, but its "
+            f"config.json holds {about['fingerprints']['text']}; put the one back that the model "
+            "was trained with."
+        )
+    return encoder, text
+
+
+class _Arrays:
+    """The arrays in a folder's .safetensors files, by name."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._files = folder, {}
+        for name in weight_files(folder):
+            path = folder / name
+            if not path.is_file():
+                raise Refusal(f"{name} is missing in {folder}; copy or export it again.")
+            try:
+                file = safe_open(path, "numpy")
+            except (SafetensorError, OSError) as error:
+                raise Refusal(f"{path} is damaged ({error}); copy or export it again.") from None
+            for key in file.keys():  # noqa: SIM118
+                if key in self._files:
+                    raise Refusal(f"{folder} holds {key} twice; copy or export it again.")
+                self._files[key] = file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._files:
+            raise Refusal(f"{self._folder} has no {name}; copy or export it again.")
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        return self._files[name].get_tensor(name)
+
+    def check(self, doubles: Mapping[str, tuple[int, ...]], shapes: PyTree) -> None:
+        """Refuses another set of arrays than these, other shapes and other types."""
+        wanted: dict[str, tuple[tuple[int, ...], Sequence[str]]]
+        wanted = {name: (shape, ("F64",)) for name, shape in doubles.items()}
+        for path, leaf in flatten_dict(shapes).items():
+            for name, block in places(path, leaf.shape):
+                wanted[name] = (stored_shape(path, leaf.shape, block), TYPES)
+        if extra := sorted(self._files.keys() - wanted.keys()):
+            raise Refusal(
+                f"{self._folder} holds {extra[0]}, which its configuration does not have; copy or "
+                "export it again."
+            )
+        for name, (shape, types) in wanted.items():
+            if self.shape(name) != shape:
+                raise Refusal(
+                    f"{name} in {self._folder} has the shape {self.shape(name)}, and its "
+                    f"configuration says {shape}; copy or export it again."
+                )
+            if (kind := self._files[name].get_slice(name).get_dtype()) not in types:
+                raise Refusal(
+                    f"{name} in {self._folder} holds {kind} and not {' or '.join(types)}; save it "
+                    "in another type."
+                )
+
+    def params(self, shapes: PyTree) -> PyTree:
+        """The parameters of these shapes, in float32."""
+        found = {}
+        for path, leaf in flatten_dict(shapes).items():
+            stored = places(path, leaf.shape)
+            arrays = [self.read(name).astype(np.float32) for name, _ in stored]
+            found[path] = from_torch(path, arrays, stacked=stored[0].block is not None)
+        return unflatten_dict(found)

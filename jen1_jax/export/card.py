@@ -1,0 +1,128 @@
+"""The model card of an export: what the model is, where it comes from, and how to use it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jen1_jax.models.metrics import read_metrics
+from jen1_jax.models.run import Run
+
+PROMPT = "calm piano with soft strings"
+_USE = """
+## Use
+
+```
+pip install -r requirements.txt
+python generate.py --prompt "{prompt}" --seconds {seconds:g} --out music.wav
+python generate.py --prompt "{prompt}" --inpaint music.wav --span 0.5:1.5 --out other.wav
+python generate.py --prompt "{prompt}" --extend music.wav --seconds {seconds:g} --out longer.wav
+```
+
+```python
+from modeling_jen1 import Jen1  # in this folder
+
+model = Jen1.from_pretrained(".")  # or a hub name; device="cuda", dtype=torch.float16
+audio = model.generate("{prompt}", seconds={seconds:g})  # float32 [samples, 2], {rate:,} Hz
+```
+
+`jen1 import torch --from THIS_FOLDER --out RUN` turns it back into a run of jen1-jax, bit for bit.
+"""
+
+
+def card(
+    run: Run,
+    trained: Mapping[str, Any],
+    about: Mapping[str, Any],
+    counts: Mapping[str, int],
+    licence: str,
+) -> str:
+    """The card, in Markdown with the hub's header.
+
+    Args:
+        trained: the record of the diffusion model's checkpoint.
+        about: the export's config.json.
+        counts: numbers in each array, by its name.
+        licence: of the weights; "" if nobody has stated one.
+    """
+    config = about["config"]
+    rate, unet = config["audio"]["sample_rate"], config["unet"]
+    hop, whitened = 1, counts["whitening.scale"]
+    for stride in config["autoencoder"]["strides"]:
+        hop *= stride
+    millions = lambda part: sum(n for name, n in counts.items() if name.startswith(part)) / 1e6
+    encoder = json.loads((run.text / "source.json").read_text())["encoder"]
+    at_most = f"at most {config['text']['max_length']} tokens"
+    if encoder:
+        named = Path(encoder).name if Path(encoder).is_absolute() else encoder
+        text = f"frozen | {named}, {at_most}"
+    else:
+        text = f"{millions('text'):.1f} M | a small T5, {at_most}"
+    lines = [
+        "---",
+        *([f"license: {licence}"] if licence else []),
+        "library_name: pytorch",
+        "pipeline_tag: text-to-audio",
+        "tags: [music, text-to-music, jen1]",
+        "---",
+        "",
+        f"# {run.path.resolve().name}",
+        "",
+        "A text-to-music model after JEN-1 (arXiv 2308.04729), trained with jen1-jax "
+        f"{about['versions']['jen1-jax']}. It generates, inpaints, continues and varies "
+        f"{rate / 1000:g} kHz stereo music from text.",
+        *_own_words(run),
+        _USE.format(prompt=PROMPT, seconds=min(4, config["data"]["seconds"]), rate=rate),
+        "## Sizes",
+        "",
+        "| part | parameters | |",
+        "|---|---|---|",
+        f"| autoencoder | {millions('autoencoder'):.1f} M | {rate / hop:.1f} latent frames a "
+        f"second, {whitened} channels |",
+        f"| U-Net | {millions('unet'):.1f} M | windows of {config['data']['seconds']:g} s, "
+        f"{unet['null_text']} without text |",
+        f"| text encoder | {text} |",
+        "",
+        "## Training",
+        "",
+        *_training(run, trained),
+        "",
+        "## Licence",
+        "",
+        f"Weights: {licence}. Code in this folder: Apache-2.0."
+        if licence
+        else "Nobody has stated a licence of these weights: ask those who trained them. Code in "
+        "this folder: Apache-2.0.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _own_words(run: Run) -> list[str]:
+    """The text of the run's own README.md without its title, if it has one."""
+    path = run.path / "README.md"
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8").strip()
+    return ["", text.partition("\n")[2].strip() if text.startswith("# ") else text]
+
+
+def _training(run: Run, trained: Mapping[str, Any]) -> list[str]:
+    """What the record and the metrics say about the training."""
+    config, lines = trained["config"], []
+    for part in ("autoencoder", "diffusion"):
+        training = config[f"train_{part}"]
+        line = f"- {part}: {training['batch_size']} examples a step"
+        metrics = read_metrics(run.path / part / "metrics.jsonl")
+        losses = [each for each in metrics if "loss" in each]
+        if losses:
+            line += f", {losses[-1]['step']:,} steps, last loss {losses[-1]['loss']:.3f}"
+        held = [each["held_out_loss"] for each in metrics if "held_out_loss" in each]
+        if held:
+            line += f", lowest held-out loss {min(held):.3f}"
+        lines.append(line + ".")
+    if data := trained.get("data"):
+        examples = data.get("examples", {}).get("train")
+        count = f", {examples:,} training examples" if examples else ""
+        lines.append(f"- Data: {Path(data['dir']).name}{count}.")
+    return lines

@@ -1,0 +1,210 @@
+"""`jen1 export torch` and `jen1 import torch`: what they write, and that nothing is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from jen1_jax.errors import Refusal
+from jen1_jax.export import torch as export
+from jen1_jax.export.back import import_torch
+from jen1_jax.export.names import Place, from_torch, places, to_torch
+from jen1_jax.export.torch import export_torch
+from jen1_jax.models.diffusion import load_diffusion
+from jen1_jax.models.release import release
+from jen1_jax.models.run import Run
+from jen1_torch.modeling_jen1 import Jen1
+from tests.export.testing import distance
+
+pytestmark = pytest.mark.slow
+
+STACKED = ("unet", "down_1_residual", "conv_in", "kernel")
+
+
+def test_stacked_blocks_get_the_names_that_they_have_without_scan():
+    one = ("unet", "down_1_residual_1", "conv_in", "kernel")
+    assert places(STACKED, (2, 3, 4, 5))[1] == Place("unet.down_1_residual_1.conv_in.weight", 1)
+    assert places(one, (3, 4, 5)) == [Place("unet.down_1_residual_1.conv_in.weight", None)]
+    assert [place.name for place in places(("unet", "norm", "scale"), (4,))] == ["unet.norm.scale"]
+
+
+def test_layouts_return_bit_for_bit():
+    array = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    parts = [to_torch(STACKED, array, block) for _, block in places(STACKED, array.shape)]
+    assert parts[0].shape == (5, 4, 3) and parts[0][4, 2, 1] == array[0, 1, 2, 4]
+    np.testing.assert_array_equal(from_torch(STACKED, parts, stacked=True), array)
+
+
+def test_a_round_trip_loses_nothing(small_run, exported, tmp_path):
+    import_torch(str(exported), str(tmp_path / "back"))
+    back = Run.open(tmp_path / "back")
+    before, after = load_diffusion(small_run), load_diffusion(back)
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+    same(before.params, after.params)
+    same(before.text_params, after.text_params)
+    same(before.codec.params, after.codec.params)
+    same(before.codec.whitening.arrays(), after.codec.whitening.arrays())
+    assert before.codec.fingerprint == after.codec.fingerprint
+    assert before.codec.margin == after.codec.margin
+    assert before.text.fingerprint == after.text.fingerprint
+    assert back.record["config"] == small_run.record["config"]
+    assert back.record["fingerprints"] == small_run.record["fingerprints"]
+
+
+def test_a_release_is_exported_as_its_run_is_but_for_its_rounding(small_run, exported, tmp_path):
+    release(small_run, str(tmp_path / "release"))
+    export_torch(Run.open(tmp_path / "release"), str(tmp_path / "out"))
+    ours, theirs = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "out", exported)
+    )
+    for name, array in theirs.items():
+        rounded = array if array.dtype == torch.float64 else array.half().float()
+        assert torch.equal(ours[name], rounded)
+
+
+def test_large_models_are_written_to_several_files_of_bounded_size(
+    small_run, exported, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "SHARD", 20_000)
+    export_torch(small_run, str(tmp_path / "out"))
+    files = sorted((tmp_path / "out").glob("model*.safetensors"))
+    assert len(files) > 2 and files[0].name == f"model-00001-of-{len(files):05}.safetensors"
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            sizes = [opened.get_tensor(name).nbytes for name in opened.keys()]  # noqa: SIM118
+        assert sum(sizes) <= 20_000 or len(sizes) == 1
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    whole, parts = (Jen1.from_pretrained(folder) for folder in (exported, tmp_path / "out"))
+    expected = whole.state_dict()
+    assert index["weight_map"].keys() == expected.keys()
+    assert index["metadata"]["total_size"] == sum(each.nbytes for each in expected.values())
+    assert all(torch.equal(each, expected[name]) for name, each in parts.state_dict().items())
+
+
+def test_the_model_card_says_what_was_trained_and_the_licence(exported):
+    card = (exported / "README.md").read_text()
+    header = card.split("---")[1]
+    assert "license: cc0-1.0" in header and "text-to-audio" in header
+    assert "autoencoder: 4 examples a step, 6 steps, last loss" in card
+    assert "- Data: audio.npz." in card and "Weights: cc0-1.0." in card
+
+
+def test_a_frozen_text_encoder_is_copied_or_left_out_by_name(small_run, tmp_path, frozen_run):
+    run, encoder = frozen_run
+    export_torch(run, str(tmp_path / "copied"))
+    copied = tmp_path / "copied" / "text"
+    for file in (copied / "encoder").iterdir():
+        assert file.read_bytes() == (encoder / file.name).read_bytes()
+    source = json.loads((copied / "source.json").read_text())
+    assert source["encoder"] == encoder.name  # and not a path of this machine
+    import_torch(str(tmp_path / "copied"), str(tmp_path / "back"))
+    assert load_diffusion(Run.open(tmp_path / "back")).text.fingerprint == source["sha256"]
+    with pytest.raises(Refusal, match="which others do not have"):
+        export_torch(run, str(tmp_path / "named"), text_by_name="")
+    export_torch(run, str(tmp_path / "named"), text_by_name="someone/bert")
+    text = tmp_path / "named" / "text"
+    assert [file.name for file in text.iterdir()] == ["source.json"]
+    assert json.loads((text / "source.json").read_text())["encoder"] == "someone/bert"
+    with pytest.raises(Refusal, match="is part of it"):
+        export_torch(small_run, str(tmp_path / "refused"), text_by_name="someone/t5")
+    assert not (tmp_path / "refused").exists()
+
+
+ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"jax", "flax", "jen1_jax", "configs", "ml_collections"}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.path[:] = [path for path in sys.path if path not in ("", sys.argv[1])]
+sys.path.insert(0, sys.argv[2])
+import generate, jen1_torch
+assert jen1_torch.__path__[0].startswith(sys.argv[2])
+for task in sys.argv[3].split(";"):
+    assert generate.main(task.split()) == 0
+assert not {"jax", "jen1_jax", "transformers"} & sys.modules.keys()
+"""
+
+
+def test_the_folder_generates_without_this_project_and_jax(exported, tmp_path):
+    tone = np.sin(np.arange(9600) / 20)[:, None].repeat(2, 1) * 0.3
+    soundfile.write(tmp_path / "tone.wav", tone, 48_000)
+    tasks = {
+        "--prompt tones --seconds 0.1 --out a.wav": 0.1,
+        "--prompt tones --inpaint tone.wav --span 0.05:0.1 --out b.wav": 0.2,
+        "--prompt tones --extend tone.wav --seconds 0.1 --out c.wav": 0.3,
+        "--prompt tones --vary tone.wav --strength 0.5 --out d.wav": 0.2,
+    }
+    folder = shutil.copytree(exported, tmp_path / "alone")
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", ALONE, root, str(folder), ";".join(tasks)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    for task, seconds in tasks.items():
+        audio, rate = soundfile.read(tmp_path / task.split()[-1])
+        assert rate == 48_000 and audio.shape == (round(seconds * rate), 2)
+        assert np.abs(audio).max() > 0
+
+
+def loss(model, batch):
+    """The error of the clean latents that the U-Net predicts; in PyTorch."""
+    found = model.unet(*(torch.as_tensor(np.array(each)) for each in batch[:-1]), batch[-1])
+    return (found - torch.as_tensor(np.array(batch[0]))).square().mean()
+
+
+def test_a_fine_tune_in_pytorch_goes_on_in_jax(small_run, exported, tmp_path):
+    model = Jen1.from_pretrained(exported)
+    before = load_diffusion(small_run)
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    size, frames, k = 4, 24, before.codec.k
+    ones = np.ones((size, frames, 1), np.float32)
+    batch = [draw(size, frames, k), draw(size, frames, k), 0 * ones, draw(size)]
+    batch += [draw(size, 3, before.text.features), np.full(size, 3), ones, np.arange(size) > 1]
+    timing = {name: draw(size, width) for name, width in model.about["conditioning"].items()}
+    in_torch = [*batch, {name: torch.as_tensor(each) for name, each in timing.items()}]
+    timing = jax.tree.map(jnp.asarray, timing)
+
+    apply = jax.jit(before.unet.apply)
+
+    def in_jax(diffusion):
+        found = apply({"params": diffusion.params}, *map(jnp.asarray, batch), timing)
+        return float(jnp.mean((found - batch[0]) ** 2))
+
+    assert loss(model, in_torch).item() == pytest.approx(in_jax(before), rel=1e-4)
+    optimizer = torch.optim.Adam(model.unet.parameters(), 1e-2)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss(model, in_torch).backward()
+        optimizer.step()
+    tuned = loss(model, in_torch).item()
+    assert tuned < 0.9 * in_jax(before)
+    model.save_pretrained(tmp_path / "tuned")
+    import_torch(str(tmp_path / "tuned"), str(tmp_path / "run"))
+    assert in_jax(load_diffusion(Run.open(tmp_path / "run"))) == pytest.approx(tuned, rel=1e-4)
+
+
+def test_half_precision_is_saved_with_the_fingerprint_of_its_own_autoencoder(exported, tmp_path):
+    model = Jen1.from_pretrained(exported, dtype=torch.float16)
+    model.save_pretrained(tmp_path / "half")
+    state = load_file(tmp_path / "half" / "model.safetensors")
+    assert {each.dtype for each in state.values()} == {torch.float16, torch.float64}
+    again = Jen1.from_pretrained(tmp_path / "half")
+    assert again.dtype == torch.float32 and again.fingerprint() != model.about["fingerprints"]
+    import_torch(str(tmp_path / "half"), str(tmp_path / "run"))
+    run = load_diffusion(Run.open(tmp_path / "run"))
+    assert run.codec.fingerprint == again.fingerprint()
+    stem = run.params["stem"]["kernel"]
+    assert distance(stem, again.unet.stem.weight.detach().numpy().T) == 0
