@@ -45,7 +45,8 @@ def to_torch(path: Path, array: np.ndarray, block: int | None) -> np.ndarray:
 def from_torch(path: Path, arrays: list[np.ndarray], stacked: bool) -> np.ndarray:
     """The parameter at `path` of its arrays in PyTorch, one for each block if it is stacked."""
     back = [array.T if path[-1] == "kernel" else array for array in arrays]
-    return np.stack(back) if stacked else np.ascontiguousarray(back[0])
+    # In the order of its own shape, in which files are written: `stack` keeps that of its parts.
+    return np.ascontiguousarray(np.stack(back) if stacked else back[0])
 
 
 def stored_shape(path: Path, shape: tuple[int, ...], block: int | None) -> tuple[int, ...]:

@@ -80,7 +80,8 @@ def half(params: PyTree) -> PyTree:
 
 def write(path: Path, params: PyTree, record: Mapping[str, Any]) -> None:
     """Writes parameters under their paths, whole or not at all."""
-    flat = {"/".join(names): np.asarray(leaf) for names, leaf in flatten_dict(params).items()}
+    # The library writes memory as it lies, whatever the order of an array's axes there.
+    flat = {"/".join(n): np.ascontiguousarray(leaf) for n, leaf in flatten_dict(params).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_bytes(save(flat, {"record": json.dumps(record)}))
