@@ -196,5 +196,5 @@ def fingerprint(autoencoder: Autoencoder, whitening: Whitening, sample_rate: int
     digest = hashlib.sha256(f"{sample_rate} {hop}".encode())
     for name, tensor in [*sorted(arrays.items()), *whitening.state_dict().items()]:
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy(), "<f4").tobytes())
+        digest.update(np.ascontiguousarray(tensor.cpu().double().numpy(), "<f4").tobytes())
     return digest.hexdigest()

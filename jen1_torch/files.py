@@ -15,10 +15,11 @@ from jen1_torch.errors import Refusal
 
 FORMAT = 1  # of config.json
 INDEX = "model.safetensors.index.json"
-LARGEST_JSON = 2**20  # bytes
-# Entries of a list, blocks of a level, and any other whole number.
-MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 256, 2**20
-BLOCKS = ("num_blocks", "attentions", "num_layers")
+LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files
+# Entries of a list, blocks of all levels, and numbers.
+MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 1024, 2**20
+LIMITS = {"window": 2**16, "short_window": 2**16, "head_dim": 1024, "num_layers": 256}
+LIMITS |= {"max_length": 4096, "seconds": 3600, "phase_iterations": 4096}
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 # The fields of the configuration that generation reads, each with a value of its type.
@@ -40,7 +41,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "qk_norm": True,
     },
     "diffusion": {
-        **dict.fromkeys(("schedule", "objective", "sampler"), "name"),
+        **dict.fromkeys(("schedule", "objective", "sampler", "times"), "name"),
+        **dict.fromkeys(("times_mean", "times_std"), 1.0),
         **dict.fromkeys(("num_steps", "reference_frames", "sample_steps"), 1),
         **dict.fromkeys(("beta_start", "beta_end", "eta", "guidance_scale"), 1.0),
         **dict.fromkeys(("guidance_rescale", "guidance_parallel", "guidance_limit"), 1.0),
@@ -57,14 +59,12 @@ LAYOUT = dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; raises `Refusal` for a missing or damaged one by its name."""
+    if not path.is_file():  # reading a device or a pipe might never end
+        raise Refusal(f"{path.name} is missing in {path.parent}: copy it there.")
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise Refusal(f"{path} is larger than {LARGEST_JSON:,} bytes: export the run again.")
+            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refusal(f"{path.name} is missing in {path.parent}: copy it there.") from None
-    except Refusal:
-        raise
     except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{path} is not valid JSON ({error}): copy or download it again.") from None
     if not isinstance(found, dict):
@@ -95,6 +95,18 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def read_source(folder: Path) -> dict[str, Any]:
+    """What text/source.json says of the text encoder."""
+    path = folder / "text" / "source.json"
+    source = read_json(path)
+    _check(source, {"encoder": "", "max_length": 1, "dtype": "", "files": {}}, str(path))
+    for name, digest in source["files"].items():
+        _check(digest, "", f"{path}: files.{name}")
+    if source["max_length"] < 1:
+        raise Refusal(f"{path}: max_length is out of range: copy or export the file again.")
+    return source
+
+
 def read_layout(path: Path) -> dict[str, int]:
     """The layout of the small text encoder."""
     layout = read_json(path)
@@ -112,7 +124,7 @@ def _check(value: Any, example: Any, where: str) -> None:
         return
     several = isinstance(example, list)
     name = where.rpartition(".")[2]
-    most = MOST_BLOCKS if name in BLOCKS else LARGEST
+    most = LIMITS.get(name, LARGEST)
     one = example[0] if several else example
     entries = value if several and isinstance(value, list) else [value]
     numbers = (int, float) if isinstance(one, float) else (type(one),)
@@ -125,6 +137,8 @@ def _check(value: Any, example: Any, where: str) -> None:
     # An autoencoder of samples has no loudest levels, and one of levels has many.
     if several and name != "loudest":
         fits = fits and 0 < len(entries) <= MOST_ENTRIES
+    if name in ("num_blocks", "attentions"):
+        fits = fits and sum(entries) <= MOST_BLOCKS
     if not fits:
         raise Refusal(f"{where} is missing or out of range: copy or export the file again.")
 

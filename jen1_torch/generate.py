@@ -33,14 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _generate(options: argparse.Namespace) -> Path:
-    from modeling_jen1 import Jen1
-
     if options.inpaint and not options.span:
         raise Refusal("--inpaint needs --span START:END in seconds; it may be given several times.")
     if options.span and not options.inpaint:
         raise Refusal("--span belongs to --inpaint FILE.")
     out = check_writable(options.out)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if torch.zeros(1, device=device).item() != 0:
+            raise RuntimeError("it does not hold numbers")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Refusal(f"--device {device} cannot be used here ({reason}); try cpu.") from None
+    from modeling_jen1 import Jen1  # slow to import
+
     model = Jen1.from_pretrained(options.model, device=device, dtype=DTYPES[options.dtype])
     sampling = {
         "seed": options.seed,

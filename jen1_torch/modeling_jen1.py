@@ -24,14 +24,15 @@ from jen1_torch.autoencoder import Autoencoder
 from jen1_torch.codec import Codec, Whitening, fingerprint
 from jen1_torch.conditioning import chosen
 from jen1_torch.errors import Refusal
-from jen1_torch.files import Arrays, check_files, read_about, read_json, read_layout
+from jen1_torch.files import Arrays, check_files, read_about, read_layout, read_source
 from jen1_torch.generation import Generation
+from jen1_torch.options import check_settings
 from jen1_torch.t5 import T5Encoder
 from jen1_torch.text import FrozenText, TextEncoder, TrainedText
 from jen1_torch.tokenizer import SentencePiece
 from jen1_torch.unet import UNet
 
-FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "text/*"]
+FILES = ["config.json", "README.md", "model*.safetensors", "model.safetensors.index.json", "text/*"]
 TRAINING = ("mask_rate", "mask_unit", "dtype", "remat", "scan", "conditioning")  # no sizes
 BESIDE = ("modeling_jen1.py", "generate.py", "requirements.txt", "README.md")  # of jen1_torch
 
@@ -81,6 +82,8 @@ class Jen1(nn.Module, PyTorchModelHubMixin, Generation, library_name="pytorch"):
         Raises:
             Refusal: a file is missing or damaged, or is of another model or version.
         """
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise Refusal(f"Networks cannot compute in {dtype}: use float32, float16 or bfloat16.")
         name = os.fspath(pretrained_model_name_or_path)
         folder = Path(name) if os.path.isdir(name) else _download(name, hub)
         model = _shapes(cls, folder)
@@ -134,16 +137,14 @@ class Jen1(nn.Module, PyTorchModelHubMixin, Generation, library_name="pytorch"):
         if self._prompts is None:
             if self.folder is None:
                 raise Refusal("This model has no tokenizer: load it by `Jen1.from_pretrained`.")
-            folder = self.folder / "text"
-            source = read_json(folder / "source.json")
+            folder, source = self.folder / "text", read_source(self.folder)
+            held = folder / "encoder" if (folder / "encoder").is_dir() else folder
+            check_files(held, source["files"])
             if self.text is not None:
                 pieces = SentencePiece(folder, source["max_length"])
                 self._prompts = TrainedText(pieces, self.text)
             else:
-                copied = (folder / "encoder").is_dir()
-                if copied:
-                    check_files(folder / "encoder", source.get("files", {}))
-                name = str(folder / "encoder") if copied else source["encoder"]
+                name = source["encoder"] if held == folder else str(held)
                 self._prompts = FrozenText(name, source["max_length"], source["dtype"])
         if self.text is None:
             self._prompts.module.to(self.device)
@@ -184,13 +185,14 @@ def _download(name: str, hub: dict[str, Any]) -> Path:
 
 def _shapes(cls: type[Jen1], folder: Path) -> Jen1:
     """The model of a folder without memory for its parameters, which have shapes alone."""
-    about, source = read_about(folder), read_json(folder / "text" / "source.json")
-    kinds = {"encoder": str, "max_length": int, "dtype": str}
-    if not all(isinstance(source.get(name), kind) for name, kind in kinds.items()):
-        raise Refusal(f"{folder / 'text' / 'source.json'} is damaged: copy it again.")
+    about, source = read_about(folder), read_source(folder)
+    held = "encoder" if (folder / "text" / "encoder").is_dir() else ""
+    if (held or not source["encoder"]) and not source["files"]:
+        raise Refusal(f"{folder / 'text' / 'source.json'} lists no files: export the run again.")
     text = None if source["encoder"] else read_layout(folder / "text" / "config.json")
     try:
         chosen(about["config"]["unet"]["conditioning"])
+        check_settings(about["config"]["diffusion"])
         with torch.device("meta"):
             model = cls(about, text)
         window = about["config"]["data"]["seconds"] * model.sample_rate / model.autoencoder.hop

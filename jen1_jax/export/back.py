@@ -27,15 +27,16 @@ from jen1_jax.export.torch import FORMAT
 from jen1_jax.files import local, whole_folder, write_text
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import check_measured, init_autoencoder, make_autoencoder
-from jen1_jax.models.diffusion import abstract_diffusion, make_unet
+from jen1_jax.models.diffusion import abstract_diffusion, check_sampling, make_unet
 from jen1_jax.models.run import Run
 from jen1_jax.text.folder import read_json, weight_files
+from jen1_jax.text.hub import encoder_files
 from jen1_jax.text.prompts import TextEncoder
 
 TYPES = ("F32", "F16", "BF16")  # of parameters; they become float32
-LARGEST_JSON = 2**20  # bytes
-# Of a configuration: entries of a list, blocks of a level, and any other whole number.
-MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 256, 2**20
+# Of a configuration: entries of a list, blocks of all levels, and whole numbers.
+MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 1024, 2**20
+LIMITS = {"window": 2**16, "short_window": 2**16, "head_dim": 1024, "max_length": 4096}
 SOURCE = {"encoder": str, "max_length": int, "dtype": str, "sha256": str}  # of text/source.json
 
 
@@ -54,6 +55,7 @@ def import_torch(exported: str, out: str) -> None:
     config = from_plain(about["config"], f"`config` of {folder / 'config.json'}")
     _check_bounds(config, folder)
     encoder, text = _text(folder, about, config)
+    check_sampling(config.diffusion)
     model, latent = make_autoencoder(config), config.autoencoder.latent_channels
     try:
         check_measured(about["measured"], model)
@@ -80,12 +82,18 @@ def import_torch(exported: str, out: str) -> None:
             "export or copy the folder again. (`save_pretrained` records a changed autoencoder.)"
         )
     with whole_folder(out) as target, config.unlocked():
-        config.text.encoder = encoder
         run = Run(Path(target))
-        run.write(config, about["fingerprints"])
         run.text.mkdir()
-        for name in () if encoder else ("spiece.model", "config.json"):
-            shutil.copyfile(folder / "text" / name, run.text / name)
+        if not encoder:
+            for name in ("spiece.model", "config.json"):
+                shutil.copyfile(folder / "text" / name, run.text / name)
+        elif encoder == str(copied := (folder / "text" / "encoder").absolute()):
+            (run.text / "encoder").mkdir()
+            for name in encoder_files(copied):
+                shutil.copyfile(copied / name, run.text / "encoder" / name)
+            encoder = str(Path(out).absolute() / "text" / "encoder")
+        config.text.encoder = encoder
+        run.write(config, about["fingerprints"])
         source = read_json(folder / "text", "source.json")
         described = {name: source[name] for name in SOURCE} | {"encoder": encoder}
         write_text(run.text / "source.json", json.dumps(described, indent=1))
@@ -98,10 +106,7 @@ def import_torch(exported: str, out: str) -> None:
 
 def _about(folder: Path) -> dict[str, Any]:
     """The folder's config.json, of which the values other than `config` are checked."""
-    path = folder / "config.json"
-    if path.is_file() and path.stat().st_size > LARGEST_JSON:
-        raise Refusal(f"{path} is larger than {LARGEST_JSON:,} bytes; export the run again.")
-    about = read_json(folder, "config.json")
+    path, about = folder / "config.json", read_json(folder, "config.json")
     if about.get("format") != FORMAT:
         raise Refusal(
             f"{path} has the format {about.get('format')!r}, and this version of jen1-jax reads "
@@ -119,11 +124,14 @@ def _about(folder: Path) -> dict[str, Any]:
 
 def _check_bounds(config: ConfigDict, folder: Path) -> None:
     """Refuses sizes with which even the shapes of a network would take very long to compute."""
+    if not 0 < config.data.seconds <= 3600:
+        raise Refusal(f"{folder / 'config.json'} has data.seconds {config.data.seconds}.")
     for section in ("autoencoder", "unet", "text"):
         for name, value in config[section].items():
             entries = value if isinstance(value, tuple) else (value,)
-            most = MOST_BLOCKS if name in ("num_blocks", "attentions") else LARGEST
+            most = LIMITS.get(name, LARGEST)
             large = any(isinstance(each, int) and each > most for each in entries)
+            large |= name in ("num_blocks", "attentions") and sum(entries) > MOST_BLOCKS
             if large or len(entries) > MOST_ENTRIES:
                 raise Refusal(
                     f"{folder / 'config.json'} has {section}.{name} {value}, more than any model "

@@ -15,7 +15,7 @@ _USE = """
 ```
 pip install -r requirements.txt
 python generate.py --prompt "{prompt}" --seconds {seconds:g} --out music.wav
-python generate.py --prompt "{prompt}" --inpaint music.wav --span 0.5:1.5 --out other.wav
+python generate.py --prompt "{prompt}" --inpaint music.wav --span {span} --out other.wav
 python generate.py --prompt "{prompt}" --extend music.wav --seconds {seconds:g} --out longer.wav
 ```
 
@@ -46,6 +46,7 @@ def card(
         licence: of the weights; "" if nobody has stated one.
     """
     config = about["config"]
+    seconds = min(4, config["data"]["seconds"])
     rate, unet = config["audio"]["sample_rate"], config["unet"]
     hop, whitened = 1, counts["whitening.scale"]
     for stride in config["autoencoder"]["strides"]:
@@ -72,7 +73,9 @@ def card(
         f"{about['versions']['jen1-jax']}. It generates, inpaints, continues and varies "
         f"{rate / 1000:g} kHz stereo music from text.",
         *_own_words(run),
-        _USE.format(prompt=PROMPT, seconds=min(4, config["data"]["seconds"]), rate=rate),
+        _USE.format(
+            prompt=PROMPT, seconds=seconds, span=f"{seconds / 4:g}:{seconds / 2:g}", rate=rate
+        ),
         "## Sizes",
         "",
         "| part | parameters | |",
@@ -89,10 +92,8 @@ def card(
         "",
         "## Licence",
         "",
-        f"Weights: {licence}. Code in this folder: Apache-2.0."
-        if licence
-        else "Nobody has stated a licence of these weights: ask those who trained them. Code in "
-        "this folder: Apache-2.0.",
+        f"Weights: {licence or 'not stated; ask those who trained them'}. Code in this folder: "
+        "Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0).",
         "",
     ]
     return "\n".join(lines)

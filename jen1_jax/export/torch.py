@@ -101,6 +101,9 @@ def export_torch(
     plain = run.record["config"]
     # Sampling depends on it. The run's configuration may have been edited since the training.
     plain["data"]["short_rate"] = trained["config"]["data"]["short_rate"]
+    plain["data"]["dir"] = ""  # paths of this machine
+    for part in ("autoencoder", "diffusion"):
+        plain[f"train_{part}"]["init_from"] = ""
     about = {
         "format": FORMAT,
         "config": plain,
@@ -110,7 +113,7 @@ def export_torch(
         "versions": run.record["versions"] | {"jen1-jax": __version__},
     }
     with whole_folder(out) as folder:
-        _write_text(run, folder, text, text_by_name)
+        plain["text"]["encoder"] = _write_text(run, folder, text, text_by_name)
         _write_code(folder)
         write_text(folder / "config.json", json.dumps(about, indent=1))
         stored = _stored(codec, shapes)
@@ -217,37 +220,36 @@ def _features(names: Sequence[str]) -> dict[str, int]:
     return {name: vector.shape[-1] for name, vector in vectors.items()}
 
 
-def _write_text(run: Run, folder: Path, text: TextEncoder, by_name: str | None) -> None:
-    """Writes the folder `text`: see the top of this file."""
-    target = folder / "text"
-    source = json.loads((run.text / "source.json").read_text())
-    if text.trainable:
-        if by_name is not None:
-            raise Refusal(
-                f"The text encoder of {run.path} was trained with the model and is part of it; "
-                "leave --text-by-name out."
-            )
-        shutil.copytree(run.text, target)
-        return
-    target.mkdir()
-    digests: dict[str, str] = {}
-    if by_name is None:
-        (target / "encoder").mkdir()
-        original = find(source["encoder"])
-        for name in encoder_files(original):
-            shutil.copyfile(original / name, target / "encoder" / name)
-            with (target / "encoder" / name).open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+def _write_text(run: Run, folder: Path, text: TextEncoder, by_name: str | None) -> str:
+    """Writes the folder `text` (see the top of this file); returns the encoder's name."""
+    source, target = json.loads((run.text / "source.json").read_text()), folder / "text"
     name = by_name or source["encoder"]
-    if by_name is None:  # others do not have the folder that the run was trained with
-        name = Path(name).name if Path(name).is_absolute() else name
-    elif Path(name).is_absolute():
+    if text.trainable and by_name is not None:
+        raise Refusal(
+            f"The text encoder of {run.path} was trained with the model and is part of it; "
+            "leave --text-by-name out."
+        )
+    if by_name is not None and Path(name).is_absolute():
         raise Refusal(
             f"The text encoder of {run.path} is the folder {name}, which others do not have; give "
             "its name: --text-by-name sentence-transformers/all-MiniLM-L6-v2."
         )
+    original, held, files = target, target, list[str]()
+    if text.trainable:
+        original, files = run.text, ["spiece.model", "config.json"]
+    elif by_name is None:
+        original, held = find(source["encoder"]), target / "encoder"
+        files = encoder_files(original)
+        name = Path(name).name if Path(name).is_absolute() else name
+    held.mkdir(parents=True)
+    digests = {}
+    for each in files:
+        shutil.copyfile(original / each, held / each)
+        with (held / each).open("rb") as file:
+            digests[each] = hashlib.file_digest(file, "sha256").hexdigest()
     described = source | {"encoder": name, "files": digests}
     write_text(target / "source.json", json.dumps(described, indent=1))
+    return name
 
 
 def _write_code(folder: Path) -> None:

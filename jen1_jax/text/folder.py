@@ -14,16 +14,19 @@ from safetensors import SafetensorError, safe_open
 from jen1_jax.errors import Refusal
 
 T = TypeVar("T")
+LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files
 MOST_LAYERS = 256  # the shapes of more would take very long to compute
 
 
 def read_json(folder: Path, name: str) -> dict:
     """The JSON object in `folder / name`; refuses a missing or damaged file by its name."""
+    if not (folder / name).is_file():  # reading a device or a pipe might never end
+        raise Refusal(f"{name} is missing in {folder}.")
     try:
+        if (folder / name).stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
         found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refusal(f"{name} is missing in {folder}.") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{folder / name} is not valid JSON: {error}.") from None
     if not isinstance(found, dict):
         raise Refusal(f"{folder / name} does not hold a JSON object: copy or download it again.")

@@ -1,6 +1,7 @@
 """Damaged, foreign and hostile exports are refused by name, in PyTorch and by `jen1 import`."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from jen1_jax.errors import Refusal as OurRefusal
 from jen1_jax.export.back import import_torch
+from jen1_torch import generate
 from jen1_torch.errors import Refusal
 from jen1_torch.modeling_jen1 import Jen1
 
@@ -100,8 +102,14 @@ def of_config(section, field, value):
         (of_config("autoencoder", "latent_channels", 9), "shape"),
         (of_config("autoencoder", "activation", "import os"), "activation"),
         (lambda about: about["config"].pop("unet"), "unet"),
+        (of_config("unet", "attentions", [900, 900, 900]), "unet.attentions"),
+        (of_config("unet", "head_dim", 2**20), "unet.head_dim"),
+        (of_config("autoencoder", "window", 2**20), "autoencoder.window"),
+        (of_config("diffusion", "schedule", "unknown"), "unknown"),
+        (of_config("diffusion", "times", None), "times"),
+        (of_config("data", "seconds", float(2**20)), "seconds"),
     ],
-    ids=range(14),
+    ids=range(20),
 )
 def test_a_foreign_configuration_is_refused(edited, match, folder):
     edit(folder, edited)
@@ -115,8 +123,39 @@ def test_files_outside_the_folder_are_not_read(folder):
     refuse(folder, "does not list files of its folder")
 
 
+@pytest.mark.parametrize("name", ["spiece.model", "config.json"])
+def test_another_file_of_the_text_encoder_is_refused(name, folder):
+    path = folder / "text" / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(Refusal, match=f"{name} has the SHA-256"):
+        Jen1.from_pretrained(folder).generate("two tones", 0.1)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_length": 10**12}, {"max_length": 0}, {"files": [1]}, {"files": {}}]
+)
+def test_a_foreign_description_of_the_text_encoder_is_refused(change, folder):
+    edit(folder, lambda source: source.update(change), "text/source.json")
+    with pytest.raises(Refusal, match=r"source\.json"):
+        Jen1.from_pretrained(folder)
+
+
+def test_devices_and_pipes_are_not_read(folder):
+    for make in (lambda path: path.symlink_to("/dev/zero"), os.mkfifo):
+        (folder / "config.json").unlink()
+        make(folder / "config.json")
+        refuse(folder, "config.json is missing")
+
+
+@pytest.mark.parametrize("device", ["cuda", "foo", "meta"])
+def test_a_device_that_cannot_be_used_is_refused(device, tmp_path, capsys):
+    arguments = ["--device", device, "--out", str(tmp_path / "x.wav")]
+    assert generate.main(arguments) == 3
+    assert f"--device {device} cannot be used" in capsys.readouterr().err
+
+
 def test_json_of_any_size_or_depth_is_refused(folder):
-    for content in ("[" * 100_000, "{", "null", "{}", " " * (2**20 + 1)):
+    for content in ("[" * 100_000, "{", "null", "{}", " " * (2**24 + 1)):
         (folder / "config.json").write_text(content)
         refuse(folder, "config.json")
 
