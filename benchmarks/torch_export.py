@@ -40,7 +40,7 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec, fingerprint
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.config import load_config, to_plain
-from jen1_jax.export import torch as export
+from jen1_jax.export import to_torch as export
 from jen1_jax.models.autoencoder import init_autoencoder, make_autoencoder
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.diffusion import init_diffusion, make_unet

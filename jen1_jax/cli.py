@@ -273,7 +273,7 @@ def release(options: argparse.Namespace) -> None:
 
 
 def export_torch(options: argparse.Namespace) -> None:
-    from jen1_jax.export.torch import export_torch
+    from jen1_jax.export.to_torch import export_torch
     from jen1_jax.models.run import Run
 
     export_torch(
@@ -287,7 +287,7 @@ def export_torch(options: argparse.Namespace) -> None:
 
 
 def import_torch(options: argparse.Namespace) -> None:
-    from jen1_jax.export.back import import_torch
+    from jen1_jax.export.from_torch import import_torch
 
     import_torch(options.source, options.out)
     print(

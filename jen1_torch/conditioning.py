@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jen1_torch.errors import Refusal
+from jen1_torch.layers import fourier_features, fourier_frequencies
 
 SECONDS_LIMIT = 3600.0
 
@@ -73,20 +73,11 @@ class Timing(Conditioner):
         Pieces last from seconds to an hour; on this scale equal ratios are equally far apart.
         """
         limit = math.log1p(SECONDS_LIMIT)
-        features = [fourier_features(values[name].log1p(), 64, limit) for name in self.names]
+        frequencies = fourier_frequencies(64, limit)
+        features = [
+            fourier_features(values[name].log1p(), frequencies, limit) for name in self.names
+        ]
         return torch.cat(features, dim=-1)
-
-
-def fourier_features(x: Tensor, features: int, limit: float) -> Tensor:
-    """Sines and cosines [batch, features] of values [batch] that are clipped to [-limit, limit].
-
-    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, to
-    1/27 of it.
-    """
-    longest, shortest = 10 * limit, 0.075 * limit  # wavelengths
-    frequencies = np.geomspace(1 / longest, 1 / shortest, features // 2, dtype=np.float32)
-    angles = x.clamp(-limit, limit)[:, None] * torch.from_numpy(2 * np.pi * frequencies)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 CONDITIONERS: dict[str, Conditioner] = {"timing": Timing()}

@@ -150,28 +150,37 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.scale.shape, self.scale.float(), eps=1e-6).to(x.dtype)
 
 
-class LogSNREmbedding(nn.Module):
-    """An MLP over the Fourier features of the noise level, in float32.
+def fourier_frequencies(features: int, limit: float) -> Tensor:
+    """Frequencies [features / 2] in radians, for values that are clipped to [-limit, limit].
 
-    The features are sines and cosines of the log-SNR, clipped to [-20, 20], of geometric
-    wavelengths: from 200, where the sine is monotonic, to 1.5.
+    Wavelengths are geometric, from five times the clipped range, where the sine is monotonic, to
+    1/27 of it.
     """
+    longest, shortest = 10 * limit, 0.075 * limit  # wavelengths
+    frequencies = np.geomspace(1 / longest, 1 / shortest, features // 2, dtype=np.float32)
+    return torch.from_numpy(np.float32(2 * np.pi) * frequencies)
+
+
+def fourier_features(x: Tensor, frequencies: Tensor, limit: float) -> Tensor:
+    """Sines and cosines [batch, features] of values [batch] clipped to [-limit, limit]."""
+    angles = x.float().clamp(-limit, limit)[:, None] * frequencies.to(x.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class LogSNREmbedding(nn.Module):
+    """An MLP over the Fourier features of the noise level, in float32."""
 
     limit = 20.0
 
     def __init__(self, features: int) -> None:
         super().__init__()
         inputs = min(features, 256)
-        longest, shortest = 10 * self.limit, 0.075 * self.limit  # wavelengths
-        frequencies = np.geomspace(1 / longest, 1 / shortest, inputs // 2, dtype=np.float32)
         # Not a buffer: `half()` and `bfloat16()` must leave it as it is.
-        self.frequencies = torch.from_numpy(np.float32(2 * np.pi) * frequencies)
+        self.frequencies = fourier_frequencies(inputs, self.limit)
         self.hidden = Dense(inputs, features)
         self.output = Dense(features, features)
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """[batch] to [batch, features]."""
-        x = log_snr.float().clamp(-self.limit, self.limit)
-        angles = x[:, None] * self.frequencies.to(x.device)
-        x = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        x = fourier_features(log_snr, self.frequencies, self.limit)
         return self.output(F.silu(self.hidden(x)))

@@ -1,6 +1,7 @@
 """The model card of an export: what the model is, where it comes from, and how to use it."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ def card(
     config = about["config"]
     seconds = min(4, config["data"]["seconds"])
     rate, unet = config["audio"]["sample_rate"], config["unet"]
-    hop, whitened = 1, counts["whitening.scale"]
-    for stride in config["autoencoder"]["strides"]:
-        hop *= stride
+    hop, whitened = math.prod(config["autoencoder"]["strides"]), counts["whitening.scale"]
     millions = lambda part: sum(n for name, n in counts.items() if name.startswith(part)) / 1e6
     encoder = json.loads((run.text / "source.json").read_text())["encoder"]
     at_most = f"at most {config['text']['max_length']} tokens"

@@ -24,7 +24,7 @@ def small_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(small_run, tmp_path_factory):
     """The folder that `jen1 export torch` writes of `small_run`; tests must not write into it."""
-    from jen1_jax.export.torch import export_torch
+    from jen1_jax.export.to_torch import export_torch
 
     out = tmp_path_factory.mktemp("exported") / "out"
     export_torch(small_run, str(out), licence="cc0-1.0")

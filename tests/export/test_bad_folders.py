@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jen1_jax.errors import Refusal as OurRefusal
-from jen1_jax.export.back import import_torch
+from jen1_jax.export.from_torch import import_torch
 from jen1_torch import generate
 from jen1_torch.errors import Refusal
 from jen1_torch.modeling_jen1 import Jen1

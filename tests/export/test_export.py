@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from jen1_jax.errors import Refusal
-from jen1_jax.export import torch as export
-from jen1_jax.export.back import import_torch
+from jen1_jax.export import to_torch as export
+from jen1_jax.export.from_torch import import_torch
 from jen1_jax.export.names import Place, from_torch, places, to_torch
-from jen1_jax.export.torch import export_torch
+from jen1_jax.export.to_torch import export_torch
 from jen1_jax.models import weights
 from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion
 from jen1_jax.models.release import release

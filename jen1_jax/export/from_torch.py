@@ -23,7 +23,7 @@ from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.config import from_plain
 from jen1_jax.errors import Refusal
 from jen1_jax.export.names import from_torch, places, stored_shape
-from jen1_jax.export.torch import FORMAT
+from jen1_jax.export.to_torch import FORMAT
 from jen1_jax.files import local, whole_folder, write_text
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import check_measured, init_autoencoder, make_autoencoder
