@@ -111,10 +111,7 @@ def agree(source: str, out: Path, seconds: float) -> None:
         found["theirs"].append(np.asarray(latents))
         return other_decode(codec, latents, *rest, **options)
 
-    def noise(piece, window):
-        key = jax.random.fold_in(jax.random.key(0), window)
-        return np.asarray(jax.random.normal(key, (ours.sampler.window, ours.codec.k)))
-
+    noise = lambda piece, window: ours.sampler.noise(0, window)
     Codec.decode, TorchCodec.decode = record, record_other  # type: ignore[method-assign]
     song = ours.generate(PROMPT, seconds, seed=1, steps=25)
     ways = {

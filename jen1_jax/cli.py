@@ -378,10 +378,12 @@ def _given(options):
 
 
 def _sampling(options) -> dict:
+    from jen1_jax.generation.noise import read_noise
     from jen1_jax.generation.options import SamplingOptions
 
     chosen = {name: getattr(options, name) for name in SamplingOptions.__annotations__}
-    return chosen | {"conditions": dict(options.conditions or ())}
+    chosen["conditions"] = dict(options.conditions or ())
+    return chosen | {"noise": read_noise(options.noise) if options.noise else None}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -396,7 +398,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
         name: getattr(options, name) for name in ("prompt", "seed", "strength") if name in options
     }
     record |= {name: model.config.diffusion[name] for name in settings if name != "sample_steps"}
-    record |= resolve(_sampling(options), model.config.diffusion)
+    record |= resolve(_sampling(options), model.config.diffusion) | {"noise": options.noise}
     if "audio" in options:
         record["audio"] = str(Path(options.audio).resolve())
     record |= {
@@ -563,6 +565,11 @@ def _parser() -> argparse.ArgumentParser:
             "--guidance-scale",
             type=float,
             help="how closely to follow the prompt (default: the run's)",
+        )
+        sub.add_argument(
+            "--noise",
+            metavar="FILE",
+            help="start from the noise of a safetensors file, as PyTorch can (docs/export.md)",
         )
         what = "the music" if name == "generate" else "the file"
         sub.add_argument(

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
+import jen1_jax
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.cli import main
+from jen1_jax.generation.noise import write_noise
 from tests import tiny
 from tests.autoencoder.testing import build
 
@@ -109,8 +111,17 @@ def test_generate_inpaint_extend_and_vary_write_float_wavs_and_how_they_were_mad
         assert (made["steps"], made["guidance_scale"]) == used
         assert (made["start"], made["total"]) == ((30, 60) if name == "v" else (0, None))
         assert made["sampler"] == ("heun" if name == "v" else defaults.sampler)
+        assert made["noise"] is None
     assert not list(tmp_path.rglob("*.partial"))
+    model, noise, again = jen1_jax.load(tiny_run), tmp_path / "noise", tmp_path / "again.wav"
+    write_noise(noise, model.sampler.noise(7, 0)[None])
+    given = ["--noise", str(noise), "--seed", "8", "--seconds", "0.1", "--out", str(again)]
+    assert main(["generate", *common, *given]) == 0
+    same = [soundfile.read(each)[0] for each in (again, tmp_path / "new" / "g.wav")]
+    np.testing.assert_array_equal(*same)
+    assert json.loads(Path(f"{again}.json").read_text())["noise"] == str(noise)
     generate = ["generate", *common, "--seconds", "0.1", "--out", str(tmp_path / "no.wav")]
+    assert "holds no noise" in refused(capsys, *generate, "--noise", str(tmp_path / "none"))
     assert "'unet.channels' is no setting of sampling" in refused(
         capsys, *generate, "--config.unet.channels=8"
     )

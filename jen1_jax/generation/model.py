@@ -319,6 +319,7 @@ class Model:
             guidance_scale=scale,
             causal=causal,
             strength=strength,
+            noise=settings["noise"],
             progress=partial(self.progress, "sampling"),
         )
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jen1_jax.conditioning import Conditioner
 from jen1_jax.errors import Refusal
+from jen1_jax.generation.noise import Noise
 
 # The fields of the configuration that may differ from the run's when a trained model is sampled.
 SETTINGS = (
@@ -35,6 +36,9 @@ class SamplingOptions(TypedDict, total=False):
     - `start`, `total`: for a model with the conditioner "timing". The music begins `start` seconds
       into a piece (default: 0) that lasts `total` seconds (default: until the music ends).
     - `conditions`: values for the model's other conditioners by their names, like {"tempo": 120}.
+    - `noise`: takes the place of the random noise from which each window starts. An array or list
+      of arrays [frames, k], one for each window in the order of sampling, or a function of the
+      piece and of its window, both counted from 0.
 
     `generate` takes one `start`, `total` and `conditions` for every piece, or one for all of them.
     """
@@ -45,6 +49,7 @@ class SamplingOptions(TypedDict, total=False):
     start: float | Sequence[float] | np.ndarray | None
     total: float | Sequence[float | None] | np.ndarray | None
     conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    noise: Noise | None
 
 
 class AudioOptions(SamplingOptions, total=False):

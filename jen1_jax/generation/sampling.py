@@ -22,6 +22,7 @@ from jen1_jax.diffusion.schedules import (
     sample_log_snrs,
     shift,
 )
+from jen1_jax.generation.noise import Noise, by_window
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.windows import Piece, Request, Window
 from jen1_jax.models.denoiser import Denoiser
@@ -33,13 +34,15 @@ MARGIN_LOG_SNR = 3.0
 
 
 class Batch(NamedTuple):
-    """Windows that are sampled at once, each with its prompt and its random key.
+    """Windows that are sampled at once, each with its prompt, the noise that it starts from, and
+    the random key of a sampler's further noise.
 
     With `diffusion.reference_frames` all of them have the same number of valid frames.
     """
 
     windows: Window
     prompts: Prompts
+    noise: Float32[Array, "batch frames k"]
     keys: Key[Array, " batch"]
 
 
@@ -100,6 +103,7 @@ class LatentSampler:
         guidance_scale: float,
         causal: bool | None = None,
         strength: float = 1.0,
+        noise: Noise | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Float[np.ndarray, "frames k"]]:
         """The latents of whole pieces, in which all frames that are not given are generated.
@@ -107,7 +111,8 @@ class LatentSampler:
         With `causal=None` a window is causal where it continues something, and bidirectional where
         it has nothing to continue. A `strength` below 1 begins with the requests' latents under the
         noise of that time. A piece's result depends on its own request, prompt and seed only.
-        Batches are filled up to powers of two, so that few sizes are compiled.
+        `noise` takes the place of the random noise that windows start from. Batches are filled up
+        to powers of two, so that few sizes are compiled.
 
         `progress` is called before every step with the number of frames done and their total; an
         exception that it raises ends the sampling.
@@ -131,6 +136,7 @@ class LatentSampler:
             guidance_scale=guidance_scale,
             causal=causal,
             strength=strength,
+            noise=noise,
         ):
             progress(snapshot.done, snapshot.total)
         return [piece.latents for piece in pieces]
@@ -145,11 +151,15 @@ class LatentSampler:
         guidance_scale: float,
         causal: bool | None = None,
         strength: float = 1.0,
+        noise: Noise | None = None,
     ) -> Iterator[Snapshot]:
         """Samples the missing frames of `pieces`, which change, and stops before each step.
 
         For previews and cancelling; see `sample` for the arguments.
         """
+        if noise is None:
+            noise = lambda row, window: self.noise(seeds[row], window)
+        start_noise = by_window(noise, self.window, self.unet.out_channels)
         total = sum(piece.missing() for piece in pieces)
         while rows := self._next_rows(pieces):
             log_snrs = self.log_snrs(steps, strength, pieces[rows[0]].window_frames)
@@ -158,13 +168,12 @@ class LatentSampler:
             new = sum(pieces[row].missing(windows[row]) for row in rows)
             padded = [rows[n % len(rows)] for n in range(1 << (len(rows) - 1).bit_length())]
             inputs = [pieces[row].inputs(windows[row], causal) for row in padded]
-            keys = [
-                jax.random.fold_in(jax.random.key(seeds[row]), pieces[row].windows_done)
-                for row in padded
-            ]
+            starts = {row: start_noise(row, pieces[row].windows_done) for row in rows}
+            keys = [_key(seeds[row], pieces[row].windows_done) for row in padded]
             batch = Batch(
                 jax.device_put(jax.tree.map(lambda *parts: np.stack(parts), *inputs)),
                 Prompts(*(jnp.asarray(array)[np.array(padded)] for array in prompts)),
+                jnp.stack([starts[row] for row in padded]),
                 jnp.stack(keys),
             )
             state = self.start(batch, float(log_snrs[0]) if strength < 1 else -np.inf)
@@ -204,6 +213,11 @@ class LatentSampler:
         frames = self.window if frames is None else frames
         return np.asarray(shift(log_snrs, frames, self.diffusion))
 
+    def noise(self, seed: int, window: int) -> Float32[np.ndarray, "frames k"]:
+        """The random noise from which a window of the piece with this seed starts."""
+        shape = self.window, self.unet.out_channels
+        return np.asarray(jax.random.normal(_key(seed, window), shape))
+
     def start(self, batch: Batch, log_snr: float = -np.inf) -> samplers.State:
         """The state before the first step: the latents at `log_snr`, or noise alone at -inf."""
         return self._start(batch, np.float32(log_snr))
@@ -242,9 +256,8 @@ class LatentSampler:
     def _start(self):
         def start(batch: Batch, log_snr: Float[Array, ""]) -> samplers.State:
             latents, valid = batch.windows.latents, batch.windows.valid
-            noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(batch.keys)
             alpha, sigma = scales(log_snr)
-            return self._method.start((alpha * latents + sigma * noise) * valid)
+            return self._method.start((alpha * latents + sigma * batch.noise) * valid)
 
         return jax.jit(start)
 
@@ -293,3 +306,7 @@ class LatentSampler:
             )
 
         return jax.jit(step, static_argnames="guided")
+
+
+def _key(seed: int, window: int) -> Key[Array, ""]:
+    return jax.random.fold_in(jax.random.key(seed), window)

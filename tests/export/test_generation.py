@@ -83,12 +83,7 @@ def models(small_run):
 
 def our_noise(model, *seeds):
     """The noise from which our model starts each window of the pieces with these seeds."""
-
-    def noise(piece, window):
-        key = jax.random.fold_in(jax.random.key(seeds[piece]), window)
-        return np.asarray(jax.random.normal(key, (model.sampler.window, model.codec.k)))
-
-    return noise
+    return lambda piece, window: model.sampler.noise(seeds[piece], window)
 
 
 def difference(audio, expected):

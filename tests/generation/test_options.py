@@ -29,6 +29,7 @@ def test_options_left_out_or_none_have_the_runs_values():
         "start": 0.0,
         "total": None,
         "conditions": {},
+        "noise": None,
     }
     assert resolve({}, DEFAULTS) == expected
     assert resolve(dict.fromkeys(expected), DEFAULTS) == expected
@@ -38,7 +39,7 @@ def test_options_left_out_or_none_have_the_runs_values():
 
 
 def test_an_unknown_option_is_a_type_error_that_lists_the_options():
-    with pytest.raises(TypeError, match=r"'guidance' .* guidance_scale, negative_prompt, start"):
+    with pytest.raises(TypeError, match=r"'guidance' .* guidance_scale, .*, noise, start"):
         resolve({"guidance": 3.0}, DEFAULTS)
     with pytest.raises(TypeError, match="'sample_rate'"):  # only where audio is given
         resolve({"sample_rate": 48_000}, DEFAULTS)

@@ -369,7 +369,8 @@ def test_steps_show_the_clean_estimate_and_any_number_of_them_uses_one_compilati
     piece = Piece(nothing(WINDOW), WINDOW, 4, FRAME_RATE, True, {})
     windows = jax.tree.map(lambda part: part[None], piece.inputs(piece.window(), None))
     text, lengths = jnp.full((1, 1, 3), TEXT), np.array([1])
-    batch = Batch(windows, Prompts(text, lengths, text, lengths), jax.random.key(0)[None])
+    prompts = Prompts(text, lengths, text, lengths)
+    batch = Batch(windows, prompts, jnp.ones((1, WINDOW, K)), jax.random.key(0)[None])
     for steps in (2, 5):
         log_snrs = sampler.log_snrs(steps)
         state = sampler.start(batch)
