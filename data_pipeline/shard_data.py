@@ -31,6 +31,7 @@ class ShardData:
             "length": about.shape[0],  # of an example: samples, or latent frames
             "fields": stream.fields(about, whole=crop is None),
             "examples": dict(about.examples),
+            "licences": dict(about.licences),
             "limit": limit,
             "seed": seed,
             "batch_size": batch_size,

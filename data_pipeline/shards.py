@@ -14,6 +14,7 @@ compressed, since PCM hardly becomes smaller and reading must be fast.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ SHARD_BYTES = 256 * 2**20
 NAME = "jen1"
 VERSION = "2.0.0"  # of the features and their meaning; readers refuse another major version
 FINGERPRINT = "fingerprint.json"
+LICENCES = "licences.json"  # licence -> training clips; "" stands for none stated
 EMBEDDINGS = "embeddings-*.safetensors"
 
 
@@ -61,11 +63,14 @@ class Writer:
     folder: Path
     features: tfds.features.FeaturesDict
     description: str
-    written: dict[str, list[list[int]]] | None = None  # split -> [examples, bytes] of each shard
+    written: Mapping | None = None
     _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
 
     def __post_init__(self):
-        self._shards = self.written or {}
+        written = self.written or {"shards": {}, "licences": {}}
+        # split -> [examples, bytes] of each shard
+        self._shards: dict[str, list[list[int]]] = written["shards"]
+        self._licences = Counter(written["licences"])
 
     def __enter__(self) -> "Writer":
         return self
@@ -83,13 +88,15 @@ class Writer:
         self._files[split].write(record)
         shards[-1][0] += 1
         shards[-1][1] += len(record)
+        if split == "train":
+            self._licences[str(json.loads(example["meta"]).get("licence", ""))] += 1
 
-    def pause(self) -> dict[str, list[list[int]]]:
+    def pause(self) -> dict:
         """Completes the shards of all examples so far, and returns what they hold."""
         for file in self._files.values():
             file.close()
         self._files.clear()
-        return self._shards
+        return {"shards": self._shards, "licences": dict(self._licences)}
 
     def _part(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number}.part"
@@ -120,6 +127,8 @@ class Writer:
             description=self.description,
             check_data=False,  # it would use as_dataset, which TFDS lacks for array_record
         )
+        licences = dict(self._licences.most_common())
+        (self.folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ class Info:
     shape: tuple[int, int]  # of one record: [samples, 2] or [frames, k]
     seconds: float | None  # of one record; None for latents
     fingerprint: Mapping | None  # of the encoder; None for waveforms
+    licences: Mapping[str, int]  # training clips by licence; empty if they were not counted
 
     @property
     def data_fields(self) -> tuple[str, str]:
@@ -146,14 +156,14 @@ def info(folder: str) -> Info:
     kind = "waveform" if "audio" in builder.info.features else "latents"
     shape = builder.info.features["audio" if kind == "waveform" else "latents"].shape
     examples = {name: split.num_examples for name, split in builder.info.splits.items()}
-    path = Path(folder) / FINGERPRINT
-    fingerprint = json.loads(path.read_text()) if path.exists() else None
+    fingerprint, licences = Path(folder, FINGERPRINT), Path(folder, LICENCES)
     return Info(
         kind,
         examples,
         tuple(shape),
         shape[0] / SAMPLE_RATE if kind == "waveform" else None,
-        fingerprint,
+        json.loads(fingerprint.read_text()) if fingerprint.exists() else None,
+        json.loads(licences.read_text()) if licences.exists() else {},
     )
 
 

@@ -282,6 +282,7 @@ def export_torch(options: argparse.Namespace) -> None:
         step=options.step,
         text_by_name=options.text_by_name,
         licence=options.licence,
+        reports=options.report,
     )
     print(f"exported to {options.out}; its README.md says how to use it")
 
@@ -652,6 +653,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--licence", default="", metavar="ID", help="of the weights, for the model card: apache-2.0"
+    )
+    sub.add_argument(
+        "--report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a report.json of `jen1 evaluate`, whose figures go into the model card; may be "
+        "given several times",
     )
     sub.add_argument("--out", required=True, help="a new folder")
     back = commands.add_parser("import", help="read what other programs have written")

@@ -2,10 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jen1_jax.errors import Refusal
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
 
@@ -37,6 +39,7 @@ def card(
     about: Mapping[str, Any],
     counts: Mapping[str, int],
     licence: str,
+    reports: Sequence[str | os.PathLike] = (),
 ) -> str:
     """The card, in Markdown with the hub's header.
 
@@ -45,6 +48,7 @@ def card(
         about: the export's config.json.
         counts: numbers in each array, by its name.
         licence: of the weights; "" if nobody has stated one.
+        reports: files `report.json` that `jen1 evaluate` has written for this run.
     """
     config = about["config"]
     seconds = min(4, config["data"]["seconds"])
@@ -89,6 +93,7 @@ def card(
         "",
         *_training(run, trained),
         "",
+        *_figures(reports),
         "## Licence",
         "",
         f"Weights: {licence or 'not stated; ask those who trained them'}. Code in this folder: "
@@ -125,4 +130,35 @@ def _training(run: Run, trained: Mapping[str, Any]) -> list[str]:
         examples = data.get("examples", {}).get("train")
         count = f", {examples:,} training examples" if examples else ""
         lines.append(f"- Data: {Path(data['dir']).name}{count}.")
+        for name, clips in data.get("licences", {}).items():
+            lines.append(f"    - {clips:,} of them: {name or 'no licence stated'}.")
     return lines
+
+
+def _figures(reports: Sequence[str | os.PathLike]) -> list[str]:
+    """What evaluations of the run have found, of held-out clips."""
+    lines = []
+    for path in reports:
+        try:
+            report = json.loads(Path(path).read_text(encoding="utf-8"))
+            if "median" in report:
+                values = dict(report["median"]["all"])
+                what = f"round trips of {values.pop('clips')} held-out clips, medians"
+            else:
+                values = {view: row["rank"] for view, row in report["rows"]["generated"].items()}
+                what = (
+                    f"median rank of the right one of {report['clips']} held-out clips, by its "
+                    "likeness to what is generated for its caption"
+                )
+            figures = [
+                f"{name.replace('_', ' ')} {value:.2f}"
+                for name, value in values.items()
+                if value is not None
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise Refusal(
+                f"{path} is not the report.json of an evaluation; give what `jen1 evaluate "
+                "autoencoder` or `jen1 evaluate captions` wrote."
+            ) from None
+        lines.append(f"- {what}: {', '.join(figures)}.")
+    return ["## Figures", "", *lines, ""] if lines else []

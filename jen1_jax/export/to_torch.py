@@ -64,7 +64,13 @@ class Stored(NamedTuple):
 
 
 def export_torch(
-    run: Run, out: str, *, step: str = "", text_by_name: str | None = None, licence: str = ""
+    run: Run,
+    out: str,
+    *,
+    step: str = "",
+    text_by_name: str | None = None,
+    licence: str = "",
+    reports: Sequence[str] = (),
 ) -> None:
     """Writes the averaged weights of a trained `run`, and all that they need, to the folder `out`.
 
@@ -73,6 +79,7 @@ def export_torch(
         text_by_name: leaves the folder of a frozen text encoder out, and gives its name on the hub;
             "" is the name that the run has. None copies the folder.
         licence: of the weights, as the hub names licences, for the model card.
+        reports: files report.json of evaluations, whose figures go into the model card.
 
     Raises:
         Refusal: the run is not trained to its end, or its parts do not belong together; its text
@@ -112,14 +119,15 @@ def export_torch(
         "measured": json.loads(run.measured.read_text()),
         "versions": run.record["versions"] | {"jen1-jax": __version__},
     }
+    stored = _stored(codec, shapes)
+    counts = {name: math.prod(each.shape) for name, each in stored.items()}
+    readme = card(run, trained, about, counts, licence, reports)
     with whole_folder(out) as folder:
         plain["text"]["encoder"] = _write_text(run, folder, text, text_by_name)
         _write_code(folder)
         write_text(folder / "config.json", json.dumps(about, indent=1))
-        stored = _stored(codec, shapes)
         _write_parameters(folder, stored, _arrays(run, codec, shapes, at))
-        counts = {name: math.prod(each.shape) for name, each in stored.items()}
-        write_text(folder / "README.md", card(run, trained, about, counts, licence))
+        write_text(folder / "README.md", readme)
 
 
 def _write_parameters(

@@ -56,6 +56,7 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
     about = stream.info(latents)
     assert (about.kind, about.shape, about.fingerprint) == ("latents", (FRAMES, K), FINGERPRINT)
     assert about.examples == stream.info(shards).examples
+    assert about.licences == stream.info(shards).licences != {}
     for split in about.examples:
         for clip, latent in zip(
             stream.batches(shards, split, 1, shuffle=False, epochs=1),

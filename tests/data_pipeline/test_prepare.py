@@ -154,6 +154,14 @@ def test_plain_tfds_reads_captions_and_metadata(mixed):
     )
 
 
+def test_training_clips_are_counted_by_licence(mixed):
+    _, out = mixed
+    examples = list(source(out))
+    licensed = [e for e in examples if e["id"].startswith((b"good.flac", b"twin.flac"))]
+    expected = {"CC0": len(licensed), "": len(examples) - len(licensed)}
+    assert all(expected.values()) and store.info(str(out)).licences == expected
+
+
 def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_path):
     files = lambda folder, split: {e["id"].decode().split("@")[0] for e in source(folder, split)}
     train, test = files(shards, "train"), files(shards, "test")

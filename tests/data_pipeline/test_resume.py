@@ -44,7 +44,9 @@ class Source:
 
 
 def said(number, start):
-    return About((f"piece {number}", f"from {start}"), {"number": number})
+    return About(
+        (f"piece {number}", f"from {start}"), {"number": number, "licence": "AB"[number % 2]}
+    )
 
 
 def encoder(fail_at=None, fingerprint="a"):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from jen1_jax.errors import Refusal
 from jen1_jax.export import to_torch as export
+from jen1_jax.export.card import card
 from jen1_jax.export.from_torch import import_torch
 from jen1_jax.export.names import Place, from_torch, places, to_torch
 from jen1_jax.export.to_torch import export_torch
@@ -129,6 +130,33 @@ def test_the_model_card_says_what_was_trained_and_the_licence(exported):
     assert "license: cc0-1.0" in header and "text-to-audio" in header
     assert "autoencoder: 4 examples a step, 6 steps, last loss" in card
     assert "- Data: audio.npz." in card and "Weights: cc0-1.0." in card
+    assert "## Figures" not in card
+
+
+def test_the_model_card_says_the_licences_of_the_data_and_what_evaluations_found(
+    small_run, exported, tmp_path
+):
+    median = {"clips": 20, "si_sdr": None, "stft_distance": 1.239}
+    captions = {"clips": 64, "rows": {"generated": {"key": {"rank": 7.5}, "timbre": {"rank": 3}}}}
+    reports = [tmp_path / "1.json", tmp_path / "2.json"]
+    for path, report in zip(reports, ({"median": {"all": median}}, captions), strict=True):
+        path.write_text(json.dumps(report))
+    about = json.loads((exported / "config.json").read_text())
+    data = {"dir": "/some/music", "examples": {"train": 30}, "licences": {"CC0": 20, "": 10}}
+    trained = {"config": about["config"], "data": data}
+    counts = {"whitening.scale": 4}
+    said = card(small_run, trained, about, counts, "", reports)
+    assert (
+        "- Data: music, 30 training examples.\n    - 20 of them: CC0.\n"
+        "    - 10 of them: no licence stated."
+    ) in said
+    assert "round trips of 20 held-out clips, medians: stft distance 1.24.\n" in said
+    assert "one of 64 held-out clips" in said and "caption: key 7.50, timbre 3.00." in said
+    reports[0].write_text("[]")
+    for path in (reports[0], tmp_path / "none"):
+        with pytest.raises(Refusal, match=r"is not the report\.json of an evaluation"):
+            export_torch(small_run, str(tmp_path / "out"), reports=[str(path)])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_frozen_text_encoder_is_copied_or_left_out_by_name(small_run, tmp_path, frozen_run):
