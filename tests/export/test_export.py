@@ -1,9 +1,11 @@
 """`jen1 export torch` and `jen1 import torch`: what they write, and that nothing is lost."""
 
 import json
+import os
 import shutil
 import subprocess
-import sys
+import venv
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from packaging.requirements import Requirement
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -23,9 +26,13 @@ from jen1_jax.export.names import Place, from_torch, places, to_torch
 from jen1_jax.export.to_torch import export_torch
 from jen1_jax.models import weights
 from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion
+from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
+from jen1_jax.training.diffusion import train_diffusion
+from jen1_jax.training.npz import NpzData
 from jen1_torch.modeling_jen1 import Jen1
+from tests import tiny
 from tests.export.testing import distance
 
 pytestmark = pytest.mark.slow
@@ -184,25 +191,44 @@ def test_a_frozen_text_encoder_is_copied_or_left_out_by_name(small_run, tmp_path
 
 
 ALONE = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"jax", "flax", "jen1_jax", "configs", "ml_collections"}:
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Absent())
-sys.path[:] = [path for path in sys.path if path not in ("", sys.argv[1])]
-sys.path.insert(0, sys.argv[2])
-import generate, jen1_torch
-assert jen1_torch.__path__[0].startswith(sys.argv[2])
-for task in sys.argv[3].split(";"):
+import importlib.util, sys
+absent = "jax", "flax", "jen1_jax", "configs", "ml_collections"
+assert not any(map(importlib.util.find_spec, absent)), sys.path
+import generate
+for task in sys.argv[1].split(";"):
     assert generate.main(task.split()) == 0
-assert not {"jax", "jen1_jax", "transformers"} & sys.modules.keys()
+assert "transformers" not in sys.modules
 """
 
 
-def test_the_folder_generates_without_this_project_and_jax(exported, tmp_path):
+def environment(folder: Path, requirements: str) -> Path:
+    """The Python of a new environment that has what is required, and what that requires.
+
+    Nothing is downloaded: the packages are links to those of this environment.
+    """
+    venv.create(folder, with_pip=False)
+    [packages] = folder.glob("lib/python*/site-packages")
+    lines = (line.partition("#")[0] for line in requirements.splitlines())
+    waiting, done = [Requirement(line) for line in lines], set()
+    while waiting:
+        required = waiting.pop()
+        extras = required.extras or {""}
+        if required.name in done or not any(
+            required.marker is None or required.marker.evaluate({"extra": each}) for each in extras
+        ):
+            continue
+        done.add(required.name)
+        found = metadata.distribution(required.name)
+        assert required.specifier.contains(found.version, prereleases=True), required
+        for top in {file.parts[0] for file in found.files} - {".."}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(found.locate_file(top))
+        waiting += map(Requirement, found.requires or ())
+    return folder / "bin" / "python"
+
+
+def test_the_folder_generates_in_an_environment_without_this_project_and_jax(exported, tmp_path):
+    """Where only what its requirements.txt names is installed."""
     tone = np.sin(np.arange(9600) / 20)[:, None].repeat(2, 1) * 0.3
     soundfile.write(tmp_path / "tone.wav", tone, 48_000)
     tasks = {
@@ -212,31 +238,40 @@ def test_the_folder_generates_without_this_project_and_jax(exported, tmp_path):
         "--prompt tones --vary tone.wav --strength 0.5 --out d.wav": 0.2,
     }
     folder = shutil.copytree(exported, tmp_path / "alone")
-    root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", ALONE, root, str(folder), ";".join(tasks)]
-    subprocess.run(command, check=True, cwd=tmp_path)
+    python = environment(tmp_path / "venv", (folder / "requirements.txt").read_text())
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    command = [python, "-c", ALONE, ";".join(tasks)]
+    subprocess.run(command, check=True, cwd=tmp_path, env=kept | {"PYTHONPATH": str(folder)})
     for task, seconds in tasks.items():
         audio, rate = soundfile.read(tmp_path / task.split()[-1])
         assert rate == 48_000 and audio.shape == (round(seconds * rate), 2)
         assert np.abs(audio).max() > 0
 
 
-def loss(model, batch):
+def loss(model, batch, clean):
     """The error of the clean latents that the U-Net predicts; in PyTorch."""
     found = model.unet(*(torch.as_tensor(np.array(each)) for each in batch[:-1]), batch[-1])
-    return (found - torch.as_tensor(np.array(batch[0]))).square().mean()
+    return (found - torch.as_tensor(clean)).square().mean()
 
 
 def test_a_fine_tune_in_pytorch_goes_on_in_jax(small_run, exported, tmp_path):
+    """On the same clips: the loss of a training by JAX begins where PyTorch has brought it."""
+    audio = tiny.write_audio_npz(tmp_path / "audio.npz")
     model = Jen1.from_pretrained(exported)
     before = load_diffusion(small_run)
+    with np.load(audio) as clips:
+        clean = np.stack([before.codec.encode(clip) for clip in clips["audio"]])
+        captions = clips["caption"].tolist()
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    size, frames, k = 4, 24, before.codec.k
-    ones = np.ones((size, frames, 1), np.float32)
-    batch = [draw(size, frames, k), draw(size, frames, k), 0 * ones, draw(size)]
-    batch += [draw(size, 3, before.text.features), np.full(size, 3), ones, np.arange(size) > 1]
-    timing = {name: draw(size, width) for name, width in model.about["conditioning"].items()}
+    size, frames, _ = clean.shape
+    ones, log_snr = np.ones((size, frames, 1), np.float32), 2 * draw(size)
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(sign * log_snr))) for sign in (-1, 1))
+    noisy = alpha[:, None, None] * clean + sigma[:, None, None] * draw(*clean.shape)
+    batch = [noisy.astype(np.float32), 0 * clean, 0 * ones, log_snr]
+    text, lengths = (each.detach().numpy() for each in model.prompts.embed(captions))
+    batch += [text, lengths, ones, np.arange(size) > 1]
+    timing = {name: 0 * draw(size, width) for name, width in model.about["conditioning"].items()}
     in_torch = [*batch, {name: torch.as_tensor(each) for name, each in timing.items()}]
     timing = jax.tree.map(jnp.asarray, timing)
 
@@ -244,19 +279,28 @@ def test_a_fine_tune_in_pytorch_goes_on_in_jax(small_run, exported, tmp_path):
 
     def in_jax(diffusion):
         found = apply({"params": diffusion.params}, *map(jnp.asarray, batch), timing)
-        return float(jnp.mean((found - batch[0]) ** 2))
+        return float(jnp.mean((found - clean) ** 2))
 
-    assert loss(model, in_torch).item() == pytest.approx(in_jax(before), rel=1e-4)
+    def first_loss(source, name):
+        """Of a training in JAX that begins with the weights of the run `source`."""
+        config, run = small_run.config.unlock(), Run(tmp_path / name)
+        config.train_diffusion.update(init_from=str(source), steps=1)
+        train_diffusion(config, run, NpzData(str(audio), 6, seed=0), Run.open(source))
+        return read_metrics(run.path / "diffusion" / "metrics.jsonl")[0]["loss"]
+
+    assert loss(model, in_torch, clean).item() == pytest.approx(in_jax(before), rel=1e-4)
     optimizer = torch.optim.Adam(model.unet.parameters(), 1e-2)
     for _ in range(10):
         optimizer.zero_grad()
-        loss(model, in_torch).backward()
+        loss(model, in_torch, clean).backward()
         optimizer.step()
-    tuned = loss(model, in_torch).item()
+    tuned = loss(model, in_torch, clean).item()
     assert tuned < 0.9 * in_jax(before)
     model.save_pretrained(tmp_path / "tuned")
     import_torch(str(tmp_path / "tuned"), str(tmp_path / "run"))
     assert in_jax(load_diffusion(Run.open(tmp_path / "run"))) == pytest.approx(tuned, rel=1e-4)
+    untuned = first_loss(small_run.path, "untuned")
+    assert first_loss(tmp_path / "run", "goes_on") < 0.97 * untuned
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
