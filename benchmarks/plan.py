@@ -29,7 +29,7 @@ START, END = "<!-- written by benchmarks/plan.py -->\n", "<!-- end -->\n"
 
 # With more chips than fsdp can use, parameters are copied along `data` (docs/planning.md).
 MESHES = {"v5e:4x4": {}, "v5p:4x4x4": {"data": 4}, "v5e:16x16": {"data": 16}}
-MESHES |= {"v6e:16x16": MESHES["v5e:16x16"], "v5p:8x8x8": {"data": 32}}
+MESHES |= {"v6e:16x16": MESHES["v5e:16x16"], "v5p:8x8x8": {"data": 64}}
 # With few examples a chip the network limits, and weights and sums travel as little as they can.
 FEW = 8
 SPARING = {

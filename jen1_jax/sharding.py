@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
@@ -45,8 +45,11 @@ def make_mesh(config: ConfigDict, devices: Sequence | None = None) -> Mesh:
     sizes.update({name: len(devices) // fixed for name in free})
     names, types = tuple(sizes), (AxisType.Auto,) * len(sizes)
     slices = len({getattr(each, "slice_index", 0) for each in devices if each.platform == "tpu"})
+    # An axis of 16 chips in a torus of 8 x 8 x 8 needs a part of a dimension.
+    split = {"allow_split_physical_axes": True}
     if slices <= 1:
-        return jax.make_mesh(tuple(sizes.values()), names, axis_types=types, devices=devices)
+        arranged = create_device_mesh(tuple(sizes.values()), devices, **split)
+        return Mesh(arranged, names, axis_types=types)
     if sizes["data"] % slices:
         raise Refusal(
             f"The mesh {sizes} does not fit {slices} slices; set mesh.axes.data to a multiple of "
@@ -57,7 +60,7 @@ def make_mesh(config: ConfigDict, devices: Sequence | None = None) -> Mesh:
         tuple(within.values()),
         tuple(across.get(name, 1) for name in names),
         devices,
-        allow_split_physical_axes=True,
+        **split,
     )
     return Mesh(arranged, names, axis_types=types)
 

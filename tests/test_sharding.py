@@ -66,6 +66,15 @@ def test_several_slices_are_joined_along_the_data_axis():
         mesh_of(chips(slices=2), data=1, fsdp=-1, tensor=1)
 
 
+def test_an_axis_may_use_a_part_of_a_dimension_of_the_torus():
+    cube = [
+        Chip(n, (n // 64, n // 8 % 8, n % 8), n // 4, 0, device_kind="TPU v5") for n in range(512)
+    ]
+    mesh = mesh_of(cube, data=32, fsdp=-1, tensor=1)
+    assert mesh.devices.shape == (32, 16, 1)
+    assert len({chip.coords for chip in mesh.devices.flat}) == 512
+
+
 @pytest.mark.parametrize("preset", [jen1, jen1_fast])
 def test_the_presets_split_parameters_and_batch_over_all_chips_of_a_slice(preset):
     config = preset.get_config()
