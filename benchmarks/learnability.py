@@ -52,7 +52,6 @@ from configs.jen1 import get_config
 from data_pipeline import synthesis
 from data_pipeline.prepare import prepare
 from jen1_jax.config import override
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.prompts import embed_prompts
@@ -71,6 +70,7 @@ from jen1_jax.training.loop import fit
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
+from jen1_numpy.errors import Refusal
 
 CLIPS = 2400  # clips of the prepared music
 SECONDS = 5.12  # length of a clip

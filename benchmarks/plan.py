@@ -19,9 +19,9 @@ from pathlib import Path
 import jax
 
 from jen1_jax.config import load_config
-from jen1_jax.errors import Refusal
 from jen1_jax.planning.plan import plan
 from jen1_jax.planning.report import report
+from jen1_numpy.errors import Refusal
 
 FIGURES = Path(__file__).with_name("plan.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"

@@ -31,12 +31,12 @@ from scipy.ndimage import median_filter
 from scipy.signal import welch
 
 from benchmarks.quality import held_out
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.adherence import TREBLE
 from jen1_jax.evaluation.musical import chroma
 from jen1_jax.evaluation.reconstruction import FIGURES, figures, medians, side_error
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 
 WIDE = 0.2  # share of the side in the energy
 LOUD = 0.05  # chroma of a frame that counts, relative to the loudest one

@@ -17,7 +17,7 @@ import soxr
 
 from data_pipeline.shards import SAMPLE_RATE
 from data_pipeline.sources import Item, Rejection
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 MIN_SECONDS = 1.0  # of a file, and of its last piece; half a clip where that is less
 SILENCE = 10 ** (-60 / 20)  # peak

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from data_pipeline._tf import tf
 from data_pipeline.shards import EMBEDDINGS, SAMPLE_RATE, Info, adjoining, info, records
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 CAPTIONS = {"captions": tf.io.RaggedFeature(tf.string)}
 TEXTS = ("caption", "meta")

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.captioning import write
 from data_pipeline.captioning.writing import NAMEABLE
 from data_pipeline.shards import SAMPLE_RATE, decoder, info, piece_of, records
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
 

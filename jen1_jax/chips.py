@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 GIB = 2**30
 

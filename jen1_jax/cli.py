@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jen1_jax import __version__
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 SOURCE = "a folder of audio and MIDI files, a CSV, a JSONL, or `synthetic`"
 _TRAIN = "pip install 'jen1-jax[train]', or train from an .npz file"

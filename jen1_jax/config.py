@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 # Fields with the names of tasks as keys. A configuration file may add tasks, so these keys are not
 # checked here; `jen1_jax.tasks` refuses unknown ones.

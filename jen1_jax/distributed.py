@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 WAIT = 600  # seconds until all processes must have come
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 def local(path: str | os.PathLike) -> Path:

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 BATCH_AXES = ("data", "fsdp")  # parameters are split over fsdp and tensor
 

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
-from jen1_jax.registry import Registry
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 Drawn = tuple[Float[Array, " frames"], Bool[Array, ""]]  # the mask, and whether it is causal
 

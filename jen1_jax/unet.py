@@ -27,15 +27,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jen1_jax.errors import Refusal
 from jen1_jax.layers.attention import TransformerBlock
 from jen1_jax.layers.conv import Causal, Conv1d, Downsample, Upsample
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import LogSNREmbedding
 from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
-from jen1_jax.registry import Registry
 from jen1_jax.sharding import constrain
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 # What the backward pass computes again: nothing; all but the products of activations and weights;
 # or the inside of every block.

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 log = logging.getLogger(__name__)
 

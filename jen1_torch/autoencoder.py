@@ -23,7 +23,7 @@ from operator import mul
 import torch
 from torch import Tensor, nn
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 from jen1_torch.layers import Dense, Upsample
 from jen1_torch.spectrum import Around, Layout
 from jen1_torch.stack import Stack, fold, keep_valid

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jen1_numpy.errors import Refusal
 from jen1_torch.autoencoder import Autoencoder
-from jen1_torch.errors import Refusal
 
 CHUNK_SECONDS = 15.36  # a clip of the default length is one chunk, also with what adjoins it
 STEPS = 12  # shorter inputs are padded to twelfths of that, or to a power of two: 10.24 s fit

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 from jen1_torch.layers import fourier_features, fourier_frequencies
 
 SECONDS_LIMIT = 3600.0

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jen1_torch.registry import Registry
+from jen1_numpy.registry import Registry
 
 
 def scales(log_snr: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 FORMAT = 1  # of config.json
 INDEX = "model.safetensors.index.json"

@@ -6,8 +6,8 @@ from typing import Unpack
 
 import numpy as np
 
+from jen1_numpy.errors import Refusal
 from jen1_torch.audio import crossfade, master
-from jen1_torch.errors import Refusal
 from jen1_torch.options import AudioOptions, SamplingOptions, place_of
 from jen1_torch.parts import Parts
 from jen1_torch.spans import check_longest, frames_around, merged_spans

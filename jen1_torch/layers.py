@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 Causal = Tensor | bool
 

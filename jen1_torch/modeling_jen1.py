@@ -19,11 +19,12 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, save_torch_state_dict, snapshot_download
 from torch import nn
 
+import jen1_numpy
 import jen1_torch
+from jen1_numpy.errors import Refusal
 from jen1_torch.autoencoder import Autoencoder
 from jen1_torch.codec import Codec, Whitening, fingerprint
 from jen1_torch.conditioning import chosen
-from jen1_torch.errors import Refusal
 from jen1_torch.files import Arrays, check_files, read_about, read_layout, read_source
 from jen1_torch.generation import Generation
 from jen1_torch.options import check_settings
@@ -160,13 +161,13 @@ class Jen1(nn.Module, PyTorchModelHubMixin, Generation, library_name="pytorch"):
         if self.folder is None or self.folder.resolve() == save_directory.resolve():
             return
         shutil.copytree(self.folder / "text", save_directory / "text", dirs_exist_ok=True)
-        package, here = Path(jen1_torch.__path__[0]), Path(__file__).parent
-        (save_directory / "jen1_torch").mkdir(exist_ok=True)
-        for file in package.glob("*.py"):
-            if file.name not in BESIDE:
-                shutil.copyfile(file, save_directory / "jen1_torch" / file.name)
+        for package in (jen1_torch, jen1_numpy):
+            (save_directory / package.__name__).mkdir(exist_ok=True)
+            for file in Path(package.__path__[0]).glob("*.py"):
+                if file.name not in BESIDE:
+                    shutil.copyfile(file, save_directory / package.__name__ / file.name)
         for name in BESIDE:
-            folder = self.folder if name == "README.md" else here
+            folder = self.folder if name == "README.md" else Path(__file__).parent
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, save_directory / name)
 

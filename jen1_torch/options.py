@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from jen1_numpy.errors import Refusal
 from jen1_torch.conditioning import Conditioner
 from jen1_torch.diffusion import OBJECTIVES
-from jen1_torch.errors import Refusal
 from jen1_torch.samplers import make_sampler
 from jen1_torch.sampling import Noise
 from jen1_torch.schedules import make_schedule

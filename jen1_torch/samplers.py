@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 from jen1_torch.diffusion import scales
-from jen1_torch.errors import Refusal
-from jen1_torch.registry import Registry
 
 # Noisy latents [batch, frames, k] and their level, the same for all of them, to clean latents.
 Denoise = Callable[[Tensor, Tensor], Tensor]

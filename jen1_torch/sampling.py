@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jen1_numpy.errors import Refusal
 from jen1_torch import conditioning
 from jen1_torch.conditioning import Conditioner
 from jen1_torch.diffusion import OBJECTIVES, corrupt, guide
-from jen1_torch.errors import Refusal
 from jen1_torch.samplers import Denoise, make_sampler, sample
 from jen1_torch.schedules import earliest_time, make_schedule, sample_log_snrs, shift
 from jen1_torch.text import Prompts

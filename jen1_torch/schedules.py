@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jen1_torch.errors import Refusal
-from jen1_torch.registry import Registry
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 # The lowest that the network can distinguish; a prediction of noise could not be inverted there.
 LOG_SNR_MIN = -20.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 def merged_spans(

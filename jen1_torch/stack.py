@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 from jen1_torch.layers import Conv1d
 from jen1_torch.spectrum import Layout
 

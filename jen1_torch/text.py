@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 from jen1_torch.files import read_json
 from jen1_torch.t5 import T5Encoder
 from jen1_torch.tokenizer import SentencePiece, Tokenizer, WordPiece

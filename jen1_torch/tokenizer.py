@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 from jen1_torch.files import read_json
 
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jen1_numpy.errors import Refusal
 from jen1_torch.attention import TransformerBlock
-from jen1_torch.errors import Refusal
 from jen1_torch.layers import Causal, Conv1d, Dense, Downsample, LogSNREmbedding, RMSNorm, Upsample
 
 # What an example without text attends to: a learnt token, or its own frames (JEN-1, section 3.2).

@@ -55,7 +55,7 @@ export JAX_COMPILATION_CACHE_DIR=$PWD/.venv/compiled
 settings=$(python - "${overrides[@]}" <<'PYTHON'
 import sys
 from jen1_jax.config import load_config
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 pairs = [text.removeprefix("--config.").split("=", 1) for text in sys.argv[1:]]
 if not all(text.startswith("--config.") and "=" in text for text in sys.argv[1:]):

@@ -1,6 +1,6 @@
 """All tests run on the CPU and offline.
 
-The array shapes in the signatures of jen1_jax are checked at each call.
+The array shapes in the signatures of jen1_jax and jen1_numpy are checked at each call.
 """
 
 import atexit
@@ -30,8 +30,8 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook finds it as a loaded module)
 
-# Installed before the first import of jen1_jax, for the whole session.
-install_import_hook("jen1_jax", "tests.typecheck.check")
+# Installed before the first import of these packages, for the whole session.
+install_import_hook(["jen1_jax", "jen1_numpy"], "tests.typecheck.check")
 
 import pytest  # noqa: E402  (after the hook)
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
-ALWAYS_ALLOWED = {"errors", "registry", "keys", "files", "batch", "distributed", "__version__"}
+ALWAYS_ALLOWED = {"keys", "files", "batch", "distributed", "__version__"}
 
 # A room is a package or module of jen1_jax (docs/glossary.md). These are the other rooms that each
 # room may import, besides those of `ALWAYS_ALLOWED`.
@@ -19,8 +19,6 @@ NETWORKS = {"autoencoder", "text", "unet"}
 ARRAYS = {"diffusion", "tasks"}
 CORE = {"chips", "conditioning", "config", "flops", "layers", "sharding"} | NETWORKS | ARRAYS
 ROOMS = {
-    "errors": set(),
-    "registry": set(),
     "keys": set(),
     "files": set(),
     "batch": set(),
@@ -123,21 +121,25 @@ def test_only_the_data_pipeline_imports_tensorflow(path):
 
 @pytest.mark.parametrize("path", sources("data_pipeline"), ids=str)
 def test_the_data_pipeline_imports_only_errors_and_files_of_jen1_jax(path):
-    allowed = {"jen1_jax.errors.Refusal"} | {
+    used = {name for name in imported_by(path) if name.startswith("jen1_")}
+    assert used <= {"jen1_numpy.errors.Refusal"} | {
         f"jen1_jax.files.{name}" for name in ("local", "whole_file", "whole_folder", "write_text")
     }
-    used = {name for name in imported_by(path) if name.startswith("jen1_jax")}
-    assert used <= allowed
 
 
 # What an exported folder needs besides Python (jen1_torch/requirements.txt).
-TORCH = {"torch", "numpy", "safetensors", "huggingface_hub", "soundfile", "soxr"}
-TORCH |= {"sentencepiece", "tokenizers", "transformers"}
+NUMPY = {"numpy", "jaxtyping", "soundfile", "soxr", "sentencepiece", "tokenizers"}
+TORCH = NUMPY | {"torch", "safetensors", "huggingface_hub", "transformers"}
+
+
+@pytest.mark.parametrize("path", sources("jen1_numpy"), ids=str)
+def test_jen1_numpy_needs_no_framework(path):
+    assert roots(imported_by(path)) <= NUMPY | {"jen1_numpy"} | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", sources("jen1_torch"), ids=str)
-def test_jen1_torch_needs_what_its_requirements_name_and_nothing_of_this_project(path):
-    own = {"jen1_torch", "modeling_jen1"}
+def test_jen1_torch_needs_what_its_requirements_name_and_only_jen1_numpy_of_this_project(path):
+    own = {"jen1_torch", "jen1_numpy", "modeling_jen1"}
     assert roots(imported_by(path)) <= TORCH | own | sys.stdlib_module_names
     at_start = roots(imported_by(path, only_at_import=True))
     assert "transformers" not in at_start  # for a frozen text encoder alone

@@ -3,7 +3,7 @@
 import pytest
 
 from jen1_jax.config import from_plain, load_config, override, presets, to_plain
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 # The beginning of a configuration file.
 START = """

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.files import local, whole_file, whole_folder, write_text
+from jen1_numpy.errors import Refusal
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", "file:///tmp/x", "gs:/bucket"])

@@ -9,8 +9,8 @@ import pytest
 
 import jen1_jax
 from data_pipeline.shard_data import ShardData
-from jen1_jax.errors import Refusal
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 from tests import tiny
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -11,7 +11,7 @@ import soundfile
 from benchmarks.features import encode_all
 from benchmarks.learnability import HeldOut, draw_captions
 from data_pipeline.prepare import prepare
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 SAMPLES, SHORT = 12_000, 9000
 

@@ -11,9 +11,9 @@ import pytest
 from jen1_jax import distributed
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.cli import main
-from jen1_jax.errors import Refusal
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.devices import ended, free_port, started
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from configs.jen1 import get_config
-from jen1_jax.errors import Refusal
 from jen1_jax.tasks import TASKS, Task, assign, draw_tasks, loss_mask, weights
+from jen1_numpy.errors import Refusal
 
 FRAMES = 40
 NAMES = list(TASKS)

@@ -21,7 +21,7 @@ from data_pipeline.composing.notes import Note, Part, Score, clamp
 from data_pipeline.composing.splits import TEST_SOUNDFONT, TRAINING_SOUNDFONTS, is_held_out
 from data_pipeline.composing.styles import Style
 from data_pipeline.composing.titles import title
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 SHORTEST, LONGEST = 16.0, 40.0  # seconds
 TEST_SHARE, SOLO_SHARE, SILENT_SHARE = 0.08, 0.15, 0.12

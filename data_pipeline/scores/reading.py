@@ -14,7 +14,7 @@ import mido
 import numpy as np
 from pretty_midi import INSTRUMENT_MAP
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 MAX_BYTES = 1_000_000  # of a MIDI file; mido takes about 10 s for the worst file of this size
 MAX_SIDECAR_BYTES = 256_000

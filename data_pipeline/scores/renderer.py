@@ -26,7 +26,7 @@ import numpy as np
 
 from data_pipeline.scores.reading import read
 from data_pipeline.scores.rendering import open_soundfont, render
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 MAX_CPU_SECONDS = 300  # for one score, or to open a soundfont
 

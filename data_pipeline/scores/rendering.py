@@ -11,7 +11,7 @@ from tinysoundfont._tinysoundfont import SoundFont
 
 from data_pipeline.scores.reading import BEND, DRUMS, PAN, Score
 from data_pipeline.scores.truth import BASSES
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 RATE = 48_000
 GRID = 64  # samples: the synthesiser's own step; events are moved to the nearest multiple

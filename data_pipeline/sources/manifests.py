@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.sources.items import Item, Rejection, file_item
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 def from_csv(manifest: Path) -> Iterator[Item | Rejection]:

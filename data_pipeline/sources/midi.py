@@ -15,7 +15,7 @@ from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
 from data_pipeline.sources.folder import midi_files, unreadable_name
 from data_pipeline.sources.items import About, Item, Rejection, distinct
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
 # Fields of the sidecar that are not copied to the metadata: the truth of a stretch has its own.

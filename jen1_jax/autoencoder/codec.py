@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 CHUNK_SECONDS = 15.36  # a clip of the default length is one chunk, also with what adjoins it
 STEPS = 12  # shorter inputs are padded to twelfths of that, or to a power of two: 10.24 s fit

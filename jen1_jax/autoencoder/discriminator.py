@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jen1_jax.autoencoder.losses import Loss, stft
-from jen1_jax.registry import Registry
 from jen1_jax.sharding import gathered
+from jen1_numpy.registry import Registry
 
 FAINT = 1e-3  # mean size of a layer's features; those of ordinary music are some hundredths
 

@@ -35,8 +35,8 @@ from jen1_jax.autoencoder import spectrum
 from jen1_jax.layers.conv import Conv1d, Upsample
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.layer import Reach
-from jen1_jax.registry import Registry
 from jen1_jax.sharding import constrain
+from jen1_numpy.registry import Registry
 
 Valid = Float[Array, "batch low 1"] | None
 # Of the last convolution of a residual branch. The network starts nearly linear and finds the

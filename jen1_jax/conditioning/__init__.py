@@ -5,8 +5,8 @@ A new one is a class in one file and its name in `unet.conditioning` (docs/exten
 
 from jen1_jax.conditioning.conditioner import Conditioner
 from jen1_jax.conditioning.timing import Timing
-from jen1_jax.errors import Refusal
-from jen1_jax.registry import Registry
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 CONDITIONERS = Registry("unet.conditioning", {"timing": Timing()})
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jen1_jax.batch import Clips, Conditions, Numbers, Values
-from jen1_jax.errors import Refusal
 from jen1_jax.keys import named_key
+from jen1_numpy.errors import Refusal
 
 
 class Conditioner:

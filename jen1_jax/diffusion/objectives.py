@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jen1_jax.registry import Registry
+from jen1_numpy.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
 LogSNR = Float[Array, " batch"]

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from jen1_jax.diffusion.objectives import scales
-from jen1_jax.errors import Refusal
-from jen1_jax.registry import Registry
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 Latents = Float[Array, "batch frames channels"]
 LogSNR = Float[Array, ""]

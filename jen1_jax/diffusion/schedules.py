@@ -15,8 +15,8 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
-from jen1_jax.registry import Registry
+from jen1_numpy.errors import Refusal
+from jen1_numpy.registry import Registry
 
 # The lowest that the network can distinguish; a prediction of noise could not be inverted there.
 LOG_SNR_MIN = -20.0

@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.evaluation.reconstruction import figures, medians
 from jen1_jax.files import local, write_text
 from jen1_jax.generation.audio import read_audio, write_wav
 from jen1_jax.generation.model import Progress
+from jen1_numpy.errors import Refusal
 
 log = logging.getLogger(__name__)
 

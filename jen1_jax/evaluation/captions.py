@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.adherence import VIEWS, compare
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.evaluation.pictures import Sound, run_page
@@ -20,6 +19,7 @@ from jen1_jax.files import local, write_text
 from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
 from jen1_jax.generation.options import SamplingOptions
+from jen1_numpy.errors import Refusal
 
 PAIRS = 4  # clips that are written as audio and drawn, each with the music of its caption
 MIN_CLIPS = 8

@@ -1,5 +1,6 @@
 """Runs to PyTorch, and back.
 
-The PyTorch side is the package `jen1_torch`, which is copied into every export and knows nothing of
-this one. Names and layouts of parameters differ by `names` alone.
+The PyTorch side is the package `jen1_torch`. It is copied into every export together with
+`jen1_numpy`, which both sides share, and knows nothing of this package. Names and layouts of
+parameters differ by `names` alone.
 """

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 
 PROMPT = "calm piano with soft strings"
 _USE = """

@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from jen1_jax.autoencoder.codec import fingerprint
 from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.config import from_plain
-from jen1_jax.errors import Refusal
 from jen1_jax.export.names import from_torch, places, stored_shape
 from jen1_jax.export.to_torch import FORMAT
 from jen1_jax.files import local, whole_folder, write_text
@@ -32,6 +31,7 @@ from jen1_jax.models.run import Run
 from jen1_jax.text.folder import read_json, weight_files
 from jen1_jax.text.hub import encoder_files
 from jen1_jax.text.prompts import TextEncoder
+from jen1_numpy.errors import Refusal
 
 TYPES = ("F32", "F16", "BF16")  # of parameters; they become float32
 # Of a configuration: entries of a list, blocks of all levels, and whole numbers.

@@ -5,7 +5,7 @@ OUT/config.json             format, configuration, fingerprints, measurements, v
 OUT/model-*.safetensors     parameters, with model.safetensors.index.json; or model.safetensors
 OUT/text/                   source.json and the vocabulary; or the frozen encoder in text/encoder
 OUT/README.md               the model card
-OUT/modeling_jen1.py  generate.py  requirements.txt  jen1_torch/
+OUT/modeling_jen1.py  generate.py  requirements.txt  jen1_torch/  jen1_numpy/
 ```
 
 Parameters are read, converted and written in groups, so that memory does not grow with the model.
@@ -29,7 +29,6 @@ from jaxtyping import PyTree
 from jen1_jax import __version__, conditioning
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.conditioning import conditioner
-from jen1_jax.errors import Refusal
 from jen1_jax.export.card import card
 from jen1_jax.export.names import places, stored_shape, to_torch
 from jen1_jax.files import whole_folder, write_text
@@ -39,6 +38,7 @@ from jen1_jax.models.diffusion import abstract_diffusion, check_autoencoder, mak
 from jen1_jax.models.run import Run
 from jen1_jax.text.hub import encoder_files, find
 from jen1_jax.text.prompts import TextEncoder
+from jen1_numpy.errors import Refusal
 
 FORMAT = 1  # of an exported folder: raised when an older program could not read a newer folder
 SHARD = 2**30  # bytes of parameters in a file, at most; a larger parameter has its own file
@@ -261,12 +261,13 @@ def _write_text(run: Run, folder: Path, text: TextEncoder, by_name: str | None) 
 
 
 def _write_code(folder: Path) -> None:
-    """Copies the package `jen1_torch`, and puts the files `BESIDE` beside it."""
-    found = importlib.util.find_spec("jen1_torch")
-    assert found and found.submodule_search_locations
-    code = Path(found.submodule_search_locations[0])
-    (folder / "jen1_torch").mkdir()
-    for file in sorted(code.glob("*")):
-        if file.suffix in (".py", ".txt"):
-            target = folder if file.name in BESIDE else folder / "jen1_torch"
-            shutil.copyfile(file, target / file.name)
+    """Copies `jen1_torch` and `jen1_numpy`, and puts the files `BESIDE` beside them."""
+    for package in ("jen1_torch", "jen1_numpy"):
+        found = importlib.util.find_spec(package)
+        assert found and found.submodule_search_locations
+        code = Path(found.submodule_search_locations[0])
+        (folder / package).mkdir()
+        for file in sorted(code.glob("*")):
+            if file.suffix in (".py", ".txt"):
+                target = folder if file.name in BESIDE else folder / package
+                shutil.copyfile(file, target / file.name)

@@ -13,8 +13,8 @@ import soxr
 from jaxtyping import Float32
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
-from jen1_jax.errors import Refusal
 from jen1_jax.files import local, whole_file
+from jen1_numpy.errors import Refusal
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jen1_jax.conditioning import Conditioner
-from jen1_jax.errors import Refusal
 from jen1_jax.generation.noise import Noise
+from jen1_numpy.errors import Refusal
 
 # The fields of the configuration that may differ from the run's when a trained model is sampled.
 SETTINGS = (

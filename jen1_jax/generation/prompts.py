@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text.prompts import TextEncoder
+from jen1_numpy.errors import Refusal
 
 log = logging.getLogger(__name__)
 

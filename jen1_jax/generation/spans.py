@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 def merged_spans(

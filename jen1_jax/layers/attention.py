@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jen1_jax.errors import Refusal
 from jen1_jax.layers import splash
 from jen1_jax.layers.conv import Causal
 from jen1_jax.layers.dense import Dense
 from jen1_jax.layers.embeddings import rotary
 from jen1_jax.layers.layer import Layer, Reach
 from jen1_jax.layers.norms import RMSNorm
+from jen1_numpy.errors import Refusal
 
 
 def attention(

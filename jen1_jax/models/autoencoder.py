@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
-from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 
 
 def make_autoencoder(config: ConfigDict) -> Autoencoder:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 # Largest part of an array that is stored, and so read, as a whole. On another mesh the shares of
 # the devices have other borders, and at each a device reads at most this much for nothing.

@@ -20,7 +20,6 @@ from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.distributed import on_first
-from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_folder
 from jen1_jax.keys import named_key
 from jen1_jax.models import weights
@@ -30,6 +29,7 @@ from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_layout
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.unet import NULL_TEXTS, REMAT, UNet
+from jen1_numpy.errors import Refusal
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from jen1_jax import conditioning
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Whitening
-from jen1_jax.errors import Refusal
 from jen1_jax.flops import flops
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import make_unet
@@ -35,6 +34,7 @@ from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.start import check_patterns
 from jen1_jax.training.step import TrainState, init_state, jit_step
+from jen1_numpy.errors import Refusal
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text.folder import layout
 from jen1_jax.text.tokenizer import WordPiece
+from jen1_numpy.errors import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text.bert import BertConfig
 from jen1_jax.text.folder import read_json, read_weights
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer
+from jen1_numpy.errors import Refusal
 
 
 @runtime_checkable

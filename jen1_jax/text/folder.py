@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 T = TypeVar("T")
 LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files

@@ -25,13 +25,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float16, Int32, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
 from jen1_jax.files import write_text
 from jen1_jax.text.encoders import EncoderConfig, abstract_params, load, read_config
 from jen1_jax.text.folder import read_json
 from jen1_jax.text.hub import find
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.tokenizer import Tokenizer, train
+from jen1_numpy.errors import Refusal
 
 log = logging.getLogger(__name__)
 

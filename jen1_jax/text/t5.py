@@ -18,10 +18,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jen1_jax.errors import Refusal
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.text.folder import layout
 from jen1_jax.text.tokenizer import SentencePiece
+from jen1_numpy.errors import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)

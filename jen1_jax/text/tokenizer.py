@@ -12,9 +12,9 @@ import sentencepiece
 import tokenizers
 from jaxtyping import Int32
 
-from jen1_jax.errors import Refusal
 from jen1_jax.files import whole_file
 from jen1_jax.text.folder import read_json
+from jen1_numpy.errors import Refusal
 
 
 class Tokenizer(ABC):

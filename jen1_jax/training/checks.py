@@ -11,13 +11,13 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.discriminator import ADVERSARIAL_LOSSES
 from jen1_jax.autoencoder.whitening import check_whitening
 from jen1_jax.conditioning.conditioner import check_fields
-from jen1_jax.errors import Refusal
 from jen1_jax.models.diffusion import check_range, check_sampling, check_unet
 from jen1_jax.models.run import Run
 from jen1_jax.training.autoencoder_losses import uses_discriminator
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.loop import Data
 from jen1_jax.training.optimizer import OPTIMIZERS
+from jen1_numpy.errors import Refusal
 
 
 def check_diffusion(config: ConfigDict) -> None:

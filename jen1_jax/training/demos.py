@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.batch import Clips
 from jen1_jax.config import to_plain
-from jen1_jax.errors import Refusal
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import Diffusion
 from jen1_jax.models.run import Run
@@ -21,6 +20,7 @@ from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.hooks import Hook
 from jen1_jax.training.step import TrainState
 from jen1_jax.training.whitening import whole_params
+from jen1_numpy.errors import Refusal
 
 # Writes into a folder what a model makes of a clip [samples, 2] and its caption.
 Write = Callable[[Path, Run, Diffusion, Float[np.ndarray, "samples 2"], str], None]

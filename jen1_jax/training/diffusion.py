@@ -9,7 +9,6 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from jen1_jax.distributed import on_first
-from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import check_autoencoder, copy_autoencoder, make_unet
 from jen1_jax.models.run import Run
@@ -26,6 +25,7 @@ from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.start import check_latents, source_run, take_vocabulary
 from jen1_jax.training.text_gain import TextGain
+from jen1_numpy.errors import Refusal
 
 
 def train_diffusion(

@@ -24,7 +24,6 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.batch import Clips
-from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import HELD_OUT, Checkpoints
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_rows, put, put_batch, shardings
@@ -33,6 +32,7 @@ from jen1_jax.training.log import Log
 from jen1_jax.training.start import begin
 from jen1_jax.training.step import Trainable, TrainState, jit_step
 from jen1_jax.training.survival import Interrupted, RollBack, Watchdog, agreed_stop
+from jen1_numpy.errors import Refusal
 
 
 @runtime_checkable

@@ -11,8 +11,8 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from jen1_jax.registry import Registry
 from jen1_jax.unet import STACKED
+from jen1_numpy.registry import Registry
 
 # Root mean square of a Muon step, in units of the learning rate: about that of AdamW, so that both
 # can have the same learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM

@@ -17,7 +17,7 @@ from scipy.linalg import eigh
 
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.model import Autoencoder, fold
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 # The directions are computed from this many random crops of the data and this many frames of each.
 EXAMPLES, FRAMES = 512, 8

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 # Of the data's description: what does not change which examples a batch holds.
 _FREE = ("dir", "fields", "licences", "batch_size", "seed")

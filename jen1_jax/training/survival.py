@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.training.hooks import Hook
 from jen1_jax.training.step import TrainState
+from jen1_numpy.errors import Refusal
 
 MAX_ROLL_BACKS = 3  # to the same updates
 COMPILING = 4  # times as long as other steps may take the first, which compiles

@@ -11,7 +11,7 @@ import pytest
 from jen1_jax.autoencoder import codec as codec_module
 from jen1_jax.autoencoder.codec import CHUNK_SECONDS, Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.autoencoder.testing import build
 
 SAMPLE_RATE = 48_000

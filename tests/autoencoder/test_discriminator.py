@@ -8,7 +8,7 @@ import pytest
 
 from jen1_jax.autoencoder import discriminator
 from jen1_jax.autoencoder.discriminator import ADVERSARIAL_LOSSES, Discriminator
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 WINDOWS = (128, 32)
 NOISE = 0.3 * jax.random.normal(jax.random.key(0), (4, 1024, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder.model import Autoencoder
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.autoencoder.testing import FIELDS, build
 
 FRAMES = 48

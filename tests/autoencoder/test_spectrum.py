@@ -12,10 +12,10 @@ from jen1_jax.autoencoder import codec as codec_module
 from jen1_jax.autoencoder import losses, spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation.reconstruction import side_error
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.training.checks import check_autoencoder_training
+from jen1_numpy.errors import Refusal
 from tests.autoencoder.testing import build
 
 RATE, SAMPLES = 48_000, 8192

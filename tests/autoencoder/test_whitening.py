@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder.whitening import Moments, Whitening, fit_whitening
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 rng = np.random.default_rng(0)
 MIX = rng.normal(size=(10, 10)) * np.logspace(0, -2, 10)

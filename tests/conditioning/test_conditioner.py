@@ -7,7 +7,7 @@ import pytest
 
 from jen1_jax.conditioning import Conditioner, conditioner
 from jen1_jax.conditioning.conditioner import check_fields, embed, leave_out
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 class Tempo(Conditioner):

@@ -9,10 +9,10 @@ import pytest
 
 import jen1_jax
 from jen1_jax.conditioning import CONDITIONERS, chosen
-from jen1_jax.errors import Refusal
 from jen1_jax.models.run import Run
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.npz import NpzData
+from jen1_numpy.errors import Refusal
 from tests import tiny
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"

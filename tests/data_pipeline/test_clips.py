@@ -6,7 +6,7 @@ import soundfile
 
 from data_pipeline import clips
 from data_pipeline.sources import About, Item, Rejection
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
 
 

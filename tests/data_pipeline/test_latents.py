@@ -16,7 +16,7 @@ from data_pipeline.prepare import prepare
 from data_pipeline.shards import EMBEDDINGS, decoder, records
 from data_pipeline.shards import FINGERPRINT as FINGERPRINT_FILE
 from data_pipeline.validate import validate
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, WORDS
 
 HOP, K, TOKENS, WIDTH = 320, 3, 6, 4

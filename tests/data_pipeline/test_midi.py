@@ -11,7 +11,7 @@ from data_pipeline.scores.reading import read
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
 from data_pipeline.sources import Item, Rejection, midi, open_source
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import tone
 from tests.data_pipeline.scores import pieces
 from tests.data_pipeline.scores.pieces import C_MAJOR, part, write

@@ -10,7 +10,7 @@ from data_pipeline import stream
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
 from data_pipeline.shards import adjoining, decoder, records
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
 AROUND = 9000

@@ -13,7 +13,7 @@ from data_pipeline import synthesis
 from data_pipeline.captioning import write
 from data_pipeline.prepare import prepare
 from data_pipeline.validate import validate
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
 
 

@@ -14,7 +14,7 @@ from data_pipeline.latents import Encoder
 from data_pipeline.prepare import prepare
 from data_pipeline.shards import decoder, records
 from data_pipeline.sources import About, Item, Rejection
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
 PIECES = 12

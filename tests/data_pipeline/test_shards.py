@@ -9,7 +9,7 @@ from data_pipeline.latents import Encoder, encode
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
 from data_pipeline.validate import validate
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 URL = "gs://bucket/data"
 ENCODER = Encoder(lambda audio, valid: audio, {}, k=1, hop=1)

@@ -9,7 +9,7 @@ import soundfile
 from data_pipeline import stream
 from data_pipeline.prepare import prepare
 from data_pipeline.shard_data import ShardData
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, WORDS
 
 

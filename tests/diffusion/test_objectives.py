@@ -11,7 +11,7 @@ from jen1_jax.diffusion.objectives import (
     min_snr_weight,
     scales,
 )
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 LOG_SNRS = [-20.0, -10.0, -3.0, 0.0, 3.0, 10.0, 20.0]
 

@@ -14,7 +14,7 @@ from configs.jen1 import get_config
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import DDIM, SAMPLERS, make_sampler, sample
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule, sample_log_snrs
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 GAUSSIAN = ((1.0, 1.5, 0.3),)
 POINT = ((1.0, 42.0, 0.0),)

@@ -17,7 +17,7 @@ from jen1_jax.diffusion.schedules import (
     sample_log_snrs,
     shift,
 )
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 def config(**changes) -> ConfigDict:

@@ -8,9 +8,9 @@ import pytest
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import autoencoder
 from jen1_jax.evaluation.autoencoder import Clip, evaluate_autoencoder
+from jen1_numpy.errors import Refusal
 from tests.autoencoder.testing import build
 
 AUDIO = (0.3 * np.random.default_rng(0).standard_normal((4800, 2))).astype(np.float32)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.evaluation import captions
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.generation.model import Model
+from jen1_numpy.errors import Refusal
 from tests.evaluation.test_adherence import RATE, clip
 
 CLIPS = [

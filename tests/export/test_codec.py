@@ -10,10 +10,10 @@ import torch
 from jen1_jax.autoencoder import codec as jax_codec
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
+from jen1_numpy.errors import Refusal
 from jen1_torch import codec as torch_codec
 from jen1_torch.autoencoder import Autoencoder
 from jen1_torch.codec import Codec, Whitening, fingerprint
-from jen1_torch.errors import Refusal
 from jen1_torch.spectrum import Layout
 from tests.autoencoder.testing import FIELDS, build
 from tests.export.testing import distance, loaded

@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 from configs.jen1 import get_config
 from jen1_jax.config import to_plain
 from jen1_jax.diffusion import guidance, objectives, samplers, schedules
-from jen1_jax.errors import Refusal as OurRefusal
+from jen1_numpy.errors import Refusal
 from jen1_torch import diffusion
 from jen1_torch import samplers as torch_samplers
 from jen1_torch import schedules as torch_schedules
-from jen1_torch.errors import Refusal
 from tests.export.testing import distance
 
 LIMIT = 1e-5
@@ -159,6 +158,6 @@ def test_settings_are_refused_alike(changes):
             sampler(section)
         return str(caught.value)
 
-    ours = message(OurRefusal, schedules.make_schedule, samplers.make_sampler, ConfigDict(config))
+    ours = message(Refusal, schedules.make_schedule, samplers.make_sampler, ConfigDict(config))
     theirs = message(Refusal, torch_schedules.make_schedule, torch_samplers.make_sampler, plain)
     assert theirs == ours

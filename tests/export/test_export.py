@@ -18,7 +18,6 @@ from packaging.requirements import Requirement
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from jen1_jax.errors import Refusal
 from jen1_jax.export import to_torch as export
 from jen1_jax.export.card import card
 from jen1_jax.export.from_torch import import_torch
@@ -31,6 +30,7 @@ from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.npz import NpzData
+from jen1_numpy.errors import Refusal
 from jen1_torch.modeling_jen1 import Jen1
 from tests import tiny
 from tests.export.testing import distance

@@ -10,13 +10,12 @@ import safetensors.torch
 import torch
 import transformers
 
-from jen1_jax.errors import Refusal as OurRefusal
 from jen1_jax.generation import prompts as our_prompts
 from jen1_jax.text import t5 as our_t5
 from jen1_jax.text import tokenizer as our_tokenizer
 from jen1_jax.text.prompts import TextEncoder
+from jen1_numpy.errors import Refusal
 from jen1_torch import tokenizer
-from jen1_torch.errors import Refusal
 from jen1_torch.t5 import T5Encoder, position_buckets
 from jen1_torch.text import FrozenText, TrainedText, embed_prompts
 from tests.export.testing import distance, loaded
@@ -92,7 +91,7 @@ def test_tokens_of_wordpiece_equal(wordpiece):
 def test_damaged_tokenizers_are_refused_alike(name, files, tmp_path):
     for file, text in files.items():
         (tmp_path / file).write_text(text)
-    with pytest.raises(OurRefusal) as ours:
+    with pytest.raises(Refusal) as ours:
         getattr(our_tokenizer, name)(tmp_path, 8)
     with pytest.raises(Refusal) as theirs:
         getattr(tokenizer, name)(tmp_path, 8)

@@ -11,8 +11,8 @@ import jen1_jax.layers.attention as ours_attention
 import jen1_jax.layers.conv as ours
 from jen1_jax import unet as ours_unet
 from jen1_jax.layers.embeddings import LogSNREmbedding
+from jen1_numpy.errors import Refusal
 from jen1_torch import attention, layers, unet
-from jen1_torch.errors import Refusal
 from tests.export.testing import distance, filled, loaded, torch_state
 from tests.layers.testing import normal
 

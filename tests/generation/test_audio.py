@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from jen1_jax.errors import Refusal
 from jen1_jax.generation import audio as audio_module
 from jen1_jax.generation.audio import master, read_audio
+from jen1_numpy.errors import Refusal
 
 RATE = 48_000
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.generation import RATE
 

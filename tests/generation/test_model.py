@@ -9,10 +9,10 @@ import pytest
 import jen1_jax
 from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.errors import Refusal
 from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
 from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
+from jen1_numpy.errors import Refusal
 from tests.generation import RATE
 
 

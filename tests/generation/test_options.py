@@ -8,7 +8,6 @@ import pytest
 from configs.jen1 import get_config
 from jen1_jax import cli
 from jen1_jax.conditioning import Conditioner
-from jen1_jax.errors import Refusal
 from jen1_jax.generation.options import (
     AudioOptions,
     SamplingOptions,
@@ -17,6 +16,7 @@ from jen1_jax.generation.options import (
     condition_values,
     resolve,
 )
+from jen1_numpy.errors import Refusal
 
 DEFAULTS = get_config().diffusion
 

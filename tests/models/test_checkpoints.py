@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
+from jen1_numpy.errors import Refusal
 from tests.devices import ended, free_port, run_on, started
 
 

@@ -7,8 +7,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.metrics import WRITERS, read_metrics
+from jen1_numpy.errors import Refusal
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import copy_autoencoder, load_diffusion
 from jen1_jax.models.release import release
 from jen1_jax.models.run import Run
+from jen1_numpy.errors import Refusal
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run.zip"
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text import bert, encoders
+from jen1_numpy.errors import Refusal
 from tests.text.models import load, random_batch, reference
 
 LAYOUT = dict(

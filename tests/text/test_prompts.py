@@ -15,10 +15,10 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text import prompts
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.text.tokenizer import train
+from jen1_numpy.errors import Refusal
 
 CAPTIONS = [
     "slow piano",

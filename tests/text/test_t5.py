@@ -13,8 +13,8 @@ import transformers
 from flax.traverse_util import flatten_dict
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text import encoders, t5
+from jen1_numpy.errors import Refusal
 from tests.text.models import load, random_batch, reference
 
 # The encoders' sizes in the config.json of google/flan-t5-*; all have 64 channels a head and 32128

@@ -5,8 +5,8 @@ import pytest
 import sentencepiece
 import transformers
 
-from jen1_jax.errors import Refusal
 from jen1_jax.text.tokenizer import SentencePiece, train
+from jen1_numpy.errors import Refusal
 
 CAPTIONS = [
     "Slow piano over warm strings, 90 bpm",

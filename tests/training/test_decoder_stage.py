@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.run import Run
 from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.npz import NpzData
+from jen1_numpy.errors import Refusal
 from tests import tiny
 
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.diffusion import abstract_diffusion, make_unet
@@ -18,6 +17,7 @@ from jen1_jax.training.diffusion_loss import make_trainable
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.step import init_state
+from jen1_numpy.errors import Refusal
 from tests import tiny
 
 K = 6

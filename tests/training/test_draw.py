@@ -13,10 +13,10 @@ import pytest
 from scipy import stats
 
 from jen1_jax.conditioning import CONDITIONERS, Conditioner
-from jen1_jax.errors import Refusal
 from jen1_jax.tasks import TASKS
 from jen1_jax.training.checks import check_autoencoder_training
 from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
+from jen1_numpy.errors import Refusal
 from tests import tiny
 
 HOP, K = 64, 6

@@ -13,7 +13,6 @@ import numpy as np
 import optax
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import read_metrics
@@ -24,6 +23,7 @@ from jen1_jax.training.hooks import Hook
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import Trainable
 from jen1_jax.training.survival import Interrupted
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.training.testing import train
 

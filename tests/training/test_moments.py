@@ -9,11 +9,11 @@ import pytest
 
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.whitening import Moments
-from jen1_jax.errors import Refusal
 from jen1_jax.models.autoencoder import _load_measured, load_codec
 from jen1_jax.models.run import Run
 from jen1_jax.training import autoencoder, whitening
 from jen1_jax.training.npz import NpzData
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.autoencoder.testing import build
 

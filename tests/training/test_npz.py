@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jen1_jax.errors import Refusal
 from jen1_jax.training.npz import NpzData
+from jen1_numpy.errors import Refusal
 
 
 def test_a_url_is_refused():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jen1_jax.autoencoder import spectrum
-from jen1_jax.errors import Refusal
 from jen1_jax.training import principal
+from jen1_numpy.errors import Refusal
 from tests.autoencoder.testing import build
 
 

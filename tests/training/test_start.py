@@ -14,7 +14,6 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
-from jen1_jax.errors import Refusal
 from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.diffusion import abstract_diffusion, load_diffusion, make_unet
@@ -32,6 +31,7 @@ from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.resume import check_position, position
 from jen1_jax.training.start import _load, _report
 from jen1_jax.training.step import Trainable
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.training import testing
 

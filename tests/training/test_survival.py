@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from jen1_jax import cli
-from jen1_jax.errors import Refusal
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.training.step import Trainable
 from jen1_jax.training.survival import LAG, MAX_ROLL_BACKS, Interrupted
+from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.devices import free_port
 from tests.training.testing import train

@@ -14,7 +14,7 @@ from pretty_midi import INSTRUMENT_MAP
 
 from data_pipeline.composing import arranging, pieces, progressions, splits
 from data_pipeline.composing.notes import Note, Part, Score
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.composing.example import accompany, library, made
 
 NUMBERS = range(72)

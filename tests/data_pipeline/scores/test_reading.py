@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.scores import reading
 from data_pipeline.scores.reading import read
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.scores.pieces import C_MAJOR, END, NOTE, midi, part, write
 
 

@@ -9,7 +9,7 @@ from data_pipeline.scores.reading import read
 from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import open_soundfont, render
 from data_pipeline.sources.midi import DEFAULT_SOUNDFONT
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.scores.pieces import C_MAJOR, END, midi, part, write
 
 

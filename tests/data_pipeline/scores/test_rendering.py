@@ -6,7 +6,7 @@ from data_pipeline.scores.reading import read
 from data_pipeline.scores.rendering import LOUDNESS, PEAK, RATE, TAIL, _loudness, open_soundfont
 from data_pipeline.scores.rendering import render as render_score
 from data_pipeline.sources.midi import DEFAULT_SOUNDFONT
-from jen1_jax.errors import Refusal
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.scores.pieces import C_MAJOR, midi, part, write
 
 FLUTE, ORGAN, BASS = 73, 16, 33

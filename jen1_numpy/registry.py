@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jen1_torch.errors import Refusal
+from jen1_numpy.errors import Refusal
 
 
 class Registry(dict):
