@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("benchmarks", "configs", "data_pipeline", "docs", "jen1_jax", "tests", "pyproject.toml")
+PARTS = ("benchmarks", "configs", "data_pipeline", "docs", "jen1_jax", "jen1_numpy", "jen1_torch")
+PARTS += ("tests", "pyproject.toml")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import librosa
 import numpy as np
 
 import jen1_jax
-from jen1_jax.generation.audio import read_audio
+from jen1_numpy.audio import read_audio
 
 SEEDS = 4
 STEP = 0.05  # seconds between two values of level and flux

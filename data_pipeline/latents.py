@@ -27,8 +27,9 @@ from data_pipeline.shards import (
     latent_features,
 )
 from data_pipeline.stream import caption_key
-from jen1_jax.files import whole_file, whole_folder
+from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
 
 GROUP = 4  # batches of clips that are encoded at a time, those with neighbours on the same sides
 # Captions whose embeddings are in memory and in a file together, and those embedded in one call.

@@ -21,8 +21,9 @@ from data_pipeline.latents import Encoder, LatentWriter, latent_writer
 from data_pipeline.report import Report, Tally
 from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
 from data_pipeline.sources import Item, Rejection, open_source
-from jen1_jax.files import whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import write_text
 
 MIN_CLIP, MAX_CLIP = 0.1, 600.0  # seconds
 SAVE_SECONDS = 7200.0  # of audio that is written before the state is saved again

@@ -24,8 +24,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from numpy.typing import ArrayLike
 
 from data_pipeline._tf import tfds
-from jen1_jax.files import local
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local
 
 SAMPLE_RATE = 48_000
 SHARD_BYTES = 256 * 2**20

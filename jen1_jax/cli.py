@@ -301,9 +301,9 @@ def plan(options: argparse.Namespace) -> None:
     import jax
 
     from jen1_jax.config import load_config
-    from jen1_jax.files import write_text
     from jen1_jax.planning.plan import plan
     from jen1_jax.planning.report import report
+    from jen1_numpy.files import write_text
 
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise Refusal(f"There is no folder for {options.json}; create it, or name another file.")
@@ -355,7 +355,7 @@ def _data(config, directory: str, batch_size: int, *, crop: int | None = None, l
 
 
 def _out(options) -> Path:
-    from jen1_jax.generation.audio import check_writable
+    from jen1_numpy.audio import check_writable
 
     return check_writable(options.out)
 
@@ -372,7 +372,7 @@ def _model(options):
 
 def _given(options):
     """Where to write, the model, and the audio that it is given."""
-    from jen1_jax.generation.audio import read_audio
+    from jen1_numpy.audio import read_audio
 
     out, model = _out(options), _model(options)
     return out, model, read_audio(options.audio, model.sample_rate)
@@ -389,9 +389,9 @@ def _sampling(options) -> dict:
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
     """Writes the WAV, and beside it a JSON file with all that it was generated from."""
-    from jen1_jax.files import write_text
-    from jen1_jax.generation.audio import write_wav
     from jen1_jax.generation.options import SETTINGS, resolve
+    from jen1_numpy.audio import write_wav
+    from jen1_numpy.files import write_text
 
     write_wav(out, audio, model.sample_rate)
     settings = [key.removeprefix("diffusion.") for key in SETTINGS]

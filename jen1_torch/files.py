@@ -1,7 +1,6 @@
 """Reads an exported folder. Its files are data: names, sizes and types are checked first."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jen1_numpy.errors import Refusal
+from jen1_numpy.folder import read_json, weight_files
 
 FORMAT = 1  # of config.json
-INDEX = "model.safetensors.index.json"
-LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files
 # Entries of a list, blocks of all levels, and numbers.
 MOST_ENTRIES, MOST_BLOCKS, LARGEST = 64, 1024, 2**20
 LIMITS = {"window": 2**16, "short_window": 2**16, "head_dim": 1024, "num_layers": 256}
@@ -55,21 +53,6 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 # The layout of the small text encoder, in text/config.json.
 LAYOUT = dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"), 1)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises `Refusal` for a missing or damaged one by its name."""
-    if not path.is_file():  # reading a device or a pipe might never end
-        raise Refusal(f"{path.name} is missing in {path.parent}: copy it there.")
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"{path} is not valid JSON ({error}): copy or download it again.") from None
-    if not isinstance(found, dict):
-        raise Refusal(f"{path} does not hold a JSON object: copy or download it again.")
-    return found
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -149,7 +132,7 @@ class Arrays:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Any] = {}
-        for name in _weight_files(folder):
+        for name in weight_files(folder):
             path = folder / name
             if not path.is_file():
                 raise Refusal(f"{name} is missing in {folder}: copy or download it again.")
@@ -192,17 +175,6 @@ class Arrays:
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """An array in memory of its own, so that the file may be replaced."""
         return self._files[name].get_tensor(name).to(dtype, copy=True)
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """Names of the files that should hold the arrays: one, or those that an index lists."""
-    if (folder / "model.safetensors").is_file() or not (folder / INDEX).is_file():
-        return ["model.safetensors"]
-    shards = read_json(folder / INDEX).get("weight_map")
-    names = list(shards.values()) if isinstance(shards, dict) else []
-    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
-        raise Refusal(f"{folder / INDEX} does not list files of its folder: copy it again.")
-    return sorted(set(names))
 
 
 def check_files(folder: Path, digests: Mapping[str, str]) -> None:

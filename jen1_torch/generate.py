@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from jen1_numpy.audio import check_writable, read_audio, write_wav
 from jen1_numpy.errors import Refusal
-from jen1_torch.audio import check_writable, read_audio, write_wav
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

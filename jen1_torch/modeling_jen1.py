@@ -22,6 +22,7 @@ from torch import nn
 import jen1_numpy
 import jen1_torch
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import SentencePiece
 from jen1_torch.autoencoder import Autoencoder
 from jen1_torch.codec import Codec, Whitening, fingerprint
 from jen1_torch.conditioning import chosen
@@ -30,7 +31,6 @@ from jen1_torch.generation import Generation
 from jen1_torch.options import check_settings
 from jen1_torch.t5 import T5Encoder
 from jen1_torch.text import FrozenText, TextEncoder, TrainedText
-from jen1_torch.tokenizer import SentencePiece
 from jen1_torch.unet import UNet
 
 FILES = ["config.json", "README.md", "model*.safetensors", "model.safetensors.index.json", "text/*"]

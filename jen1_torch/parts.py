@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from jen1_numpy.audio import MAX_SECONDS, as_stereo, master
 from jen1_numpy.errors import Refusal
 from jen1_torch import conditioning
-from jen1_torch.audio import MAX_SECONDS, as_stereo, master
 from jen1_torch.codec import Codec
 from jen1_torch.options import (
     SamplingOptions,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from jen1_numpy.errors import Refusal
-from jen1_torch.files import read_json
+from jen1_numpy.folder import read_json
+from jen1_numpy.tokenizer import SentencePiece, Tokenizer, WordPiece
 from jen1_torch.t5 import T5Encoder
-from jen1_torch.tokenizer import SentencePiece, Tokenizer, WordPiece
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TextEncoder:
 
         Embeddings are zero beyond that number, which is 0 for a text without words.
         """
-        tokens, lengths = self.tokenizer(texts)
+        tokens, lengths = (torch.from_numpy(array).long() for array in self.tokenizer(texts))
         device = next(self.module.parameters()).device
         embedding = torch.zeros(*tokens.shape, self.features, device=device)
         for row, length in enumerate(lengths.tolist()):

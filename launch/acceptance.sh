@@ -107,7 +107,7 @@ from pathlib import Path
 
 import jax
 
-from jen1_jax.files import write_text
+from jen1_numpy.files import write_text
 
 out, store, tolerance = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 stopped, resumed, unplanned = int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from data_pipeline.shard_data import ShardData
 from data_pipeline.shards import SAMPLE_RATE
-from jen1_jax.files import write_text
-from jen1_jax.generation.audio import write_wav
+from jen1_numpy.audio import write_wav
+from jen1_numpy.files import write_text
 
 data, out, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/*.md"))]
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`[^`]+`")
-FOLDERS = "benchmarks|configs|data_pipeline|docs|jen1_jax|launch|tests"
+FOLDERS = "benchmarks|configs|data_pipeline|docs|jen1_jax|jen1_numpy|jen1_torch|launch|tests"
 
 
 def anchors(text: str) -> set[str]:
@@ -63,7 +63,8 @@ def test_every_file_that_a_page_names_exists(page):
 def test_every_link_that_the_code_prints_exists():
     printed = {
         link
-        for file in (ROOT / "jen1_jax").rglob("*.py")
+        for package in ("jen1_jax", "jen1_numpy", "jen1_torch")
+        for file in (ROOT / package).rglob("*.py")
         for link in re.findall(r"docs/\w[\w-]*\.md(?:#[\w-]+)?", file.read_text())
     }
     assert "docs/model.md#my-output-is-noise" in printed

@@ -2,8 +2,9 @@
 
 import pytest
 
-from jen1_jax.files import local, whole_file, whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, whole_file, write_text
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", "file:///tmp/x", "gs:/bucket"])

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import jen1, jen1_fast
 from jen1_jax.sharding import local_rows, make_mesh
-from jen1_jax.text.tokenizer import train as vocabulary
+from jen1_jax.text.vocabulary import train as vocabulary
 from jen1_numpy.errors import Refusal
 from tests import tiny
 from tests.devices import run_on

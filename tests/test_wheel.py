@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import sys
 from pathlib import Path
-import configs, data_pipeline, jen1_jax
+import configs, data_pipeline, jen1_jax, jen1_numpy
 site = Path(sys.argv[1])
-for package in (configs, data_pipeline, jen1_jax):
+for package in (configs, data_pipeline, jen1_jax, jen1_numpy):
     assert Path(package.__file__).is_relative_to(site), package.__file__
 from jen1_jax.cli import main
 sys.exit(main(sys.argv[2:]))

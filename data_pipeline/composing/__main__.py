@@ -14,8 +14,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from data_pipeline.composing import accompaniment, grooves, pieces
-from jen1_jax.files import whole_file, write_text
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file, write_text
 
 
 @functools.cache

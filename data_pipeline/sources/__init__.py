@@ -11,8 +11,8 @@ from data_pipeline.sources.folder import MIDI, from_folder, midi_files
 from data_pipeline.sources.items import SUFFIXES, About, Item, Rejection
 from data_pipeline.sources.manifests import from_csv, from_jsonl
 from data_pipeline.sources.synthetic import from_synthesiser
-from jen1_jax.files import local
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local
 
 __all__ = ["About", "Item", "Rejection", "open_source"]
 

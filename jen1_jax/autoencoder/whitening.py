@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
-from jen1_jax.files import whole_file
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.evaluation.reconstruction import figures, medians
-from jen1_jax.files import local, write_text
-from jen1_jax.generation.audio import read_audio, write_wav
 from jen1_jax.generation.model import Progress
+from jen1_numpy.audio import read_audio, write_wav
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.generation.audio import write_wav
 from jen1_jax.generation.model import Model
 from jen1_jax.models.diffusion import Diffusion
 from jen1_jax.models.run import Run
+from jen1_numpy.audio import write_wav
 
 HOLE = (0.4, 0.6)  # of the clip's length, which inpainting generates
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.files import local
-from jen1_jax.generation.audio import read_audio
 from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
+from jen1_numpy.audio import read_audio
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local
 
 
 def draw_run(run: Run, files: Sequence[Path], out: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jen1_jax.files import whole_file
+from jen1_numpy.files import whole_file
 
 FFT, HOP, MELS = 2048, 480, 128
 FLOOR = -100.0  # dB; lower levels are raised to it

@@ -23,15 +23,16 @@ from jen1_jax.autoencoder.whitening import Whitening
 from jen1_jax.config import from_plain
 from jen1_jax.export.names import from_torch, places, stored_shape
 from jen1_jax.export.to_torch import FORMAT
-from jen1_jax.files import local, whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import check_measured, init_autoencoder, make_autoencoder
 from jen1_jax.models.diffusion import abstract_diffusion, check_sampling, make_unet
 from jen1_jax.models.run import Run
-from jen1_jax.text.folder import read_json, weight_files
 from jen1_jax.text.hub import encoder_files
 from jen1_jax.text.prompts import TextEncoder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, write_text
+from jen1_numpy.folder import read_json, weight_files
 
 TYPES = ("F32", "F16", "BF16")  # of parameters; they become float32
 # Of a configuration: entries of a list, blocks of all levels, and whole numbers.
@@ -94,7 +95,7 @@ def import_torch(exported: str, out: str) -> None:
             encoder = str(Path(out).absolute() / "text" / "encoder")
         config.text.encoder = encoder
         run.write(config, about["fingerprints"])
-        source = read_json(folder / "text", "source.json")
+        source = read_json(folder / "text" / "source.json")
         described = {name: source[name] for name in SOURCE} | {"encoder": encoder}
         write_text(run.text / "source.json", json.dumps(described, indent=1))
         run.measured.parent.mkdir()
@@ -106,7 +107,7 @@ def import_torch(exported: str, out: str) -> None:
 
 def _about(folder: Path) -> dict[str, Any]:
     """The folder's config.json, of which the values other than `config` are checked."""
-    path, about = folder / "config.json", read_json(folder, "config.json")
+    path, about = folder / "config.json", read_json(folder / "config.json")
     if about.get("format") != FORMAT:
         raise Refusal(
             f"{path} has the format {about.get('format')!r}, and this version of jen1-jax reads "
@@ -141,7 +142,7 @@ def _check_bounds(config: ConfigDict, folder: Path) -> None:
 
 def _text(folder: Path, about: Mapping[str, Any], config: ConfigDict) -> tuple[str, TextEncoder]:
     """The text encoder, and what it is called in a run: a folder, a hub name, or "" if trained."""
-    source = read_json(folder / "text", "source.json")
+    source = read_json(folder / "text" / "source.json")
     if not all(isinstance(source.get(name), kind) for name, kind in SOURCE.items()):
         raise Refusal(f"{folder / 'text' / 'source.json'} is damaged; export the run again.")
     copied = folder / "text" / "encoder"

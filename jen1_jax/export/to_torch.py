@@ -31,7 +31,7 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.conditioning import conditioner
 from jen1_jax.export.card import card
 from jen1_jax.export.names import places, stored_shape, to_torch
-from jen1_jax.files import whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import abstract_diffusion, check_autoencoder, make_unet
@@ -39,6 +39,7 @@ from jen1_jax.models.run import Run
 from jen1_jax.text.hub import encoder_files, find
 from jen1_jax.text.prompts import TextEncoder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import write_text
 
 FORMAT = 1  # of an exported folder: raised when an older program could not read a newer folder
 SHARD = 2**30  # bytes of parameters in a file, at most; a larger parameter has its own file

@@ -12,8 +12,8 @@ from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jen1_jax.files import whole_file
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
 
 # One array [frames, k] for each window, in the order of sampling; or a function of the piece and of
 # its window, both counted from 0.

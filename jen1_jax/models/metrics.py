@@ -7,7 +7,7 @@ from typing import Protocol, TextIO
 
 from tensorboardX import SummaryWriter
 
-from jen1_jax.files import write_text
+from jen1_numpy.files import write_text
 from jen1_numpy.registry import Registry
 
 

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from jen1_jax.autoencoder.codec import fingerprint
-from jen1_jax.files import whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_jax.models import weights
 from jen1_jax.models.diffusion import load_diffusion
 from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import write_text
 
 
 def release(run: Run, out: str, encoder: str = "", step: str = "") -> None:

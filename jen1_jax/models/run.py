@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from jen1_jax import __version__
 from jen1_jax.config import from_plain, to_plain
-from jen1_jax.files import local, write_text
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, write_text
 
 SCHEMA = 1  # of a run folder: raised when an older program could not read a newer folder
 # What the record holds besides the schema, and the type of the values there.

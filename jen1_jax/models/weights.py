@@ -18,10 +18,10 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jen1_jax.files import whole_file
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
 
 
 def check(run: Run, part: str, missing: str) -> None:

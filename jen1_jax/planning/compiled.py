@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from jen1_jax.files import whole_file
 from jen1_jax.planning.program import Program
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
 
 
 def compile_step(program: Program, where: str) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from jen1_jax.models.diffusion import make_unet
 from jen1_jax.sharding import BATCH_AXES, local_rows, make_mesh, shardings
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.text.t5 import T5Config
-from jen1_jax.text.tokenizer import Tokenizer
 from jen1_jax.training.autoencoder_losses import make_trainables, uses_discriminator
 from jen1_jax.training.checks import check_autoencoder_training, check_diffusion
 from jen1_jax.training.diffusion_loss import make_trainable
@@ -35,6 +34,7 @@ from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.start import check_patterns
 from jen1_jax.training.step import TrainState, init_state, jit_step
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jen1_jax.text.folder import layout
-from jen1_jax.text.tokenizer import WordPiece
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import WordPiece
 
 
 @dataclass(frozen=True, kw_only=True)

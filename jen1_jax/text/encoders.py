@@ -15,10 +15,11 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from jen1_jax.text.bert import BertConfig
-from jen1_jax.text.folder import read_json, read_weights
+from jen1_jax.text.folder import read_weights
 from jen1_jax.text.t5 import T5Config
-from jen1_jax.text.tokenizer import Tokenizer
 from jen1_numpy.errors import Refusal
+from jen1_numpy.folder import read_json
+from jen1_numpy.tokenizer import Tokenizer
 
 
 @runtime_checkable
@@ -60,7 +61,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = {"t5": T5Config, "mt5": T5Config, "be
 
 def read_config(folder: Path) -> EncoderConfig:
     """The layout in the folder's config.json, of the kind that its `model_type` names."""
-    values, origin = read_json(folder, "config.json"), str(folder / "config.json")
+    values, origin = read_json(folder / "config.json"), str(folder / "config.json")
     kind = values.get("model_type")
     if kind not in list(ENCODERS):
         raise Refusal(

@@ -1,6 +1,5 @@
 """Reads a model's folder in Hugging Face's format: its layout and its weights."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,25 +11,10 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 
 from jen1_numpy.errors import Refusal
+from jen1_numpy.folder import weight_files
 
 T = TypeVar("T")
-LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files
 MOST_LAYERS = 256  # the shapes of more would take very long to compute
-
-
-def read_json(folder: Path, name: str) -> dict:
-    """The JSON object in `folder / name`; refuses a missing or damaged file by its name."""
-    if not (folder / name).is_file():  # reading a device or a pipe might never end
-        raise Refusal(f"{name} is missing in {folder}.")
-    try:
-        if (folder / name).stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"{folder / name} is not valid JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise Refusal(f"{folder / name} does not hold a JSON object: copy or download it again.")
-    return found
 
 
 def layout(kind: type[T], values: Mapping, origin: str) -> T:
@@ -52,18 +36,6 @@ def layout(kind: type[T], values: Mapping, origin: str) -> T:
         return kind(**values)
     except TypeError as error:
         raise Refusal(f"{origin} does not describe a whole encoder: {error}.") from None
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Names of the files that should hold the weights: one, or the shards that an index lists."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return ["model.safetensors"]
-    shards = read_json(folder, index.name).get("weight_map")
-    names = list(shards.values()) if isinstance(shards, dict) else []
-    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
-        raise Refusal(f"{index} does not list files of its folder: copy or download it again.")
-    return sorted(set(names))
 
 
 def read_weights(

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from jen1_jax.text.encoders import ENCODERS, read_config
-from jen1_jax.text.folder import weight_files
 from jen1_numpy.errors import Refusal
+from jen1_numpy.folder import weight_files
 
 
 def find(encoder: str) -> Path:

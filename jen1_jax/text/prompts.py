@@ -25,13 +25,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float16, Int32, PyTree
 from ml_collections import ConfigDict
 
-from jen1_jax.files import write_text
 from jen1_jax.text.encoders import EncoderConfig, abstract_params, load, read_config
-from jen1_jax.text.folder import read_json
 from jen1_jax.text.hub import find
 from jen1_jax.text.t5 import T5Config
-from jen1_jax.text.tokenizer import Tokenizer, train
+from jen1_jax.text.vocabulary import train
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import write_text
+from jen1_numpy.folder import read_json
+from jen1_numpy.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class TextEncoder:
         Refuses one whose fingerprint differs from the recorded one.
         """
         folder = Path(folder)
-        source = read_json(folder, "source.json")
+        source = read_json(folder / "source.json")
         max_length, dtype = source["max_length"], source["dtype"]
         if source["encoder"]:
             text = cls.frozen(source["encoder"], max_length, dtype, layout)

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int
 
 from jen1_jax.layers.norms import RMSNorm
 from jen1_jax.text.folder import layout
-from jen1_jax.text.tokenizer import SentencePiece
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import SentencePiece
 
 
 @dataclass(frozen=True, kw_only=True)

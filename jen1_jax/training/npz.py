@@ -8,8 +8,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from jen1_jax.files import local
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local
 
 _KINDS = {"latents": "valid_frames", "audio": "valid_samples"}
 _TIMING = {"start", "total"}  # left out with `crop`, since a window begins elsewhere

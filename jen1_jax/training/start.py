@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.files import local, whole_folder, write_text
+from jen1_jax.files import whole_folder
 from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
@@ -27,6 +27,7 @@ from jen1_jax.sharding import shardings
 from jen1_jax.training.resume import check_position, moved, position
 from jen1_jax.training.step import Trainable, TrainState, init_state, path_name, trained_part
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, write_text
 
 
 class Start(NamedTuple):

@@ -13,13 +13,13 @@ from jen1_jax.config import to_plain
 from jen1_jax.generation.model import Model
 from jen1_jax.models.diffusion import check_sampling
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import SentencePiece
 from jen1_torch.autoencoder import Autoencoder
 from jen1_torch.codec import Codec, Whitening
 from jen1_torch.conditioning import CONDITIONERS, Conditioner
 from jen1_torch.generation import Generation
 from jen1_torch.t5 import T5Encoder
 from jen1_torch.text import TrainedText
-from jen1_torch.tokenizer import SentencePiece
 from jen1_torch.unet import UNet
 from tests.export.testing import loaded
 from tests.generation import RATE

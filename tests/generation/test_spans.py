@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jen1_jax.generation.spans import check_longest, frames_around, merged_spans
 from jen1_numpy.errors import Refusal
+from jen1_numpy.spans import check_longest, frames_around, merged_spans
 
 SAMPLE_RATE, SAMPLES = 1000, 200
 

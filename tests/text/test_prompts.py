@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from jen1_jax.text import prompts
 from jen1_jax.text.prompts import TextEncoder
-from jen1_jax.text.tokenizer import train
+from jen1_jax.text.vocabulary import train
 from jen1_numpy.errors import Refusal
 
 CAPTIONS = [

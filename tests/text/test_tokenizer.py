@@ -5,8 +5,9 @@ import pytest
 import sentencepiece
 import transformers
 
-from jen1_jax.text.tokenizer import SentencePiece, train
+from jen1_jax.text.vocabulary import train
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import SentencePiece
 
 CAPTIONS = [
     "Slow piano over warm strings, 90 bpm",

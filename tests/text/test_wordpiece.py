@@ -8,8 +8,8 @@ import pytest
 import tokenizers
 import transformers
 
-from jen1_jax.text.tokenizer import WordPiece
 from jen1_numpy.errors import Refusal
+from jen1_numpy.tokenizer import WordPiece
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = string.ascii_letters + string.digits + "éüß[],.&!½音"

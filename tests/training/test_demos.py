@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from jen1_jax.evaluation.demos import HOLE, write_demos
-from jen1_jax.generation.audio import read_audio
 from jen1_jax.models.diffusion import load_diffusion
 from jen1_jax.models.run import Run
 from jen1_jax.training.demos import Demos
 from jen1_jax.training.npz import NpzData
 from jen1_jax.training.step import TrainState
+from jen1_numpy.audio import read_audio
 from jen1_numpy.errors import Refusal
 
 

@@ -1,9 +1,8 @@
 """Captions to token ids: sentencepiece for T5, WordPiece for BERT."""
 
-import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +11,8 @@ import sentencepiece
 import tokenizers
 from jaxtyping import Int32
 
-from jen1_jax.files import whole_file
-from jen1_jax.text.folder import read_json
 from jen1_numpy.errors import Refusal
+from jen1_numpy.folder import read_json
 
 
 class Tokenizer(ABC):
@@ -126,8 +124,8 @@ class WordPiece(Tokenizer):
 
 def _options(folder: Path) -> dict[str, bool | None]:
     """What tokenizer_config.json says about the normalisation of text, or BERT's defaults."""
-    name = "tokenizer_config.json"
-    values = read_json(folder, name) if (folder / name).is_file() else {}
+    path = folder / "tokenizer_config.json"
+    values = read_json(path) if path.is_file() else {}
     return {
         "lowercase": values.get("do_lower_case", True),
         "strip_accents": values.get("strip_accents"),
@@ -144,38 +142,3 @@ def _find(folder: Path, files: Sequence[str]) -> Path:
         f"{' or '.join(files)} is missing in {folder}:"
         " copy the tokenizer of this text encoder there."
     )
-
-
-def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
-    """Writes a sentencepiece BPE model (Sennrich et al. 2016) of the captions to `path`.
-
-    It has T5's special ids. Words that many captions share become one piece each. The same set of
-    captions gives the same bytes. `vocab_size` is a maximum: few captions give fewer pieces.
-    """
-    distinct = sorted({" ".join(caption.split()) for caption in captions} - {""})
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            # Training without captions works too, and needs some vocabulary.
-            sentence_iterator=iter(distinct or ["music"]),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            max_sentence_length=1_000_000,
-            num_threads=1,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1].rstrip(". ")
-        raise Refusal(
-            f"No vocabulary of {vocab_size} pieces can be built from {len(distinct)} captions"
-            f" ({reason}): raise text.vocab_size."
-        ) from None
-    with whole_file(path) as partial:
-        partial.write_bytes(model.getvalue())

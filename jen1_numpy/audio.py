@@ -11,14 +11,14 @@ import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float32
-from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
-from jen1_jax.files import local, whole_file
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, whole_file
 
 log = logging.getLogger(__name__)
 
 Audio = Float32[np.ndarray, "samples 2"]
+Signal = Float32[np.ndarray, " samples"]
 
 BLOCK = 1 << 18  # frames that are read at once
 MAX_SECONDS = 3600  # of audio that is read or generated
@@ -165,7 +165,27 @@ def master(audio: Audio, sample_rate: int) -> Audio:
         # As long as a period of the lowest tone, so that loud tones keep their form; odd, so that
         # the window is centred.
         width = round(sample_rate / LOWEST) | 1
-        lowest = minimum_filter1d(1 / np.maximum(peaks, 1), width, mode="nearest")
-        gain = uniform_filter1d(lowest, width, mode="nearest")
+        gain = _sliding_mean(_sliding_minimum(1 / np.maximum(peaks, 1), width), width)
         audio = np.clip(audio * gain[:, None], -1, 1)  # rounding may exceed 1
     return audio
+
+
+def _sliding_minimum(x: Signal, width: int) -> Signal:
+    """The minimum of `x` in a centred window of `width` samples, an odd number.
+
+    Beyond its ends, `x` goes on with its first and last value.
+
+    The algorithm of van Herk (1992): the minima from the left and from the right within blocks of
+    `width` samples, of which every window takes one of each.
+    """
+    padded = np.pad(x, (width // 2, width // 2 + -(len(x) + width - 1) % width), mode="edge")
+    blocks = padded.reshape(-1, width)
+    left = np.minimum.accumulate(blocks, axis=1).ravel()
+    right = np.minimum.accumulate(blocks[:, ::-1], axis=1)[:, ::-1].ravel()
+    return np.minimum(right[: len(x)], left[width - 1 : width - 1 + len(x)])
+
+
+def _sliding_mean(x: Signal, width: int) -> Signal:
+    """The mean of `x` in windows as in `_sliding_minimum`."""
+    sums = np.cumsum(np.pad(x, (width // 2 + 1, width // 2), mode="edge"), dtype=np.float64)
+    return ((sums[width:] - sums[:-width]) / width).astype(np.float32)
