@@ -56,7 +56,6 @@ from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
-from jen1_jax.generation.windows import Request
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import make_unet
 from jen1_jax.models.metrics import read_metrics
@@ -71,6 +70,7 @@ from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 from jen1_numpy.errors import Refusal
+from jen1_numpy.windows import Request
 
 CLIPS = 2400  # clips of the prepared music
 SECONDS = 5.12  # length of a clip

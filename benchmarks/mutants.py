@@ -113,7 +113,7 @@ MUTANTS = {
         f"{SAMPLING}::test_generated_frames_continue_the_margin_as_the_process_does",
     ),
     "windows begin anywhere": Mutant(
-        "jen1_jax/generation/windows.py",
+        "jen1_numpy/windows.py",
         "start = (round(place) if is_hole else math.floor(place)) * self._grid - offset",
         "start = first - lead",
         "tests/generation/test_windows.py::test_windows_begin_on_the_grid_and_hold_their_hole",

@@ -80,7 +80,7 @@ def trained(path: str) -> list[dict]:
     """
     from jen1_jax.generation.model import Model
     from jen1_jax.generation.prompts import embed_prompts
-    from jen1_jax.generation.windows import Request
+    from jen1_numpy.windows import Request
 
     model = Model.load(path)
     total = soundfile.info(Path(path, "learnt/1.wav")).duration  # of a whole piece

@@ -11,6 +11,7 @@ from torch import nn
 
 from jen1_numpy.audio import MAX_SECONDS, as_stereo, master
 from jen1_numpy.errors import Refusal
+from jen1_numpy.windows import Request
 from jen1_torch import conditioning
 from jen1_torch.codec import Codec
 from jen1_torch.options import (
@@ -23,7 +24,6 @@ from jen1_torch.options import (
 )
 from jen1_torch.sampling import LatentSampler
 from jen1_torch.text import TextEncoder, embed_prompts
-from jen1_torch.windows import Request
 
 
 class Parts:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from jen1_numpy.errors import Refusal
+from jen1_numpy.windows import Piece, Request, Values, Window
 from jen1_torch import conditioning
 from jen1_torch.conditioning import Conditioner
 from jen1_torch.diffusion import OBJECTIVES, corrupt, guide
 from jen1_torch.samplers import Denoise, make_sampler, sample
 from jen1_torch.schedules import earliest_time, make_schedule, sample_log_snrs, shift
 from jen1_torch.text import Prompts
-from jen1_torch.windows import Piece, Request, Window
 
 BATCH = 16  # windows that are sampled at once, at most
 # Up to this log-SNR a margin's frames are context. The noise there, .22 of the signal, is as large
@@ -72,7 +72,7 @@ class LatentSampler:
                 self.unet.frames_multiple,
                 self.frame_rate,
                 self.whole_windows,
-                self.conditioners,
+                self._conditions_at,
             )
             for request in requests
         ]
@@ -111,6 +111,12 @@ class LatentSampler:
             for piece, place, latents in zip(batch, places, sampled.cpu().numpy(), strict=True):
                 piece.fill(place, latents)
         return [piece.latents for piece in pieces]
+
+    def _conditions_at(self, values: Values, seconds: float) -> Values:
+        return {
+            name: conditioner.window(values[name], seconds)
+            for name, conditioner in self.conditioners.items()
+        }
 
     def _next_rows(self, pieces: Sequence[Piece]) -> list[int]:
         """The next pieces to sample a window of, at most `BATCH`.

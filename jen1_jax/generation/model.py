@@ -24,13 +24,13 @@ from jen1_jax.generation.options import (
 )
 from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
-from jen1_jax.generation.windows import Request
 from jen1_jax.models.diffusion import Diffusion, check_sampling, load_diffusion
 from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_numpy.audio import MAX_SECONDS, Audio, as_stereo, crossfade, master
 from jen1_numpy.errors import Refusal
 from jen1_numpy.spans import check_longest, frames_around, merged_spans
+from jen1_numpy.windows import Request
 
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds at each end of a span over which original and new audio are mixed

@@ -24,8 +24,8 @@ from jen1_jax.diffusion.schedules import (
 )
 from jen1_jax.generation.noise import Noise, by_window
 from jen1_jax.generation.prompts import Prompts
-from jen1_jax.generation.windows import Piece, Request, Window
 from jen1_jax.models.denoiser import Denoiser
+from jen1_numpy.windows import Piece, Request, Values, Window
 
 BATCH = 16  # windows that are sampled at once, at most
 # Up to this log-SNR a margin's frames are context. The noise there, .22 of the signal, is as large
@@ -124,7 +124,7 @@ class LatentSampler:
                 self.unet.frames_multiple,
                 self.frame_rate,
                 self.whole_windows,
-                self.conditioners,
+                self._conditions_at,
             )
             for request in requests
         ]
@@ -188,6 +188,13 @@ class LatentSampler:
     @property
     def conditioners(self) -> dict[str, conditioner.Conditioner]:
         return conditioning.chosen(self.unet.conditioning)
+
+    def _conditions_at(self, values: Values, seconds: float) -> PyTree:
+        """As `Conditions`, of one number per value."""
+        one = lambda value: np.full(1, value, np.float32)
+        used = jax.tree.map(one, {name: values[name] for name in self.conditioners})
+        moved = conditioner.window(self.conditioners, used, one(seconds), one(np.inf))
+        return jax.tree.map(lambda value: np.asarray(value[0], np.float32), moved)
 
     def _next_rows(self, pieces: Sequence[Piece]) -> list[int]:
         """The next pieces to sample a window of, at most `BATCH`.

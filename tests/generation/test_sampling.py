@@ -12,8 +12,8 @@ from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
 from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.sampling import Batch, LatentSampler
-from jen1_jax.generation.windows import Piece, Request
 from jen1_jax.unet import UNet
+from jen1_numpy.windows import Piece, Request
 
 WINDOW, K = 8, 2
 FRAME_RATE = 4.0
@@ -366,7 +366,7 @@ def test_steps_show_the_clean_estimate_and_any_number_of_them_uses_one_compilati
     config = configuration()
     config.diffusion.update(objective="v", schedule="cosine")
     sampler = LatentSampler(Oracle(K, **config.unet), {}, config.diffusion, WINDOW, FRAME_RATE)
-    piece = Piece(nothing(WINDOW), WINDOW, 4, FRAME_RATE, True, {})
+    piece = Piece(nothing(WINDOW), WINDOW, 4, FRAME_RATE, True, lambda values, seconds: {})
     windows = jax.tree.map(lambda part: part[None], piece.inputs(piece.window(), None))
     text, lengths = jnp.full((1, 1, 3), TEXT), np.array([1])
     prompts = Prompts(text, lengths, text, lengths)

@@ -5,9 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from jen1_jax.conditioning import chosen
-from jen1_jax.generation import windows
-from jen1_jax.generation.windows import Piece, Request
+from jen1_numpy import windows
+from jen1_numpy.windows import Piece, Request
 
 WINDOW, K = 8, 2
 GRID = 4  # frames; windows begin at its multiples
@@ -17,7 +16,8 @@ FRAME_RATE = 4.0
 def piece_of(context, given, start=0.0, total=100.0, whole_windows=True):
     latents = np.zeros((len(given), K), np.float32)
     request = Request(latents, np.array(context), np.array(given), start, total)
-    return Piece(request, WINDOW, GRID, FRAME_RATE, whole_windows, chosen(["timing"]))
+    conditions_at = lambda values, seconds: (values["timing"], seconds)
+    return Piece(request, WINDOW, GRID, FRAME_RATE, whole_windows, conditions_at)
 
 
 def test_windows_lie_as_the_module_draws_them():
@@ -79,8 +79,16 @@ def test_a_margin_is_corrected_with_its_own_hole_and_not_before():
 def test_a_window_in_place_of_a_short_piece_has_its_own_length_as_total():
     for whole_windows, total in ((True, 30 + WINDOW / FRAME_RATE), (False, 30.75)):
         piece = piece_of([False] * 3, [False] * 3, 30.0, 30.75, whole_windows)
-        timing = piece.inputs(piece.window(), None).conditions["timing"]
+        timing, _ = piece.inputs(piece.window(), None).conditions
         assert timing == {"start": 30, "total": total}
+
+
+def test_conditions_are_those_at_the_beginning_of_a_window():
+    piece = piece_of([False] * 20, [False] * 20)
+    for seconds in (0, 1, 2, 3):  # half a window later each time
+        window = piece.window()
+        assert piece.inputs(window, None).conditions[1] == seconds
+        piece.fill(window, np.zeros((WINDOW, K), np.float32))
 
 
 def test_a_window_is_causal_where_it_has_context_before_it_unless_told_otherwise():

@@ -27,18 +27,20 @@ A continuation (`extend`). Half of the first window is given:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from jen1_torch.conditioning import Conditioner, Values
+# By the conditioner's name and the value's; NaN stands for no value.
+Values = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A piece to generate, or to generate in part: latents [frames, k] and masks [frames].
+    """A piece to generate, or to generate in part.
 
     `context` frames keep their latents, and the network always sees them. `given` frames are the
     context and the margin beside each border. The encoder saw across the border, so a margin's
@@ -50,33 +52,32 @@ class Request:
     `conditions` has the values of the other conditioners, by their names.
     """
 
-    latents: np.ndarray
-    context: np.ndarray
-    given: np.ndarray
+    latents: Float[np.ndarray, "frames k"]
+    context: Bool[np.ndarray, " frames"]
+    given: Bool[np.ndarray, " frames"]
     start: float
     total: float
-    conditions: Mapping[str, Values] = field(default_factory=dict)
+    conditions: Values = field(default_factory=dict)
 
     @classmethod
-    def without_given(cls, latents: np.ndarray, total: float) -> "Request":
+    def without_given(cls, latents: Float[np.ndarray, "frames k"], total: float) -> "Request":
         """A whole piece of which nothing is given."""
         none = np.zeros(len(latents), bool)
         return cls(latents, none, none, start=0.0, total=total)
 
 
 class Window(NamedTuple):
-    """The network's input for one window, padded to its length.
+    """The network's input for one window, padded to its length, or for a stack of windows.
 
-    `latents` [frames, k]; `context` and `given` [frames, 1], bool; `valid` [frames, 1], float32 and
-    0 on padding; `conditions` are the values of each conditioner.
+    Arrays are NumPy's; those of a stack may be a framework's.
     """
 
-    latents: np.ndarray
-    context: np.ndarray
-    given: np.ndarray
-    valid: np.ndarray
-    conditions: Mapping[str, Values]
-    causal: bool
+    latents: Float[Any, "*batch frames k"]
+    context: Bool[Any, "*batch frames 1"]
+    given: Bool[Any, "*batch frames 1"]
+    valid: Float[Any, "*batch frames 1"]  # 0 is padding
+    conditions: Any  # what `Piece` got from its function `conditions_at`
+    causal: Bool[Any, "*batch"]
 
 
 class Piece:
@@ -84,7 +85,8 @@ class Piece:
 
     Windows have `size` frames and begin at multiples of `grid`, counted from the beginning of the
     whole piece, as in training. With `whole_windows`, a piece shorter than a window is sampled as a
-    whole window, and the rest of that is cut off. `conditioners` are the network's.
+    whole window, and the rest of that is cut off. `conditions_at` gives the network's conditions in
+    a window, from the values at the request's first frame and the seconds from there to the window.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Piece:
         grid: int,
         frame_rate: float,
         whole_windows: bool,
-        conditioners: Mapping[str, Conditioner],
+        conditions_at: Callable[[Values, float], Any],
     ):
         self._size, self._grid, self._frame_rate = size, grid, frame_rate
         self._start, total = request.start, request.total
@@ -102,9 +104,8 @@ class Piece:
         missing = max(size - self._frames, 0) if whole_windows else 0
         if missing:
             total = max(total, self._start + size / frame_rate)
-        conditions = dict(request.conditions) | {"timing": {"start": self._start, "total": total}}
-        self._conditioners = conditioners
-        self._conditions = {name: conditions[name] for name in conditioners}
+        timing = {"start": self._start, "total": total}
+        self._values, self._conditions_at = {**request.conditions, "timing": timing}, conditions_at
         pad = lambda frames: np.pad(frames, (0, missing))
         self.context, self.given = pad(request.context), pad(request.given)
         # Repeated, since a variation also begins with the latents of the part that is cut off.
@@ -114,8 +115,7 @@ class Piece:
         self.windows_done = 0
 
     @property
-    def latents(self) -> np.ndarray:
-        """[frames, k]"""
+    def latents(self) -> Float[np.ndarray, "frames k"]:
         return self._latents[: self._frames]
 
     @property
@@ -148,26 +148,21 @@ class Piece:
         """
         if causal is None:
             first = int(np.argmin(self.given))
-            causal = bool(self.context[window.start : first].any())
+            causal = self.context[window.start : first].any()
         pad = lambda x: np.pad(x, ((0, self._size - len(x)), (0, 0)))
-        first_second = window.start / self._frame_rate
         return Window(
             pad(self._latents[window]),
             pad(self.context[window, None]),
             pad(self.given[window, None]),
             pad(np.ones((len(self.given[window]), 1), np.float32)),
-            {
-                name: conditioner.window(self._conditions[name], first_second)
-                for name, conditioner in self._conditioners.items()
-            },
-            causal,
+            self._conditions_at(self._values, window.start / self._frame_rate),
+            np.asarray(causal),
         )
 
-    def fill(self, window: slice, latents: np.ndarray) -> None:
-        """Takes over the latents [frames, k] of a sampled window.
+    def fill(self, window: slice, latents: Float[np.ndarray, "frames k"]) -> None:
+        """Takes over a sampled window: its generated frames, and the margins beside them.
 
-        These are its generated frames, and the margins beside them. Another margin in the window
-        stays as it is until the window of its own border.
+        Another margin in the window stays as it is until the window of its own border.
         """
         before, sampled = self._latents[window], latents[: len(self._latents[window])]
         missing, margin = ~self.given[window], self.given[window] & ~self.context[window]
