@@ -47,10 +47,10 @@ from benchmarks.features import read
 from data_pipeline.shards import examples, info, piece_of
 from jen1_jax.evaluation import adherence, copies, musical
 from jen1_jax.generation.model import Model
-from jen1_jax.generation.options import SamplingOptions
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import whole_file, write_text
+from jen1_numpy.options import SamplingOptions
 
 PARAPHRASES = Path(__file__).with_name("paraphrases.jsonl")
 REQUEST_SEEDS = 2  # results of each paraphrase

@@ -379,8 +379,8 @@ def _given(options):
 
 
 def _sampling(options) -> dict:
-    from jen1_jax.generation.noise import read_noise
-    from jen1_jax.generation.options import SamplingOptions
+    from jen1_numpy.noise import read_noise
+    from jen1_numpy.options import SamplingOptions
 
     chosen = {name: getattr(options, name) for name in SamplingOptions.__annotations__}
     chosen["conditions"] = dict(options.conditions or ())
@@ -389,9 +389,10 @@ def _sampling(options) -> dict:
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
     """Writes the WAV, and beside it a JSON file with all that it was generated from."""
-    from jen1_jax.generation.options import SETTINGS, resolve
+    from jen1_jax.generation.model import SETTINGS
     from jen1_numpy.audio import write_wav
     from jen1_numpy.files import write_text
+    from jen1_numpy.options import resolve
 
     write_wav(out, audio, model.sample_rate)
     settings = [key.removeprefix("diffusion.") for key in SETTINGS]
@@ -399,7 +400,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
         name: getattr(options, name) for name in ("prompt", "seed", "strength") if name in options
     }
     record |= {name: model.config.diffusion[name] for name in settings if name != "sample_steps"}
-    record |= resolve(_sampling(options), model.config.diffusion) | {"noise": options.noise}
+    record |= resolve(_sampling(options), dict(model.config.diffusion)) | {"noise": options.noise}
     if "audio" in options:
         record["audio"] = str(Path(options.audio).resolve())
     record |= {

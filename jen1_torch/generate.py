@@ -16,6 +16,7 @@ import torch
 
 from jen1_numpy.audio import check_writable, read_audio, write_wav
 from jen1_numpy.errors import Refusal
+from jen1_numpy.noise import read_noise
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -53,6 +54,7 @@ def _generate(options: argparse.Namespace) -> Path:
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "negative_prompt": options.negative_prompt,
+        "noise": read_noise(options.noise) if options.noise else None,
     }
     source = options.inpaint or options.extend or options.vary
     audio = read_audio(source, model.sample_rate) if source else None
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="of sampling (default: the model's)")
     parser.add_argument("--guidance-scale", type=float, help="(default: the model's)")
     parser.add_argument("--negative-prompt", help="what to keep away from")
+    parser.add_argument("--noise", metavar="FILE", help="start from this noise, as JAX can")
     parser.add_argument("--device", help="cpu, cuda or mps (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     here = Path(__file__).resolve().parent

@@ -8,9 +8,9 @@ import numpy as np
 
 from jen1_numpy.audio import crossfade, master
 from jen1_numpy.errors import Refusal
+from jen1_numpy.options import AudioOptions, SamplingOptions, place_of
 from jen1_numpy.spans import check_longest, frames_around, merged_spans
 from jen1_numpy.windows import Request
-from jen1_torch.options import AudioOptions, SamplingOptions, place_of
 from jen1_torch.parts import Parts
 
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction

@@ -28,7 +28,7 @@ from jen1_torch.codec import Codec, Whitening, fingerprint
 from jen1_torch.conditioning import chosen
 from jen1_torch.files import Arrays, check_files, read_about, read_layout, read_source
 from jen1_torch.generation import Generation
-from jen1_torch.options import check_settings
+from jen1_torch.sampling import check_sampling
 from jen1_torch.t5 import T5Encoder
 from jen1_torch.text import FrozenText, TextEncoder, TrainedText
 from jen1_torch.unet import UNet
@@ -193,7 +193,7 @@ def _shapes(cls: type[Jen1], folder: Path) -> Jen1:
     text = None if source["encoder"] else read_layout(folder / "text" / "config.json")
     try:
         chosen(about["config"]["unet"]["conditioning"])
-        check_settings(about["config"]["diffusion"])
+        check_sampling(about["config"]["diffusion"])
         with torch.device("meta"):
             model = cls(about, text)
         window = about["config"]["data"]["seconds"] * model.sample_rate / model.autoencoder.hop

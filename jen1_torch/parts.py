@@ -11,18 +11,17 @@ from torch import nn
 
 from jen1_numpy.audio import MAX_SECONDS, as_stereo, master
 from jen1_numpy.errors import Refusal
-from jen1_numpy.windows import Request
-from jen1_torch import conditioning
-from jen1_torch.codec import Codec
-from jen1_torch.options import (
+from jen1_numpy.options import (
     SamplingOptions,
     check_place,
     check_seed,
-    check_settings,
     condition_values,
     resolve,
 )
-from jen1_torch.sampling import LatentSampler
+from jen1_numpy.windows import Request
+from jen1_torch import conditioning
+from jen1_torch.codec import Codec
+from jen1_torch.sampling import LatentSampler, check_sampling
 from jen1_torch.text import TextEncoder, embed_prompts
 
 
@@ -49,7 +48,7 @@ class Parts:
         """
 
     def _settings(self, options: Mapping[str, Any], kind: type = SamplingOptions) -> dict[str, Any]:
-        check_settings(self.config["diffusion"])
+        check_sampling(self.config["diffusion"])
         return resolve(options, self.config["diffusion"], kind)
 
     def _stereo(self, audio: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:

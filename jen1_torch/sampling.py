@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jen1_numpy.errors import Refusal
+from jen1_numpy.noise import Noise, by_window
+from jen1_numpy.options import check_numbers
 from jen1_numpy.windows import Piece, Request, Values, Window
 from jen1_torch import conditioning
 from jen1_torch.conditioning import Conditioner
@@ -22,10 +23,6 @@ BATCH = 16  # windows that are sampled at once, at most
 # Up to this log-SNR a margin's frames are context. The noise there, .22 of the signal, is as large
 # as the error in a margin's latents.
 MARGIN_LOG_SNR = 3.0
-
-# The noise [frames, k] from which each window starts, in the order of sampling; or a function of
-# the piece and of its window, both counted from 0.
-Noise = Sequence[np.ndarray] | Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ class LatentSampler:
             )
             for request in requests
         ]
-        start_noise = None if noise is None else _by_window(noise)
+        if noise is not None:
+            noise = by_window(noise, self.window, requests[0].latents.shape[1])
         total = sum(piece.missing() for piece in pieces)
         while rows := self._next_rows(pieces):
             batch = [pieces[row] for row in rows]
@@ -94,10 +92,11 @@ class LatentSampler:
             fresh = lambda generators=generators, shape=shape: torch.stack(
                 [torch.randn(shape, generator=each) for each in generators]
             ).to(self.device)
-            if start_noise is None:
+            if noise is None:
                 start = fresh()
             else:
-                start = torch.stack([start_noise(*each, shape) for each in numbers]).to(self.device)
+                given = np.stack([noise(*each) for each in numbers])
+                start = torch.from_numpy(given).to(self.device)
             log_snrs = self._log_snrs(steps, strength, frames)
             level = log_snrs[:1] if strength < 1 else torch.tensor([-math.inf])
             sampled = sample(
@@ -210,20 +209,9 @@ def _generator(seed: int, window: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
-def _by_window(noise: Noise) -> Callable[[int, int, Sequence[int]], Tensor]:
-    """A function of the piece, its window and the shape, to the noise that a caller gave."""
-    arrays = None if callable(noise) else iter(noise)
-
-    def start(piece: int, window: int, shape: Sequence[int]) -> Tensor:
-        found = noise(piece, window) if arrays is None else next(arrays, None)
-        if found is None:
-            raise Refusal("There is less noise than there are windows; give one array for each.")
-        array = torch.as_tensor(np.array(found, np.float32))
-        if array.shape != shape:
-            raise Refusal(
-                f"The noise of window {window} of piece {piece} has the shape {list(array.shape)}; "
-                f"it must be {list(shape)}."
-            )
-        return array
-
-    return start
+def check_sampling(diffusion: Mapping[str, Any]) -> None:
+    """Refuses a section `diffusion` with which nothing can be sampled."""
+    make_sampler(diffusion)
+    make_schedule(diffusion)
+    _ = OBJECTIVES[diffusion["objective"]]
+    check_numbers(diffusion)

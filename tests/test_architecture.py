@@ -129,7 +129,8 @@ def test_the_data_pipeline_imports_only_errors_and_files_of_the_other_packages(p
 
 # What an exported folder needs besides Python (jen1_torch/requirements.txt).
 NUMPY = {"numpy", "jaxtyping", "soundfile", "soxr", "sentencepiece", "tokenizers"}
-TORCH = NUMPY | {"torch", "safetensors", "huggingface_hub", "transformers"}
+NUMPY |= {"safetensors"}
+TORCH = NUMPY | {"torch", "huggingface_hub", "transformers"}
 
 
 @pytest.mark.parametrize("path", sources("jen1_numpy"), ids=str)

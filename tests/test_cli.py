@@ -18,7 +18,7 @@ import jen1_jax
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.cli import main
-from jen1_jax.generation.noise import write_noise
+from jen1_numpy.noise import write_noise
 from tests import tiny
 from tests.autoencoder.testing import build
 

@@ -16,10 +16,10 @@ from jen1_jax.evaluation.adherence import VIEWS, compare
 from jen1_jax.evaluation.autoencoder import Clip
 from jen1_jax.evaluation.pictures import Sound, run_page
 from jen1_jax.generation.model import Model
-from jen1_jax.generation.options import SamplingOptions
 from jen1_numpy.audio import write_wav
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
+from jen1_numpy.options import SamplingOptions
 
 PAIRS = 4  # clips that are written as audio and drawn, each with the music of its caption
 MIN_CLIPS = 8

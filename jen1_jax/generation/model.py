@@ -13,15 +13,6 @@ from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.config import override
-from jen1_jax.generation.options import (
-    SETTINGS,
-    AudioOptions,
-    SamplingOptions,
-    check_place,
-    check_seed,
-    condition_values,
-    resolve,
-)
 from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.models.diffusion import Diffusion, check_sampling, load_diffusion
@@ -29,11 +20,32 @@ from jen1_jax.models.run import Run
 from jen1_jax.text.prompts import TextEncoder
 from jen1_numpy.audio import MAX_SECONDS, Audio, as_stereo, crossfade, master
 from jen1_numpy.errors import Refusal
+from jen1_numpy.options import (
+    AudioOptions,
+    SamplingOptions,
+    check_place,
+    check_seed,
+    condition_values,
+    place_of,
+    resolve,
+)
 from jen1_numpy.spans import check_longest, frames_around, merged_spans
 from jen1_numpy.windows import Request
 
 EXTEND_FADE = 0.05  # seconds of the original's end that fade into their own reconstruction
 INPAINT_FADE = 0.02  # seconds at each end of a span over which original and new audio are mixed
+
+# The fields of the configuration that may differ from the run's when a trained model is sampled.
+SETTINGS = (
+    "diffusion.sampler",
+    "diffusion.eta",
+    "diffusion.sample_steps",
+    "diffusion.guidance_scale",
+    "diffusion.guidance_interval",
+    "diffusion.guidance_rescale",
+    "diffusion.guidance_parallel",
+    "diffusion.guidance_limit",
+)
 
 # What is done at the moment ("encoding", "sampling", "decoding"), frames done, and frames in all.
 # It is called before every step; an exception that it raises ends the call.
@@ -124,8 +136,8 @@ class Model:
         is a list of pieces. A single value then counts for all of them. Each piece is what it would
         be alone.
         """
-        settings = resolve(options, self.config.diffusion)
-        values = [prompt, seconds, seed, *_conditions(settings).values()]
+        settings = resolve(options, dict(self.config.diffusion))
+        values = [prompt, seconds, seed, *place_of(settings).values()]
         values = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
         several = [isinstance(value, Sequence) and not isinstance(value, str) for value in values]
         counts = {len(value) for value, many in zip(values, several, strict=True) if many}
@@ -165,7 +177,7 @@ class Model:
         denoised for `prompt`. With little strength the result is the audio's round trip through the
         autoencoder; with a strength of 1 nothing of the audio is left.
         """
-        settings = resolve(options, self.config.diffusion, AudioOptions)
+        settings = resolve(options, dict(self.config.diffusion), AudioOptions)
         if not (isinstance(strength, Real) and 0 < strength <= 1):
             raise Refusal(
                 f"A strength of {strength} gives no variation; give more than 0 and at most 1."
@@ -173,7 +185,7 @@ class Model:
         audio = self._stereo(audio, settings)
         latents = self.codec.encode(audio, partial(self.progress, "encoding"))
         request = Request.without_given(latents, len(audio) / self.sample_rate)
-        request = self._conditioned(request, **_conditions(settings))
+        request = self._conditioned(request, **place_of(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, strength=strength)
         return master(self._decode(latents)[: len(audio)], self.sample_rate)
 
@@ -191,7 +203,7 @@ class Model:
         are one span. `audio` is [samples] or [samples, channels]; audio that is not stereo at the
         model's rate is converted, which is logged.
         """
-        settings = resolve(options, self.config.diffusion, AudioOptions)
+        settings = resolve(options, dict(self.config.diffusion), AudioOptions)
         audio = self._stereo(audio, settings)
         holes = merged_spans(spans, len(audio), self.sample_rate)
         inside = np.zeros(len(audio), bool)
@@ -205,7 +217,7 @@ class Model:
         longest = int(self.config.tasks.max_generated * self.sampler.window)
         check_longest(context, longest, self.codec.margin, self.codec.frame_rate)
         request = Request(latents, context, given, 0.0, len(audio) / self.sample_rate)
-        request = self._conditioned(request, **_conditions(settings))
+        request = self._conditioned(request, **place_of(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, causal=False)
         result = audio.copy()
         for left, right in holes:
@@ -232,7 +244,7 @@ class Model:
         All but the last 50 ms of the original stay as they are, sample for sample; those fade into
         their own reconstruction.
         """
-        settings = resolve(options, self.config.diffusion, AudioOptions)
+        settings = resolve(options, dict(self.config.diffusion), AudioOptions)
         audio = self._stereo(audio, settings)
         added = self._samples(seconds)
         hop, margin = self.codec.hop, self.codec.margin
@@ -255,7 +267,7 @@ class Model:
             start=(len(audio) - len(tail)) / self.sample_rate,
             total=(len(audio) + added) / self.sample_rate,
         )
-        request = self._conditioned(request, **_conditions(settings))
+        request = self._conditioned(request, **place_of(settings))
         [latents] = self._sample([request], [prompt], [seed], settings, causal=True)
         fade = min(int(EXTEND_FADE * self.sample_rate), len(tail))
         # The last samples count as unknown. Otherwise the decoder's free phases would continue the
@@ -345,7 +357,3 @@ class Model:
         nearby = slice(first * hop, last * hop)
         generated = self._decode(latents[first:last], (silenced[nearby], ~inside[nearby]))
         return master(generated[left - first * hop : right - first * hop], self.sample_rate)
-
-
-def _conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("start", "total", "conditions")}

@@ -1,11 +1,9 @@
 """The diffusion model of a run: built from the configuration, or loaded with its other parts."""
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import jax
@@ -30,6 +28,7 @@ from jen1_jax.sharding import local_layout
 from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.unet import NULL_TEXTS, REMAT, UNet
 from jen1_numpy.errors import Refusal
+from jen1_numpy.options import check_numbers
 
 
 @dataclass(frozen=True)
@@ -156,27 +155,7 @@ def check_sampling(section: ConfigDict) -> None:
     make_sampler(section)
     make_schedule(section)
     _ = OBJECTIVES[section.objective]
-    times = section.guidance_interval
-    numbers = len(times) == 2 and all(isinstance(time, Real) for time in times)
-    if not numbers or not 0 <= times[0] < times[1] <= 1:
-        raise Refusal(
-            f"diffusion.guidance_interval is two rising times within 0 and 1; {times} is not."
-        )
-    if section.reference_frames < 0:
-        raise Refusal(
-            "diffusion.reference_frames is a number of frames, or 0 for none; "
-            f"{section.reference_frames} is not."
-        )
-    if section.sample_steps < 1:
-        raise Refusal(f"diffusion.sample_steps must be at least 1; {section.sample_steps} is not.")
-    for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):
-        check_range(section, name, most)
-
-
-def check_range(section: ConfigDict, name: str, most: float) -> None:
-    """Refuses a field of the section `diffusion` that is not between 0 and `most`."""
-    if not 0 <= section[name] <= most:
-        raise Refusal(f"diffusion.{name} must lie between 0 and {most}; {section[name]} does not.")
+    check_numbers(dict(section))
 
 
 def check_autoencoder(run: Run, record: Mapping[str, Any], codec: Codec) -> None:

@@ -11,13 +11,14 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.discriminator import ADVERSARIAL_LOSSES
 from jen1_jax.autoencoder.whitening import check_whitening
 from jen1_jax.conditioning.conditioner import check_fields
-from jen1_jax.models.diffusion import check_range, check_sampling, check_unet
+from jen1_jax.models.diffusion import check_sampling, check_unet
 from jen1_jax.models.run import Run
 from jen1_jax.training.autoencoder_losses import uses_discriminator
 from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.loop import Data
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_numpy.errors import Refusal
+from jen1_numpy.options import check_range
 
 
 def check_diffusion(config: ConfigDict) -> None:
@@ -28,7 +29,7 @@ def check_diffusion(config: ConfigDict) -> None:
     _check_share("train_diffusion.decay_share", config.train_diffusion.decay_share)
     check_sampling(config.diffusion)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
-        check_range(config.diffusion, name, most)
+        check_range(dict(config.diffusion), name, most)
     _check_share("data.short_rate", config.data.short_rate)
     check_unet(config.unet)
     if config.train_diffusion.gather_once and config.unet.dtype != "bfloat16":

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jen1_jax.generation.noise import by_window, read_noise, write_noise
 from jen1_numpy.errors import Refusal
+from jen1_numpy.noise import by_window, read_noise, write_noise
 
 
 def test_the_noise_that_a_seed_draws_gives_the_same_music(tiny_model):

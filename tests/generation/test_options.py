@@ -8,7 +8,8 @@ import pytest
 from configs.jen1 import get_config
 from jen1_jax import cli
 from jen1_jax.conditioning import Conditioner
-from jen1_jax.generation.options import (
+from jen1_numpy.errors import Refusal
+from jen1_numpy.options import (
     AudioOptions,
     SamplingOptions,
     check_place,
@@ -16,16 +17,15 @@ from jen1_jax.generation.options import (
     condition_values,
     resolve,
 )
-from jen1_numpy.errors import Refusal
 
-DEFAULTS = get_config().diffusion
+DEFAULTS = dict(get_config().diffusion)
 
 
 def test_options_left_out_or_none_have_the_runs_values():
     expected = {
         "negative_prompt": "",
-        "steps": DEFAULTS.sample_steps,
-        "guidance_scale": DEFAULTS.guidance_scale,
+        "steps": DEFAULTS["sample_steps"],
+        "guidance_scale": DEFAULTS["guidance_scale"],
         "start": 0.0,
         "total": None,
         "conditions": {},

@@ -3,16 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
 from jen1_numpy.errors import Refusal
-from jen1_torch.conditioning import Conditioner
-from jen1_torch.diffusion import OBJECTIVES
-from jen1_torch.samplers import make_sampler
-from jen1_torch.sampling import Noise
-from jen1_torch.schedules import make_schedule
+from jen1_numpy.noise import Noise
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -26,9 +22,9 @@ class SamplingOptions(TypedDict, total=False):
     - `start`, `total`: for a model with the conditioner "timing". The music begins `start` seconds
       into a piece (default: 0) that lasts `total` seconds (default: until the music ends).
     - `conditions`: values for the model's other conditioners by their names, like {"tempo": 120}.
-    - `noise`: takes the place of the random noise from which each window starts. A list of arrays
-      [frames, k], one for each window in the order of sampling, or a function of the piece and of
-      its window, both counted from 0.
+    - `noise`: takes the place of the random noise from which each window starts. An array or list
+      of arrays [frames, k], one for each window in the order of sampling, or a function of the
+      piece and of its window, both counted from 0.
 
     `generate` takes one `start`, `total` and `conditions` for every piece, or one for all of them.
     """
@@ -113,6 +109,16 @@ def check_place(
     return start, total
 
 
+@runtime_checkable
+class Conditioner(Protocol):
+    """What the options need of a model's conditioner."""
+
+    names: Sequence[str]
+    null_rate: float
+
+    def given(self, value: Any) -> dict[str, float]: ...
+
+
 def condition_values(
     conditioners: Mapping[str, Conditioner], given: Any
 ) -> dict[str, dict[str, float]]:
@@ -148,11 +154,8 @@ def check_seed(seed: Any) -> None:
         raise Refusal(f"{seed!r} is not a seed; give a whole number from 0 to {2**32 - 1}.")
 
 
-def check_settings(diffusion: Mapping[str, Any]) -> None:
-    """Refuses a section `diffusion` with which nothing can be sampled."""
-    make_sampler(diffusion)
-    make_schedule(diffusion)
-    _ = OBJECTIVES[diffusion["objective"]]
+def check_numbers(diffusion: Mapping[str, Any]) -> None:
+    """Refuses numbers of the section `diffusion` with which nothing can be sampled."""
     times = diffusion["guidance_interval"]
     numbers = len(times) == 2 and all(isinstance(time, Real) for time in times)
     if not numbers or not 0 <= times[0] < times[1] <= 1:
@@ -169,7 +172,12 @@ def check_settings(diffusion: Mapping[str, Any]) -> None:
             f"diffusion.sample_steps must be at least 1; {diffusion['sample_steps']} is not."
         )
     for name, most in (("guidance_rescale", 1), ("guidance_limit", math.inf)):
-        if not 0 <= diffusion[name] <= most:
-            raise Refusal(
-                f"diffusion.{name} must lie between 0 and {most}; {diffusion[name]} does not."
-            )
+        check_range(diffusion, name, most)
+
+
+def check_range(diffusion: Mapping[str, Any], name: str, most: float) -> None:
+    """Refuses a field of the section `diffusion` that is not between 0 and `most`."""
+    if not 0 <= diffusion[name] <= most:
+        raise Refusal(
+            f"diffusion.{name} must lie between 0 and {most}; {diffusion[name]} does not."
+        )
