@@ -22,7 +22,7 @@ import jen1_jax
 from benchmarks.reach import rank_seams
 from data_pipeline.shard_data import ShardData
 from jen1_jax.evaluation.autoencoder import clips_of
-from jen1_jax.generation.model import EXTEND_FADE
+from jen1_numpy.generation import EXTEND_FADE
 
 
 def clicks(audio: np.ndarray, rate: int, borders: tuple[float, ...]) -> list[float]:

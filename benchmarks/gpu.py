@@ -32,7 +32,6 @@ from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, fit_whitening
 from jen1_jax.config import load_config
 from jen1_jax.flops import flops
-from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.models.autoencoder import make_autoencoder
 from jen1_jax.models.diffusion import init_diffusion, make_unet
@@ -41,6 +40,7 @@ from jen1_jax.training.draw import draw_diffusion
 from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.step import init_state, make_step
 from jen1_jax.training.utilisation import PEAKS
+from jen1_numpy.prompts import Prompts
 from jen1_numpy.windows import Request
 
 # Dense bfloat16 operations a second by NVIDIA's data sheets, for SXM. The sheets of H100 and H200

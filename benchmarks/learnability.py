@@ -54,7 +54,7 @@ from data_pipeline.prepare import prepare
 from jen1_jax.config import override
 from jen1_jax.evaluation import adherence
 from jen1_jax.evaluation.pictures import Sound, run_page
-from jen1_jax.generation.prompts import embed_prompts
+from jen1_jax.generation.prompts import PromptEncoder
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.diffusion import make_unet
@@ -70,6 +70,7 @@ from jen1_jax.training.npz import NpzData
 from jen1_jax.training.optimizer import OPTIMIZERS
 from jen1_jax.training.text_gain import LOG_SNRS, others, text_errors
 from jen1_numpy.errors import Refusal
+from jen1_numpy.prompts import embed_prompts
 from jen1_numpy.windows import Request
 
 CLIPS = 2400  # clips of the prepared music
@@ -162,7 +163,7 @@ class Generator:
         )
         pieces = sampler.sample(
             [Request.without_given(latents, self.piece)] * len(captions),
-            embed_prompts(self.text, text_params, captions, "", guided=True),
+            embed_prompts(PromptEncoder(self.text, text_params), captions, "", guided=True),
             seeds=[seed * 1000 + number for number in range(len(captions))],
             steps=self.config.diffusion.sample_steps,
             guidance_scale=self.config.diffusion.guidance_scale,

@@ -79,7 +79,7 @@ def trained(path: str) -> list[dict]:
     The distance is relative to the size of the latents.
     """
     from jen1_jax.generation.model import Model
-    from jen1_jax.generation.prompts import embed_prompts
+    from jen1_numpy.prompts import embed_prompts
     from jen1_numpy.windows import Request
 
     model = Model.load(path)
@@ -94,7 +94,7 @@ def trained(path: str) -> list[dict]:
         empty = np.zeros((model.sampler.window, model.codec.k), np.float32)
         call = lambda: sampler.sample(
             [Request.without_given(empty, total)] * len(captions),
-            embed_prompts(model.text, model.text_params, captions, "", guided=scale != 1),
+            embed_prompts(model.prompts, captions, "", guided=scale != 1),
             seeds=[0] * len(captions),
             steps=steps,
             guidance_scale=scale,

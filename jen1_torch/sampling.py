@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from jen1_numpy.noise import Noise, by_window
 from jen1_numpy.options import check_numbers
+from jen1_numpy.prompts import Prompts
 from jen1_numpy.windows import Piece, Request, Values, Window
 from jen1_torch import conditioning
 from jen1_torch.conditioning import Conditioner
 from jen1_torch.diffusion import OBJECTIVES, corrupt, guide
 from jen1_torch.samplers import Denoise, make_sampler, sample
 from jen1_torch.schedules import earliest_time, make_schedule, sample_log_snrs, shift
-from jen1_torch.text import Prompts
 
 BATCH = 16  # windows that are sampled at once, at most
 # Up to this log-SNR a margin's frames are context. The noise there, .22 of the signal, is as large

@@ -1,10 +1,8 @@
 """Prompts as the embeddings that the U-Net attends to."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +11,6 @@ from jen1_numpy.errors import Refusal
 from jen1_numpy.folder import read_json
 from jen1_numpy.tokenizer import SentencePiece, Tokenizer, WordPiece
 from jen1_torch.t5 import T5Encoder
-
-log = logging.getLogger(__name__)
 
 
 class TextEncoder:
@@ -25,7 +21,6 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Tokenizer, module: nn.Module, features: int):
         self.tokenizer, self.module, self.features = tokenizer, module, features
-        self.max_length, self.truncated = tokenizer.max_length, tokenizer.truncated
 
     def states(self, tokens: Tensor) -> Tensor:
         """Tokens [1, tokens] to their states [1, tokens, features]."""
@@ -157,46 +152,3 @@ def _folder(source: str) -> Path:
             f" ({reason}): on a machine with a connection run `hf download {source}`, copy the"
             " folder here and give its path."
         ) from None
-
-
-class Prompts(NamedTuple):
-    """What each piece should sound like, and what not.
-
-    Embeddings [pieces, tokens, features] and numbers of tokens [pieces]; 0 tokens mean no text.
-    """
-
-    text: Tensor
-    lengths: Tensor
-    negative: Tensor
-    negative_lengths: Tensor
-
-
-def embed_prompts(
-    encoder: TextEncoder, prompts: Sequence[str], negative_prompt: str, guided: bool
-) -> Prompts:
-    """The embeddings of the pieces' prompts and of the negative prompt that they share.
-
-    Each different text is embedded once. Without guidance the negative prompt is not embedded: its
-    rows repeat the last prompt, and nothing reads them. A text beyond the encoder's maximum length
-    is cut with a warning; raises `Refusal` for a prompt that is not a string.
-    """
-    for text in prompts:
-        if not isinstance(text, str):
-            raise Refusal(f"{text!r} is not a prompt; give text.")
-    if any(not prompt.strip() for prompt in prompts):
-        log.warning("The prompt is empty: the music is unconditional.")
-    if negative_prompt.strip() and not guided:
-        log.warning("Without guidance (scale 1) the negative prompt has no effect.")
-    wanted = [text if text.strip() else "" for text in [*prompts, *[negative_prompt] * guided]]
-    texts = list(dict.fromkeys(wanted))
-    for text in texts:
-        if encoder.truncated(text):
-            log.warning(
-                "The prompt %r is longer than %d tokens: the rest of it is cut off.",
-                text,
-                encoder.max_length,
-            )
-    embedding, lengths = encoder.embed(texts)
-    rows = [texts.index(text) for text in wanted]
-    own, negative = rows[: len(prompts)], rows[-1:] * len(prompts)
-    return Prompts(embedding[own], lengths[own], embedding[negative], lengths[negative])

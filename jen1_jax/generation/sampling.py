@@ -22,9 +22,9 @@ from jen1_jax.diffusion.schedules import (
     sample_log_snrs,
     shift,
 )
-from jen1_jax.generation.prompts import Prompts
 from jen1_jax.models.denoiser import Denoiser
 from jen1_numpy.noise import Noise, by_window
+from jen1_numpy.prompts import Prompts
 from jen1_numpy.windows import Piece, Request, Values, Window
 
 BATCH = 16  # windows that are sampled at once, at most

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jen1_jax.generation.model import EXTEND_FADE
 from jen1_numpy.errors import Refusal
+from jen1_numpy.generation import EXTEND_FADE
 from tests.generation import RATE
 
 

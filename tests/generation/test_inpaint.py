@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jen1_jax.generation.model import INPAINT_FADE
 from jen1_numpy.errors import Refusal
+from jen1_numpy.generation import INPAINT_FADE
 from tests.generation import RATE
 
 

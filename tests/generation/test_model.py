@@ -9,10 +9,10 @@ import pytest
 import jen1_jax
 from jen1_jax import tasks
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.generation.model import EXTEND_FADE, INPAINT_FADE
-from jen1_jax.generation.prompts import embed_prompts
 from jen1_jax.generation.sampling import LatentSampler
 from jen1_numpy.errors import Refusal
+from jen1_numpy.generation import EXTEND_FADE, INPAINT_FADE
+from jen1_numpy.prompts import embed_prompts
 from tests.generation import RATE
 
 
@@ -169,7 +169,7 @@ def test_a_model_without_timing_takes_no_place(tiny_model):
 def test_the_place_reaches_the_network(tiny_model):
     request = tiny_model._request(4800)
     requests = [request, request, replace(request, start=30.0), replace(request, total=60.0)]
-    prompts = embed_prompts(tiny_model.text, tiny_model.text_params, ["two tones"] * 4, "", True)
+    prompts = embed_prompts(tiny_model.prompts, ["two tones"] * 4, "", True)
     once, again, *others = tiny_model.sampler.sample(
         requests, prompts, seeds=[1] * 4, steps=4, guidance_scale=3.0
     )

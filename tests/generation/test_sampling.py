@@ -10,9 +10,9 @@ from jen1_jax.conditioning.timing import Timing
 from jen1_jax.diffusion.objectives import OBJECTIVES, scales
 from jen1_jax.diffusion.samplers import SAMPLERS
 from jen1_jax.diffusion.schedules import SCHEDULES, make_schedule
-from jen1_jax.generation.prompts import Prompts
 from jen1_jax.generation.sampling import Batch, LatentSampler
 from jen1_jax.unet import UNet
+from jen1_numpy.prompts import Prompts
 from jen1_numpy.windows import Piece, Request
 
 WINDOW, K = 8, 2
