@@ -31,6 +31,7 @@ from jen1_jax.models.run import Run
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.npz import NpzData
 from jen1_numpy.errors import Refusal
+from jen1_numpy.noise import write_noise
 from jen1_torch.modeling_jen1 import Jen1
 from tests import tiny
 from tests.export.testing import distance
@@ -231,8 +232,11 @@ def test_the_folder_generates_in_an_environment_without_this_project_and_jax(exp
     """Where only what its requirements.txt names is installed."""
     tone = np.sin(np.arange(9600) / 20)[:, None].repeat(2, 1) * 0.3
     soundfile.write(tmp_path / "tone.wav", tone, 48_000)
+    model = Jen1.from_pretrained(exported)
+    write_noise(tmp_path / "noise", np.ones((1, model.sampler.window, model.codec.k), np.float32))
     tasks = {
         "--prompt tones --seconds 0.1 --out a.wav": 0.1,
+        "--prompt tones --seconds 0.1 --noise noise --out e.wav": 0.1,
         "--prompt tones --inpaint tone.wav --span 0.05:0.1 --out b.wav": 0.2,
         "--prompt tones --extend tone.wav --seconds 0.1 --out c.wav": 0.3,
         "--prompt tones --vary tone.wav --strength 0.5 --out d.wav": 0.2,
