@@ -126,6 +126,8 @@ def export_torch(
     with whole_folder(out) as folder:
         plain["text"]["encoder"] = _write_text(run, folder, text, text_by_name)
         _write_code(folder)
+        if text.trainable:
+            _drop_requirement(folder / "requirements.txt", "transformers")
         write_text(folder / "config.json", json.dumps(about, indent=1))
         _write_parameters(folder, stored, _arrays(run, codec, shapes, at))
         write_text(folder / "README.md", readme)
@@ -272,3 +274,9 @@ def _write_code(folder: Path) -> None:
             if file.suffix in (".py", ".txt"):
                 target = folder if file.name in BESIDE else folder / package
                 shutil.copyfile(file, target / file.name)
+
+
+def _drop_requirement(path: Path, name: str) -> None:
+    """Takes the line of a package out of a requirements.txt."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(name)))
