@@ -28,6 +28,7 @@ from jen1_numpy.files import write_text
 MIN_CLIP, MAX_CLIP = 0.1, 600.0  # seconds
 SAVE_SECONDS = 7200.0  # of audio that is written before the state is saved again
 SAVED = "state.json"  # of an unfinished data set
+STATE = 2  # version of what it holds; an unfinished data set of another version is not gone on with
 
 
 def prepare(
@@ -87,7 +88,7 @@ def prepare(
     what = f"48 kHz stereo clips of {seconds} s from {Path(source).name}"
     command = dict(reading, limit_hours=limit_hours, test_fraction=test_fraction)
     command |= dict(source=source, encoder=encoder and encoder.fingerprint)
-    command |= dict(items=[item.id for _, item in items])
+    command |= dict(items=[item.id for _, item in items], state=STATE)
     key = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
     with whole_folder(out, key) as folder:
         saved = _saved(folder / SAVED)

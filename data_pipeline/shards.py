@@ -63,7 +63,7 @@ class Writer:
     folder: Path
     features: tfds.features.FeaturesDict
     description: str
-    written: Mapping | None = None
+    written: Mapping | None = None  # shards and licences
     _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -89,7 +89,7 @@ class Writer:
         shards[-1][0] += 1
         shards[-1][1] += len(record)
         if split == "train":
-            self._licences[str(json.loads(example["meta"]).get("licence", ""))] += 1
+            self._licences[_licence(json.loads(example["meta"]))] += 1
 
     def pause(self) -> dict:
         """Completes the shards of all examples so far, and returns what they hold."""
@@ -131,6 +131,27 @@ class Writer:
         (self.folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
 
 
+def _licence(meta: Mapping) -> str:
+    """The field `licence`, in one line of at most 80 characters; "" if it is no text."""
+    stated = meta.get("licence")
+    return " ".join(stated.split())[:80] if isinstance(stated, str) else ""
+
+
+def _counted(path: Path) -> dict[str, int]:
+    """What `Writer` has counted; empty for a data set without counts."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not all(type(each) is int for each in found.values()):
+            raise ValueError("it holds no counts")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise Refusal(
+            f"{path} is damaged ({error}); delete it, and the licences count as unknown."
+        ) from None
+    return found
+
+
 @dataclass(frozen=True)
 class Info:
     """What a data set holds."""
@@ -156,14 +177,14 @@ def info(folder: str) -> Info:
     kind = "waveform" if "audio" in builder.info.features else "latents"
     shape = builder.info.features["audio" if kind == "waveform" else "latents"].shape
     examples = {name: split.num_examples for name, split in builder.info.splits.items()}
-    fingerprint, licences = Path(folder, FINGERPRINT), Path(folder, LICENCES)
+    fingerprint = Path(folder, FINGERPRINT)
     return Info(
         kind,
         examples,
         tuple(shape),
         shape[0] / SAMPLE_RATE if kind == "waveform" else None,
         json.loads(fingerprint.read_text()) if fingerprint.exists() else None,
-        json.loads(licences.read_text()) if licences.exists() else {},
+        _counted(Path(folder, LICENCES)),
     )
 
 

@@ -380,11 +380,17 @@ def _given(options):
 
 def _sampling(options) -> dict:
     from jen1_numpy.noise import read_noise
+
+    return _chosen(options) | {"noise": read_noise(options.noise) if options.noise else None}
+
+
+def _chosen(options) -> dict:
+    """The options of sampling, with the path of the noise."""
     from jen1_numpy.options import SamplingOptions
 
     chosen = {name: getattr(options, name) for name in SamplingOptions.__annotations__}
-    chosen["conditions"] = dict(options.conditions or ())
-    return chosen | {"noise": read_noise(options.noise) if options.noise else None}
+    chosen["noise"] = str(Path(options.noise).resolve()) if options.noise else None
+    return chosen | {"conditions": dict(options.conditions or ())}
 
 
 def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]] = ()) -> None:
@@ -400,7 +406,7 @@ def _write(model, out: Path, audio, options, spans: Sequence[tuple[float, float]
         name: getattr(options, name) for name in ("prompt", "seed", "strength") if name in options
     }
     record |= {name: model.config.diffusion[name] for name in settings if name != "sample_steps"}
-    record |= resolve(_sampling(options), dict(model.config.diffusion)) | {"noise": options.noise}
+    record |= resolve(_chosen(options), dict(model.config.diffusion))
     if "audio" in options:
         record["audio"] = str(Path(options.audio).resolve())
     record |= {

@@ -1,1 +1,1 @@
-"""What the models in JAX and in PyTorch share; it needs no framework but NumPy."""
+"""What the models in JAX and in PyTorch share; it needs neither of them."""

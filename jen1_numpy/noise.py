@@ -4,8 +4,10 @@ The random numbers of JAX and PyTorch differ. The same noise gives the same musi
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -15,29 +17,41 @@ from safetensors.numpy import save_file
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import whole_file
 
+LARGEST = 2**30  # bytes of a file; an hour of music needs a tenth
+
 # One array [frames, k] for each window, in the order of sampling; or a function of the piece and of
 # its window, both counted from 0.
-Noise = Sequence[np.ndarray] | np.ndarray | Callable[[int, int], np.ndarray]
+Noise = list[np.ndarray] | tuple[np.ndarray, ...] | np.ndarray | Callable[[int, int], np.ndarray]
 
 
 def by_window(
-    noise: Noise, frames: int, k: int
+    noise: Any, frames: int, k: int
 ) -> Callable[[int, int], Float32[np.ndarray, "frames k"]]:
-    """A function of the piece and its window that raises `Refusal` for missing or unfit noise."""
+    """A function of the piece and its window; raises `Refusal` for what is no `Noise` or unfit."""
     if not callable(noise):
-        arrays = iter(noise)
-        noise = lambda piece, window: next(arrays, None)
+        if not isinstance(noise, list | tuple | np.ndarray):
+            raise Refusal(f"{noise!r} is no noise; give an array of [{frames}, {k}] for a window.")
+        given = dict(enumerate(noise))
+        order = count()
+        noise = lambda piece, window: given.get(next(order))
 
     def start(piece: int, window: int) -> Float32[np.ndarray, "frames k"]:
-        found = noise(piece, window)
+        found, which = noise(piece, window), f"window {window} of piece {piece}"
         if found is None:
-            raise Refusal("There is less noise than there are windows; give one array for each.")
-        array = np.asarray(found, np.float32)
+            raise Refusal(
+                f"The noise ends before {which}; give an array of [{frames}, {k}] for each window."
+            )
+        try:
+            with np.errstate(over="ignore"):  # it becomes infinity
+                array = np.asarray(found, np.float32)
+        except (TypeError, ValueError):
+            raise Refusal(f"The noise of {which} is no array of numbers.") from None
         if array.shape != (frames, k):
             raise Refusal(
-                f"The noise of window {window} of piece {piece} has the shape {list(array.shape)}; "
-                f"it must be {[frames, k]}."
+                f"The noise of {which} has the shape {list(array.shape)}; it must be {[frames, k]}."
             )
+        if not np.isfinite(array).all():
+            raise Refusal(f"The noise of {which} holds NaN or infinity.")
         return array
 
     return start
@@ -54,6 +68,8 @@ def read_noise(path: str | os.PathLike) -> Float32[np.ndarray, "windows frames k
     try:
         if not Path(path).is_file():  # a pipe would block
             raise FileNotFoundError("there is no such file")
+        if Path(path).stat().st_size > LARGEST:
+            raise OSError(f"it is larger than {LARGEST} bytes")
         with safe_open(path, "numpy") as file:
             kind, shape = file.get_slice("noise").get_dtype(), file.get_slice("noise").get_shape()
             if kind != "F32" or len(shape) != 3:

@@ -74,7 +74,7 @@ def resolve(
     )
     if not isinstance(negative, str):
         raise Refusal(f"{negative!r} is not a prompt; give one negative prompt for all pieces.")
-    if not (isinstance(steps, int | np.integer) and steps >= 1):
+    if isinstance(steps, bool) or not (isinstance(steps, int | np.integer) and steps >= 1):
         raise Refusal(f"{steps!r} steps cannot be taken; give a whole number, at least 1.")
     if not (isinstance(scale, Real) and math.isfinite(scale)):
         raise Refusal(
@@ -82,11 +82,6 @@ def resolve(
             "1 samples the model as it was trained."
         )
     return resolved
-
-
-def place_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that say where in its piece the music lies, and what else is known of it."""
-    return {name: settings[name] for name in ("start", "total", "conditions")}
 
 
 def check_place(

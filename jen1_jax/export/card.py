@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jen1_jax.models.metrics import read_metrics
 from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
 
+MOST_LICENCES = 20  # that are named
 PROMPT = "calm piano with soft strings"
 _USE = """
 ## Use
@@ -62,6 +64,8 @@ def card(
         text = f"frozen | {named}, {at_most}"
     else:
         text = f"{millions('text'):.1f} M | a small T5, {at_most}"
+    words = _own_words(run)
+    unstated = "see above" if words else "not stated; ask those who trained them"
     lines = [
         "---",
         *([f"license: {licence}"] if licence else []),
@@ -75,7 +79,7 @@ def card(
         "A text-to-music model after JEN-1 (arXiv 2308.04729), trained with jen1-jax "
         f"{about['versions']['jen1-jax']}. It generates, inpaints, continues and varies "
         f"{rate / 1000:g} kHz stereo music from text.",
-        *_own_words(run),
+        *words,
         _USE.format(
             prompt=PROMPT, seconds=seconds, span=f"{seconds / 4:g}:{seconds / 2:g}", rate=rate
         ),
@@ -96,7 +100,7 @@ def card(
         *_figures(reports),
         "## Licence",
         "",
-        f"Weights: {licence or 'not stated; ask those who trained them'}. Code in this folder: "
+        f"Weights: {licence or unstated}. Code in this folder: "
         "Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0).",
         "",
     ]
@@ -130,8 +134,12 @@ def _training(run: Run, trained: Mapping[str, Any]) -> list[str]:
         examples = data.get("examples", {}).get("train")
         count = f", {examples:,} training examples" if examples else ""
         lines.append(f"- Data: {Path(data['dir']).name}{count}.")
-        for name, clips in data.get("licences", {}).items():
-            lines.append(f"    - {clips:,} of them: {name or 'no licence stated'}.")
+        licences = Counter(data.get("licences", {})).most_common()
+        for name, clips in licences[:MOST_LICENCES]:
+            stated = f"`{name.replace('`', '')}`" if name else "no licence stated"
+            lines.append(f"    - {clips:,} of them: {stated}.")
+        if others := sum(clips for _, clips in licences[MOST_LICENCES:]):
+            lines.append(f"    - {others:,} of them: other licences.")
     return lines
 
 
@@ -143,19 +151,22 @@ def _figures(reports: Sequence[str | os.PathLike]) -> list[str]:
             report = json.loads(Path(path).read_text(encoding="utf-8"))
             if "median" in report:
                 values = dict(report["median"]["all"])
-                what = f"round trips of {values.pop('clips')} held-out clips, medians"
+                what = f"round trips of {int(values.pop('clips'))} held-out clips, medians"
             else:
-                values = {view: row["rank"] for view, row in report["rows"]["generated"].items()}
+                rows = report["rows"]["generated"].items()
+                values = {view: row["rank"] for view, row in rows if isinstance(row, dict)}
                 what = (
-                    f"median rank of the right one of {report['clips']} held-out clips, by its "
-                    "likeness to what is generated for its caption"
+                    f"median rank of the right one of {int(report['clips'])} held-out clips, by "
+                    "its likeness to what is generated for its caption"
                 )
             figures = [
                 f"{name.replace('_', ' ')} {value:.2f}"
                 for name, value in values.items()
                 if value is not None
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError as error:
+            raise Refusal(f"The report {path} cannot be read ({error.strerror}).") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise Refusal(
                 f"{path} is not the report.json of an evaluation; give what `jen1 evaluate "
                 "autoencoder` or `jen1 evaluate captions` wrote."

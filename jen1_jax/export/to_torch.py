@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def export_torch(
         Refusal: the run is not trained to its end, or its parts do not belong together; its text
             encoder has no name on the hub; `out` holds something already.
     """
+    if not re.fullmatch(r"[A-Za-z0-9.+-]*", licence):
+        raise Refusal(f"{licence!r} is no name of a licence; give one like apache-2.0.")
     config, codec = run.config, load_codec(run)
     missing = (
         f"The run {run.path} has no trained diffusion model yet; train it with "

@@ -162,6 +162,24 @@ def test_training_clips_are_counted_by_licence(mixed):
     assert all(expected.values()) and store.info(str(out)).licences == expected
 
 
+def test_a_licence_is_one_line_of_text(mixed, tmp_path):
+    about = dict(captions=[""], id="a@0.000", start=0.0, total=0.25)
+    example = dict(audio=np.zeros((SAMPLES, 2), np.int16), valid_samples=SAMPLES) | about
+    out = tmp_path / "set"
+    out.mkdir()
+    with store.Writer(out, store.waveform_features(SAMPLES), "") as writer:
+        for stated in ("CC0\n# more", None, ["CC0"], 5, "x" * 100):
+            writer.write("train", example | {"meta": json.dumps({"licence": stated})})
+        writer.write("test", example | {"meta": json.dumps({"licence": "CC-BY"})})
+    assert store.info(str(out)).licences == {"CC0 # more": 1, "": 3, "x" * 80: 1}
+    for damaged in ("{", "[1]", '{"CC0": "many"}'):
+        (out / store.LICENCES).write_text(damaged)
+        with pytest.raises(Refusal, match=r"damaged .* delete it"):
+            store.info(str(out))
+    (out / store.LICENCES).unlink()
+    assert store.info(str(out)).licences == {}
+
+
 def test_no_file_is_in_two_splits_and_the_split_is_stable(shards, music, tmp_path):
     files = lambda folder, split: {e["id"].decode().split("@")[0] for e in source(folder, split)}
     train, test = files(shards, "train"), files(shards, "test")

@@ -145,7 +145,8 @@ def test_the_model_card_says_the_licences_of_the_data_and_what_evaluations_found
     small_run, exported, tmp_path
 ):
     median = {"clips": 20, "si_sdr": None, "stft_distance": 1.239}
-    captions = {"clips": 64, "rows": {"generated": {"key": {"rank": 7.5}, "timbre": {"rank": 3}}}}
+    row = {"key": {"rank": 7.5, "top": 0.1}, "timbre": {"rank": 3}, "flatness": 1.2, "peak": [1, 2]}
+    captions = {"clips": 64, "rows": {"generated": row}}
     reports = [tmp_path / "1.json", tmp_path / "2.json"]
     for path, report in zip(reports, ({"median": {"all": median}}, captions), strict=True):
         path.write_text(json.dumps(report))
@@ -155,15 +156,19 @@ def test_the_model_card_says_the_licences_of_the_data_and_what_evaluations_found
     counts = {"whitening.scale": 4}
     said = card(small_run, trained, about, counts, "", reports)
     assert (
-        "- Data: music, 30 training examples.\n    - 20 of them: CC0.\n"
+        "- Data: music, 30 training examples.\n    - 20 of them: `CC0`.\n"
         "    - 10 of them: no licence stated."
     ) in said
     assert "round trips of 20 held-out clips, medians: stft distance 1.24.\n" in said
     assert "one of 64 held-out clips" in said and "caption: key 7.50, timbre 3.00." in said
-    reports[0].write_text("[]")
-    for path in (reports[0], tmp_path / "none"):
+    for text in ("[]", "{", '{"rows": {"generated": []}}', '{"clips": "<b>", "rows": {}}'):
+        reports[0].write_text(text)
         with pytest.raises(Refusal, match=r"is not the report\.json of an evaluation"):
-            export_torch(small_run, str(tmp_path / "out"), reports=[str(path)])
+            export_torch(small_run, str(tmp_path / "out"), reports=[str(reports[0])])
+    with pytest.raises(Refusal, match="none cannot be read"):
+        export_torch(small_run, str(tmp_path / "out"), reports=[str(tmp_path / "none")])
+    with pytest.raises(Refusal, match="no name of a licence"):
+        export_torch(small_run, str(tmp_path / "out"), licence="a: b\nc")
     assert not (tmp_path / "out").exists()
 
 

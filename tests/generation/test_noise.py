@@ -28,7 +28,7 @@ def test_the_noise_that_a_seed_draws_gives_the_same_music(tiny_model):
     for ours, other, third in zip(expected, given, listed, strict=True):
         np.testing.assert_array_equal(ours, other)
         np.testing.assert_array_equal(ours, third)
-    with pytest.raises(Refusal, match="less noise than there are windows"):
+    with pytest.raises(Refusal, match="noise ends before window 1 of piece 1; give an array of"):
         model.generate(prompts, seconds, noise=arrays[:3], steps=2)
 
 
@@ -37,6 +37,19 @@ def test_noise_of_another_shape_is_refused():
     assert start(0, 0).shape == (5, 0)
     with pytest.raises(Refusal, match=r"window 3 of piece 1 has the shape \[5, 3\].* \[5, 0\]"):
         start(1, 3)
+
+
+def test_noise_that_is_none_is_refused():
+    for noise, reason in (
+        ("abc", "is no noise"),
+        (5, "is no noise"),
+        (["abc"], "no array of numbers"),
+        ([[[1.0], [2.0, 3.0]]], "no array of numbers"),
+        ([[[1.0], [np.nan]]], "NaN or infinity"),
+        ([[[1.0], [1e300]]], "NaN or infinity"),
+    ):
+        with pytest.raises(Refusal, match=reason):
+            by_window(noise, 2, 1)(0, 0)
 
 
 def test_a_file_holds_the_noise_of_all_windows(tmp_path):
