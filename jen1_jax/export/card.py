@@ -95,7 +95,7 @@ def card(
         "",
         "## Training",
         "",
-        *_training(run, trained),
+        *_training(run, trained["config"], about["data"]),
         "",
         *_figures(reports),
         "## Licence",
@@ -116,9 +116,9 @@ def _own_words(run: Run) -> list[str]:
     return ["", text.partition("\n")[2].strip() if text.startswith("# ") else text]
 
 
-def _training(run: Run, trained: Mapping[str, Any]) -> list[str]:
+def _training(run: Run, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     """What the record and the metrics say about the training."""
-    config, lines = trained["config"], []
+    lines = []
     for part in ("autoencoder", "diffusion"):
         training = config[f"train_{part}"]
         line = f"- {part}: {training['batch_size']} examples a step"
@@ -130,11 +130,11 @@ def _training(run: Run, trained: Mapping[str, Any]) -> list[str]:
         if held:
             line += f", lowest held-out loss {min(held):.3f}"
         lines.append(line + ".")
-    if data := trained.get("data"):
-        examples = data.get("examples", {}).get("train")
+    if data["dir"]:
+        examples = data["examples"].get("train")
         count = f", {examples:,} training examples" if examples else ""
-        lines.append(f"- Data: {Path(data['dir']).name}{count}.")
-        licences = Counter(data.get("licences", {})).most_common()
+        lines.append(f"- Data: {data['dir']}{count}.")
+        licences = Counter(data["licences"]).most_common()
         for name, clips in licences[:MOST_LICENCES]:
             stated = f"`{name.replace('`', '')}`" if name else "no licence stated"
             lines.append(f"    - {clips:,} of them: {stated}.")

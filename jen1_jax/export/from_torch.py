@@ -101,8 +101,9 @@ def import_torch(exported: str, out: str) -> None:
         run.measured.parent.mkdir()
         fitted.save(run.whitening)
         write_text(run.measured, json.dumps(about["measured"]))
-        weights.write(run.weights("autoencoder"), autoencoder, run.record)
-        weights.write(run.weights("diffusion"), params, run.record)
+        record = run.record | {"data": about["data"]}
+        weights.write(run.weights("autoencoder"), autoencoder, record)
+        weights.write(run.weights("diffusion"), params, record)
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -113,14 +114,27 @@ def _about(folder: Path) -> dict[str, Any]:
             f"{path} has the format {about.get('format')!r}, and this version of jen1-jax reads "
             f"{FORMAT}; use the version that wrote it, or a newer one."
         )
-    parts = {"config": dict, "fingerprints": dict, "measured": dict}
+    parts = {"config": dict, "fingerprints": dict, "measured": dict, "data": dict}
     prints = about.get("fingerprints")
     whole = isinstance(prints, dict) and all(
         isinstance(prints.get(name), str) for name in ("autoencoder", "text")
     )
     if not whole or not all(isinstance(about.get(name), kind) for name, kind in parts.items()):
         raise Refusal(f"{path} lacks {', '.join(parts)}, or they are damaged; export it again.")
+    _check_data(about["data"], path)
     return about
+
+
+def _check_data(data: Mapping[str, Any], path: Path) -> None:
+    """Refuses what `to_torch` does not write about the training data."""
+    counts = lambda each: isinstance(each, dict) and all(type(n) is int for n in each.values())
+    if (
+        data.keys() != {"dir", "examples", "licences"}
+        or not isinstance(data["dir"], str)
+        or not counts(data["examples"])
+        or not counts(data["licences"])
+    ):
+        raise Refusal(f"`data` of {path} is damaged; export it again.")
 
 
 def _check_bounds(config: ConfigDict, folder: Path) -> None:

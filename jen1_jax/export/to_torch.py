@@ -121,6 +121,7 @@ def export_torch(
         "conditioning": _features(unet.conditioning),
         "fingerprints": {"autoencoder": codec.fingerprint, "text": text.fingerprint},
         "measured": json.loads(run.measured.read_text()),
+        "data": _data(trained),
         "versions": run.record["versions"] | {"jen1-jax": __version__},
     }
     stored = _stored(codec, shapes)
@@ -134,6 +135,13 @@ def export_torch(
         write_text(folder / "config.json", json.dumps(about, indent=1))
         _write_parameters(folder, stored, _arrays(run, codec, shapes, at))
         write_text(folder / "README.md", readme)
+
+
+def _data(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What others learn of the training data: its name, examples by split, clips by licence."""
+    data = trained.get("data", {})
+    counts = {name: dict(data.get(name, {})) for name in ("examples", "licences")}
+    return {"dir": Path(data.get("dir", "")).name} | counts
 
 
 def _write_parameters(

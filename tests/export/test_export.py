@@ -151,8 +151,8 @@ def test_the_model_card_says_the_licences_of_the_data_and_what_evaluations_found
     for path, report in zip(reports, ({"median": {"all": median}}, captions), strict=True):
         path.write_text(json.dumps(report))
     about = json.loads((exported / "config.json").read_text())
-    data = {"dir": "/some/music", "examples": {"train": 30}, "licences": {"CC0": 20, "": 10}}
-    trained = {"config": about["config"], "data": data}
+    about["data"] = {"dir": "music", "examples": {"train": 30}, "licences": {"CC0": 20, "": 10}}
+    trained = {"config": about["config"]}
     counts = {"whitening.scale": 4}
     said = card(small_run, trained, about, counts, "", reports)
     assert (
@@ -170,6 +170,16 @@ def test_the_model_card_says_the_licences_of_the_data_and_what_evaluations_found
     with pytest.raises(Refusal, match="no name of a licence"):
         export_torch(small_run, str(tmp_path / "out"), licence="a: b\nc")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_record_of_the_data_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    about = json.loads((folder / "config.json").read_text())
+    for damage in ({"dir": 5}, {"examples": []}, {"licences": {"CC0": "many"}}, {"more": 1}):
+        edited = about | {"data": about["data"] | damage}
+        (folder / "config.json").write_text(json.dumps(edited))
+        with pytest.raises(Refusal, match=r"`data` of .* is damaged"):
+            import_torch(str(folder), str(tmp_path / "run"))
 
 
 def test_a_frozen_text_encoder_is_copied_or_left_out_by_name(small_run, tmp_path, frozen_run):
@@ -307,7 +317,9 @@ def test_a_fine_tune_in_pytorch_goes_on_in_jax(small_run, exported, tmp_path):
     assert tuned < 0.9 * in_jax(before)
     model.save_pretrained(tmp_path / "tuned")
     import_torch(str(tmp_path / "tuned"), str(tmp_path / "run"))
-    assert in_jax(load_diffusion(Run.open(tmp_path / "run"))) == pytest.approx(tuned, rel=1e-4)
+    imported = load_diffusion(Run.open(tmp_path / "run"))
+    assert in_jax(imported) == pytest.approx(tuned, rel=1e-4)
+    assert imported.trained["data"]["dir"] == "audio.npz"
     untuned = first_loss(small_run.path, "untuned")
     assert first_loss(tmp_path / "run", "goes_on") < 0.97 * untuned
 
