@@ -1,7 +1,6 @@
 """A MIDI file and its sidecar, read into arrays within limits of size, notes and length."""
 
 import io
-import json
 import math
 import re
 from collections import defaultdict, deque
@@ -14,10 +13,10 @@ import mido
 import numpy as np
 from pretty_midi import INSTRUMENT_MAP
 
+from data_pipeline.sidecars import parse, read_text
 from jen1_numpy.errors import Refusal
 
 MAX_BYTES = 1_000_000  # of a MIDI file; mido takes about 10 s for the worst file of this size
-MAX_SIDECAR_BYTES = 256_000
 MAX_NOTES = 50_000
 MAX_SECONDS = 900.0
 MIN_TEMPO, MAX_TEMPO = 4, 1000  # quarter notes per minute
@@ -191,25 +190,22 @@ class _Player:
         return Score(id, notes, controls, self.tempos, self.meters, self.keys, seconds, sidecar)
 
 
-def read_sidecar(path: Path) -> dict:
+def read_sidecar(path: Path, folder: Path | None = None) -> dict:
     """The fields of NAME.json beside NAME.mid, or {} where there is none.
 
     Fields that this module does not know are kept as they are.
 
     Raises:
-        Refusal: it is too large, no JSON object, or a field has the wrong type.
+        Refusal: it cannot be read (see `sidecars`), is a link out of `folder`, or a field has the
+            wrong type.
     """
     path = path.with_suffix(".json")
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_SIDECAR_BYTES:
-        raise Refusal(f"{path.name} has more than {MAX_SIDECAR_BYTES} bytes.")
     try:
-        fields = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path.name} is no JSON in UTF-8: {error}.") from None
-    if not isinstance(fields, dict):
-        raise Refusal(f"{path.name} is no JSON object.")
+        if (text := read_text(path, folder)) is None:
+            return {}
+        fields = parse(text)
+    except ValueError as error:
+        raise Refusal(f"{path.name} cannot be used: {error}.") from None
     fields = {
         name: value for name, value in fields.items() if value is not None or name == "melody"
     }

@@ -1,10 +1,10 @@
 """The source that reads a folder of audio files."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipeline.sidecars import parse, read_text
 from data_pipeline.sources.items import SUFFIXES, Item, Rejection, file_item
 
 MIDI = (".mid", ".midi")
@@ -33,7 +33,7 @@ def from_folder(folder: Path) -> Iterator[Item | Rejection]:
         for name in sorted(names):
             path = Path(parent, name)
             if path.suffix.lower() in SUFFIXES + UNSUPPORTED and not name.startswith("."):
-                yield _read(path, path.relative_to(folder).as_posix())
+                yield _read(path, path.relative_to(folder).as_posix(), folder)
 
 
 def midi_files(folder: Path) -> list[Path]:
@@ -45,18 +45,18 @@ def midi_files(folder: Path) -> list[Path]:
     )
 
 
-def _read(path: Path, id: str) -> Item | Rejection:
+def _read(path: Path, id: str, folder: Path) -> Item | Rejection:
     if path.suffix.lower() in UNSUPPORTED:
         return Rejection(id, "unsupported format", "convert it to FLAC or WAV")
     if rejection := unreadable_name(id):
         return rejection
     fields = {}
     try:
-        if (sidecar := path.with_suffix(".json")).exists():
-            fields = dict(json.loads(sidecar.read_text("utf-8")))
-        if (sidecar := path.with_suffix(".txt")).exists():
-            fields["caption"] = sidecar.read_text("utf-8").strip()
-    except (ValueError, TypeError) as error:  # not UTF-8, not JSON, not an object
+        if (text := read_text(sidecar := path.with_suffix(".json"), folder)) is not None:
+            fields = parse(text)
+        if (text := read_text(sidecar := path.with_suffix(".txt"), folder)) is not None:
+            fields["caption"] = text.strip()
+    except ValueError as error:
         return Rejection(id, "unreadable caption", f"{sidecar.name}: {error}")
     return file_item(id, path, fields)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pretty_midi
 
 from data_pipeline.captioning import captions
-from data_pipeline.scores.reading import MAX_BYTES, MAX_SIDECAR_BYTES, Score, read, read_sidecar
+from data_pipeline.scores.reading import MAX_BYTES, Score, read, read_sidecar
 from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
+from data_pipeline.sidecars import read_text
 from data_pipeline.sources.folder import midi_files, unreadable_name
 from data_pipeline.sources.items import About, Item, Rejection, distinct
 from jen1_numpy.errors import Refusal
@@ -49,7 +51,7 @@ def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejec
     remembered = lru_cache(maxsize=2)(read)  # the clips of a score ask for it one after the other
     for path in midi_files(folder):
         id = path.relative_to(folder).as_posix()
-        entry = unreadable_name(id) or _item(path, id, fonts, renderer, remembered)
+        entry = unreadable_name(id) or _item(path, id, folder, fonts, renderer, remembered)
         if isinstance(entry, Item):
             digest = _digest(path)
             if digest in digests:
@@ -61,6 +63,7 @@ def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejec
 def _item(
     path: Path,
     id: str,
+    folder: Path,
     fonts: dict[str, Path],
     renderer: Renderer,
     read: Callable[[Path, str], Score],
@@ -68,15 +71,13 @@ def _item(
     if not path.is_file():
         return Rejection(id, "missing")
     try:
-        sidecar = read_sidecar(path)
+        sidecar = read_sidecar(path, folder)
+        if (text := read_text(path.with_suffix(".txt"), folder)) is not None:
+            sidecar["caption"] = text
     except Refusal as refusal:
         return Rejection(id, "unreadable sidecar", str(refusal))
-    if (text := path.with_suffix(".txt")).is_file():
-        try:
-            with open(text, encoding="utf-8") as file:
-                sidecar["caption"] = file.read(MAX_SIDECAR_BYTES)
-        except ValueError as error:
-            return Rejection(id, "unreadable caption", f"{text.name}: {error}")
+    except ValueError as error:
+        return Rejection(id, "unreadable caption", f"{path.stem}.txt: {error}")
     font = sidecar.get("soundfont") or _choose(id, sorted(fonts))
     if font not in fonts:
         given = ", ".join(fonts)
@@ -111,7 +112,7 @@ def _digest(path: Path) -> bytes:
     """A digest of the MIDI file and its sidecar."""
     digest = hashlib.sha256()
     for part in (path, path.with_suffix(".json")):
-        if part.is_file():
+        if os.path.isfile(part):  # also where a name has no room for the suffix
             with open(part, "rb") as file:
                 digest.update(file.read(MAX_BYTES))
     return digest.digest()

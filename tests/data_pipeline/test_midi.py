@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -108,12 +109,16 @@ def test_unusable_files_are_listed_with_their_reason(tmp_path, listed):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "folder.mid").mkdir()
     (tmp_path / "line\n.mid").write_bytes(b"")
+    write(tmp_path / "pipe.mid", part(3, C_MAJOR))
+    os.mkfifo(tmp_path / "pipe.txt")
+    write(tmp_path / (long := "é" * 125 + "b.mid"), part(4, C_MAJOR))  # 255 bytes
     found = listed()
-    assert isinstance(found.pop("copy.mid"), Item)
+    assert isinstance(found.pop("copy.mid"), Item) and isinstance(found.pop(long), Item)
     assert {id: entry.reason for id, entry in found.items()} == {
         "good.mid": "duplicate",
         "wrong.mid": "unreadable sidecar",
         "latin.mid": "unreadable caption",
+        "pipe.mid": "unreadable caption",
         "folder.mid": "missing",
         "line\n.mid": "unreadable name",
     }

@@ -1,0 +1,86 @@
+"""A bad file or line is one rejection with its reason; the others of its source are listed."""
+
+import json
+import os
+import signal
+
+import pytest
+import soundfile
+
+from data_pipeline.sources import Item, open_source
+from tests.data_pipeline.conftest import tone
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """Ends a test that waits for a pipe."""
+
+    def stop(*_):
+        raise RuntimeError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the recordings good.wav, whose caption is "good", and bad.wav."""
+    (folder := tmp_path / "music").mkdir()
+    for number, name in enumerate(("good", "bad")):
+        soundfile.write(folder / f"{name}.wav", tone(0.6, frequency=300 + number), 48_000)
+    (folder / "good.txt").write_text("good")
+    return folder
+
+
+def listed(source):
+    """Of each recording the captions, or the reason why it is rejected."""
+    return {
+        entry.id: entry.about(0, 1).captions if isinstance(entry, Item) else entry.reason
+        for entry in open_source(str(source), clips=1, seconds=1, seed=0)
+    }
+
+
+SIDECARS = {
+    "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "linked outside": lambda path: path.symlink_to(__file__),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "huge": lambda path: path.write_bytes(b" " * 300_000),
+    "Latin-1": lambda path: path.write_bytes(b'{"caption": "caf\xe9"}'),
+}
+TEXTS = {
+    "nested": "[" * 100_000,
+    "nested within Python's limit": '{"a":' + "[" * 500 + "]" * 500 + "}",
+    "no object": "[]",
+    "half a surrogate pair": '{"caption": "\\ud800"}',
+    "half a surrogate pair in the metadata": '{"mood": ["\\udfff"]}',
+}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_a_bad_sidecar_rejects_its_recording_alone(folder, kind, suffix):
+    SIDECARS[kind]((folder / "bad.wav").with_suffix(suffix))
+    assert listed(folder) == {"good.wav": ("good",), "bad.wav": "unreadable caption"}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_bad_json_sidecar_rejects_its_recording_alone(folder, kind):
+    (folder / "bad.json").write_text(TEXTS[kind])
+    assert listed(folder) == {"good.wav": ("good",), "bad.wav": "unreadable caption"}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_sidecar(folder):
+    (folder / "good.txt").write_bytes(b"\xef\xbb\xbfgood")
+    (folder / "bad.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"caption": "fine"}).encode())
+    assert listed(folder) == {"good.wav": ("good",), "bad.wav": ("fine",)}
+
+
+def test_a_name_that_leaves_no_room_for_a_sidecar_s_suffix_is_taken(folder):
+    name = "é" * 125 + "a.wav"  # 255 bytes; a name of 256 bytes cannot be asked for
+    (folder / "bad.wav").rename(folder / name)
+    assert listed(folder) == {"good.wav": ("good",), name: ("",)}
