@@ -144,9 +144,9 @@ def prepare(
                         break
             _check(tally, source, bool(decided))
         report = tally.report(out, len(found), bool(decided))
-        (folder / "rejected.jsonl").write_text(
-            "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in tally.rejected)
-        )
+        lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in tally.rejected)
+        # Names may hold bytes that are no text.
+        (folder / "rejected.jsonl").write_bytes("".join(lines).encode(errors="backslashreplace"))
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
         (folder / SAVED).unlink(missing_ok=True)
     return report

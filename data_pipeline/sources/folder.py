@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.sidecars import parse, read_text
-from data_pipeline.sources.items import SUFFIXES, Item, Rejection, file_item
+from data_pipeline.sources.items import SUFFIXES, UNSUPPORTED, Item, Rejection, file_item, refused
 
 MIDI = (".mid", ".midi")
-UNSUPPORTED = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".ape", ".alac", ".wv")  # by libsndfile
 
 
 def from_folder(folder: Path) -> Iterator[Item | Rejection]:
@@ -46,9 +45,7 @@ def midi_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, id: str, folder: Path) -> Item | Rejection:
-    if path.suffix.lower() in UNSUPPORTED:
-        return Rejection(id, "unsupported format", "convert it to FLAC or WAV")
-    if rejection := unreadable_name(id):
+    if rejection := refused(id, path, folder):
         return rejection
     fields = {}
     try:
@@ -59,14 +56,3 @@ def _read(path: Path, id: str, folder: Path) -> Item | Rejection:
     except ValueError as error:
         return Rejection(id, "unreadable caption", f"{sidecar.name}: {error}")
     return file_item(id, path, fields)
-
-
-def unreadable_name(id: str) -> Rejection | None:
-    """The rejection of a file whose name cannot be printed."""
-    if id.isprintable():
-        return None
-    return Rejection(
-        id.encode("utf-8", "replace").decode(),
-        "unreadable name",
-        "rename it in UTF-8 without control characters",
-    )

@@ -1,12 +1,25 @@
 """What a source yields: items, what is said about them, and rejections."""
 
+import os
+import shlex
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+from data_pipeline.sidecars import outside
+
+SUFFIXES = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+)  # fmt: skip
+UNSUPPORTED = (  # by libsndfile
+    ".m4a", ".m4b", ".m4r", ".mp4", ".aac", ".alac", ".wma", ".webm", ".mka", ".ape", ".wv",
+    ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ac3", ".eac3", ".dts", ".amr", ".ra", ".spx",
+)  # fmt: skip
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, separators of lines, paragraphs
 SPLITS = ("train", "test")
 
 
@@ -39,6 +52,25 @@ class Rejection:
     id: str
     reason: str  # one of a few phrases, which are counted
     detail: str = ""
+
+
+def refused(id: str, path: Path, folder: Path | None = None) -> Rejection | None:
+    """Why a file is not opened: its name, its kind, or a link out of `folder`; None if it may be.
+
+    Opening a pipe would wait for ever.
+    """
+    if any(unicodedata.category(character) in UNPRINTABLE for character in id):
+        return Rejection(id, "unreadable name", "rename it in UTF-8 without control characters")
+    if not os.path.lexists(path):
+        return Rejection(id, "missing")
+    if not os.path.isfile(path):
+        return Rejection(id, "no regular file", "a folder, a pipe, a device or a broken link")
+    if folder and outside(path, folder):
+        return Rejection(id, "linked outside", "list it in a manifest by its absolute path")
+    if path.suffix.lower() in UNSUPPORTED:
+        name, flac = shlex.quote(id), shlex.quote(str(PurePosixPath(id).with_suffix(".flac")))
+        return Rejection(id, "unsupported format", f"convert it: ffmpeg -i {name} {flac}")
+    return None
 
 
 def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:

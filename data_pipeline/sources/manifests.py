@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.sources.items import Item, Rejection, file_item
+from data_pipeline.sources.items import Item, Rejection, file_item, refused
 from jen1_numpy.errors import Refusal
 
 
@@ -56,6 +56,4 @@ def _listed(manifest: Path, line: int, fields: dict) -> Item | Rejection:
                 "write an absolute path if it is meant",
             )
         path = manifest.parent / normal
-    if not path.is_file():
-        return Rejection(listed, "missing")
-    return file_item(listed, path, fields)
+    return refused(listed, path) or file_item(listed, path, fields)

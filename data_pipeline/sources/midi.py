@@ -15,8 +15,8 @@ from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
 from data_pipeline.sidecars import read_text
-from data_pipeline.sources.folder import midi_files, unreadable_name
-from data_pipeline.sources.items import About, Item, Rejection, distinct
+from data_pipeline.sources.folder import midi_files
+from data_pipeline.sources.items import About, Item, Rejection, distinct, refused
 from jen1_numpy.errors import Refusal
 
 DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
@@ -51,7 +51,7 @@ def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejec
     remembered = lru_cache(maxsize=2)(read)  # the clips of a score ask for it one after the other
     for path in midi_files(folder):
         id = path.relative_to(folder).as_posix()
-        entry = unreadable_name(id) or _item(path, id, folder, fonts, renderer, remembered)
+        entry = refused(id, path, folder) or _item(path, id, folder, fonts, renderer, remembered)
         if isinstance(entry, Item):
             digest = _digest(path)
             if digest in digests:
@@ -68,8 +68,6 @@ def _item(
     renderer: Renderer,
     read: Callable[[Path, str], Score],
 ) -> Item | Rejection:
-    if not path.is_file():
-        return Rejection(id, "missing")
     try:
         sidecar = read_sidecar(path, folder)
         if (text := read_text(path.with_suffix(".txt"), folder)) is not None:

@@ -119,7 +119,7 @@ def test_unusable_files_are_listed_with_their_reason(tmp_path, listed):
         "wrong.mid": "unreadable sidecar",
         "latin.mid": "unreadable caption",
         "pipe.mid": "unreadable caption",
-        "folder.mid": "missing",
+        "folder.mid": "no regular file",
         "line\n.mid": "unreadable name",
     }
 

@@ -7,7 +7,9 @@ import signal
 import pytest
 import soundfile
 
-from data_pipeline.sources import Item, open_source
+from data_pipeline.clips import Recording, cut
+from data_pipeline.prepare import prepare
+from data_pipeline.sources import Item, Rejection, open_source
 from tests.data_pipeline.conftest import tone
 
 
@@ -84,3 +86,55 @@ def test_a_name_that_leaves_no_room_for_a_sidecar_s_suffix_is_taken(folder):
     name = "é" * 125 + "a.wav"  # 255 bytes; a name of 256 bytes cannot be asked for
     (folder / "bad.wav").rename(folder / name)
     assert listed(folder) == {"good.wav": ("good",), name: ("",)}
+
+
+def test_files_that_must_not_be_opened_are_rejected_alone(folder, tmp_path):
+    (folder / "bad.wav").unlink()
+    soundfile.write(tmp_path / "outside.wav", tone(0.6), 48_000)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "endless.wav").symlink_to("/dev/zero")
+    (folder / "nothing.wav").symlink_to("nothing")
+    (folder / "outside.wav").symlink_to("../outside.wav")
+    (folder / "inside.wav").symlink_to("good.wav")
+    (folder / "line\n.wav").touch()
+    (folder / os.fsdecode(b"caf\xe9.wav")).touch()
+    (folder / "夜　曲.wav").symlink_to("good.wav")  # a wide space, as in Japanese names
+    assert listed(folder) == {
+        "good.wav": ("good",),
+        "pipe.wav": "no regular file",
+        "endless.wav": "no regular file",
+        "nothing.wav": "no regular file",
+        "outside.wav": "linked outside",
+        "inside.wav": ("",),
+        "line\n.wav": "unreadable name",
+        "caf\udce9.wav": "unreadable name",
+        "夜　曲.wav": ("",),
+    }
+
+
+def test_every_audio_suffix_is_counted_and_what_is_not_decoded_says_how_to_convert_it(folder):
+    formats = dict(wave="WAV", aifc="AIFF", oga="OGG", mp2="MP3", au="AU", snd="AU")
+    formats |= dict(caf="CAF", w64="W64", rf64="RF64", WAV="WAV")
+    for suffix, format in formats.items():
+        soundfile.write(folder / f"a.{suffix}", tone(0.6), 48_000, format=format)
+    for suffix in ("m4a", "m4b", "aac", "wma", "wv"):
+        (folder / f"my song.{suffix}").write_bytes(b"not read")
+    (folder / "cover.jpg").touch()
+    found = {entry.id: entry for entry in open_source(str(folder), clips=1, seconds=1, seed=0)}
+    assert len(found) == 2 + len(formats) + 5
+    for suffix in formats:
+        assert isinstance(cut(found[f"a.{suffix}"], 0.25), Recording)
+    for suffix in ("m4a", "m4b", "aac", "wma", "wv"):
+        assert found[f"my song.{suffix}"] == Rejection(
+            f"my song.{suffix}",
+            "unsupported format",
+            f"convert it: ffmpeg -i 'my song.{suffix}' 'my song.flac'",
+        )
+
+
+def test_a_rejected_name_that_is_no_text_is_listed(folder, tmp_path):
+    (folder / (name := os.fsdecode(b"caf\xe9.wav"))).touch()
+    report = prepare(str(folder), str(tmp_path / "out"), seconds=0.25, test_fraction=0)
+    assert (report.files, report.accepted, report.rejected) == (3, 2, {"unreadable name": 1})
+    (line,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == name
