@@ -118,7 +118,7 @@ def _check(id: str, path: Path, shortest: float) -> _Checked | Rejection:
             seconds = frames / file.samplerate
             if seconds < shortest:
                 return reject("too short", f"{seconds:.2f} s")
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError) as error:  # TypeError: the suffix is .raw
         return reject("undecodable", str(error))
     if peak < SILENCE:
         return reject("silent", f"peak {peak:.1e}")

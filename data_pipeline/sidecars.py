@@ -52,7 +52,7 @@ def storable(fields: dict[str, Any]) -> None:
         json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         character = error.object[error.start]
-        raise ValueError(f"its text holds {character!r}, which is no character") from None
+        raise ValueError(f"its text holds {character!r}, which is not UTF-8") from None
 
 
 def outside(path: Path, folder: Path) -> bool:

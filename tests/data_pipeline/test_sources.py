@@ -88,6 +88,71 @@ def test_a_name_that_leaves_no_room_for_a_sidecar_s_suffix_is_taken(folder):
     assert listed(folder) == {"good.wav": ("good",), name: ("",)}
 
 
+BAD_LINES = {
+    "half a surrogate pair in the path": (b'{"path": "\\ud800.wav"}', "unreadable line"),
+    "half a surrogate pair in the caption": (
+        b'{"path": "bad.wav", "caption": "\\ud800"}',
+        "unreadable line",
+    ),
+    "a long name": (b'{"path": "%s.wav"}' % (b"a" * 300), "missing"),
+    "a zero": (b'{"path": "a\\u0000.wav"}', "unreadable name"),
+    "Latin-1": (b'{"path": "bad.wav", "caption": "caf\xe9"}', "unreadable line"),
+    "nested": (b"[" * 100_000, "unreadable line"),
+    "nested within Python's limit": (b'{"path": ' + b"[" * 500 + b"]" * 501, "unreadable line"),
+    "no object": (b'["bad.wav"]', "unreadable line"),
+    "a long line": (b'{"path": "%s"}' % (b"a" * 3_000_000), "unreadable line"),
+    "a pipe": (b'{"path": "pipe.wav"}', "no regular file"),
+    "a format that is not decoded": (b'{"path": "a.m4a"}', "unsupported format"),
+    "a link": (b'{"path": "link.wav"}', "outside the manifest's folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_of_a_jsonl_manifest_is_rejected_alone(folder, kind):
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "a.m4a").touch()
+    (folder / "link.wav").symlink_to(__file__)
+    line, reason = BAD_LINES[kind]
+    good = [b'{"path": "good.wav", "caption": "%d"}' % number for number in (1, 3)]
+    (folder / "list.jsonl").write_bytes(b"\n".join([good[0], line, good[1]]))
+    first, bad, last = open_source(str(folder / "list.jsonl"), clips=1, seconds=1, seed=0)
+    assert bad.reason == reason
+    assert [item.about(0, 1).captions for item in (first, last)] == [("1",), ("3",)]
+    if reason == "unreadable line":
+        assert bad.id == "list.jsonl:2"
+
+
+BAD_ROWS = {
+    "Latin-1": b"caf\xe9",
+    "a long cell": b"x" * 131_073,
+    "a long line": b"x" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ROWS)
+def test_a_bad_row_of_a_csv_manifest_is_rejected_alone(folder, kind):
+    content = b"path,caption\r\ngood.wav,1\r\nbad.wav,%s\r\ngood.wav,3" % BAD_ROWS[kind]
+    (folder / "list.csv").write_bytes(content)
+    first, bad, last = open_source(str(folder / "list.csv"), clips=1, seconds=1, seed=0)
+    assert (bad.id, bad.reason) == ("list.csv:3", "unreadable line")
+    assert [item.about(0, 1).captions for item in (first, last)] == [("1",), ("3",)]
+
+
+@pytest.mark.parametrize("content", ['{"path": "good.wav"}', "path\ngood.wav"])
+def test_a_byte_order_mark_is_no_part_of_a_manifest(folder, content):
+    path = folder / ("list.jsonl" if "{" in content else "list.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert listed(path) == {"good.wav": ("",)}
+
+
+def test_a_file_without_a_header_is_rejected_alone(folder, tmp_path):
+    (folder / "headless.raw").write_bytes(bytes(48_000))
+    (folder / "list.csv").write_text("path\ngood.wav\nheadless.raw\n")
+    options = dict(seconds=0.25, test_fraction=0)
+    report = prepare(str(folder / "list.csv"), str(tmp_path / "out"), **options)
+    assert (report.accepted, report.rejected) == (1, {"undecodable": 1})
+
+
 def test_files_that_must_not_be_opened_are_rejected_alone(folder, tmp_path):
     (folder / "bad.wav").unlink()
     soundfile.write(tmp_path / "outside.wav", tone(0.6), 48_000)
