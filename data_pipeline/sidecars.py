@@ -55,6 +55,16 @@ def storable(fields: dict[str, Any]) -> None:
         raise ValueError(f"its text holds {character!r}, which is not UTF-8") from None
 
 
+def is_texts(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def texts(value: str | list[str] | None) -> list[str]:
+    """The texts of a field that holds one, several or none."""
+    return [value] if isinstance(value, str) else value or []
+
+
 def outside(path: Path, folder: Path) -> bool:
     """Whether a path leads out of `folder` by links."""
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

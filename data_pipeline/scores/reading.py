@@ -13,7 +13,7 @@ import mido
 import numpy as np
 from pretty_midi import INSTRUMENT_MAP
 
-from data_pipeline.sidecars import parse, read_text
+from data_pipeline.sidecars import is_texts, parse, read_text
 from jen1_numpy.errors import Refusal
 
 MAX_BYTES = 1_000_000  # of a MIDI file; mido takes about 10 s for the worst file of this size
@@ -241,11 +241,11 @@ _FIELDS = {
     "style": _TEXT,
     "licence": _TEXT,
     "groove": _TEXT,
-    "caption": (lambda value: isinstance(value, str), "a text"),
-    "captions": (
-        lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
-        "a list of texts",
+    "caption": (
+        lambda value: isinstance(value, str) or is_texts(value),
+        "a text or a list of texts",
     ),
+    "captions": (is_texts, "a list of texts"),
     "soundfont": (
         lambda value: _text(value) and Path(value).name == value,
         "the name of a file, without its folder",

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_pipeline.sidecars import outside
+from data_pipeline.sidecars import is_texts, outside, texts
 
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2",
@@ -82,25 +82,28 @@ def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
     split = fields.pop("split", None)
     if split not in (None, *SPLITS):
         return Rejection(id, "unknown split", f"{split!r} is neither train nor test")
-    first, more = fields.pop("caption", None), fields.pop("captions", [])
-    if not isinstance(more, list) or not all(isinstance(caption, str) for caption in more):
+    first, more = fields.pop("caption", None), fields.pop("captions", None)
+    if not (first is None or isinstance(first, str) or is_texts(first)):
+        return Rejection(id, "unreadable caption", "caption must be a text or a list of texts")
+    if not (more is None or is_texts(more)):
         return Rejection(id, "unreadable caption", "captions must be a list of texts")
-    given = more if first is None else [str(first), *more]
-    if not given:
-        given = [_composed(fields)]
-    about = About(distinct(given), fields)
+    about = About(distinct(texts(first) + texts(more) or [_composed(fields)]), fields)
     return Item(id, path, lambda start, stop: about, split)
 
 
-def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+def distinct(given: Iterable[str]) -> tuple[str, ...]:
     """The texts without repeats, empty ones and the spaces around them; ("",) if none is left."""
-    return tuple(filter(None, dict.fromkeys(text.strip() for text in texts))) or ("",)
+    return tuple(filter(None, dict.fromkeys(text.strip() for text in given))) or ("",)
 
 
 def _composed(fields: dict) -> str:
-    """A caption from title, artist, genre and game."""
-    title, artist, game, genre = (
-        str(fields.get(name) or "") for name in ("title", "artist", "game", "genre")
-    )
+    """A caption from the texts of title, artist, genre and game; several have commas."""
+
+    def said(name: str) -> str:
+        value = fields.get(name)
+        value = str(value) if isinstance(value, int | float) else value  # a title like 1999
+        return ", ".join(texts(value)) if isinstance(value, str) or is_texts(value) else ""
+
+    title, artist, game, genre = map(said, ("title", "artist", "game", "genre"))
     by = f"{title} by {artist}" if title and artist else title or (artist and f"music by {artist}")
     return ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)

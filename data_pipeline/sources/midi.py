@@ -14,7 +14,7 @@ from data_pipeline.scores.reading import MAX_BYTES, Score, read, read_sidecar
 from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
-from data_pipeline.sidecars import read_text
+from data_pipeline.sidecars import read_text, texts
 from data_pipeline.sources.folder import midi_files
 from data_pipeline.sources.items import About, Item, Rejection, distinct, refused
 from jen1_numpy.errors import Refusal
@@ -82,8 +82,7 @@ def _item(
         return Rejection(id, "soundfont not given", f"it names {font}; given are {given}")
     meta = {"room": ROOM} | {name: sidecar[name] for name in sidecar if name not in _APART}
     meta |= {"source": "midi", "soundfont": font}
-    given = [sidecar["caption"]] if "caption" in sidecar else []
-    given += sidecar.get("captions", [])
+    given = texts(sidecar.get("caption")) + texts(sidecar.get("captions"))
     return Item(
         id,
         partial(renderer.render, path, id, fonts[font]),

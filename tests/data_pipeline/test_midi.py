@@ -78,7 +78,9 @@ def test_a_caption_of_ones_own_wins(tmp_path, listed):
     write(tmp_path / "text.mid", part(0, C_MAJOR), caption="from json")
     (tmp_path / "text.txt").write_text(" from text \n")
     write(tmp_path / "json.mid", part(1, C_MAJOR), caption="from json", captions=["more"])
+    write(tmp_path / "list.mid", part(2, C_MAJOR), caption=["one", "two"])
     found = listed()
+    assert found["list.mid"].about(0, 1).captions == ("one", "two")
     assert found["text.mid"].about(0, 1).captions == ("from text",)
     assert found["json.mid"].about(0, 1).captions == ("from json", "more")
     assert "caption" not in found["json.mid"].about(0, 1).meta

@@ -153,6 +153,28 @@ def test_a_file_without_a_header_is_rejected_alone(folder, tmp_path):
     assert (report.accepted, report.rejected) == (1, {"undecodable": 1})
 
 
+CAPTIONS = [
+    ({"caption": ["one", "two"]}, ("one", "two")),
+    ({"caption": ["one", "two"], "captions": ["two", "three"]}, ("one", "two", "three")),
+    ({"caption": None, "captions": None, "title": "A"}, ("A",)),
+    ({"caption": "", "title": "A"}, ("",)),
+    ({"title": "A", "genre": ["folk", "rock"], "artist": {"name": "B"}}, ("A, folk, rock",)),
+    ({"title": 1999}, ("1999",)),
+    ({"caption": 3}, "unreadable caption"),
+    ({"caption": False}, "unreadable caption"),
+    ({"caption": {"text": "one"}}, "unreadable caption"),
+    ({"caption": ["one", 2]}, "unreadable caption"),
+    ({"captions": "one"}, "unreadable caption"),
+    ({"captions": {}}, "unreadable caption"),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), CAPTIONS, ids=str)
+def test_a_caption_is_a_text_or_a_list_of_texts(folder, fields, expected):
+    (folder / "bad.json").write_text(json.dumps(fields))
+    assert listed(folder)["bad.wav"] == expected
+
+
 def test_files_that_must_not_be_opened_are_rejected_alone(folder, tmp_path):
     (folder / "bad.wav").unlink()
     soundfile.write(tmp_path / "outside.wav", tone(0.6), 48_000)
