@@ -119,12 +119,17 @@ def prepare(
         with writing as writer, closing(ahead):
             before = last = sum(tally.seconds.values())
             began = reported = time.monotonic()
+
+            def save(done: int) -> None:
+                tally.done = done
+                state = dict(tally=tally.to_json(), written=writer.pause())
+                write_text(folder / SAVED, json.dumps(state))
+
             for done, (place, item) in enumerate(ahead, tally.done):
                 total = sum(tally.seconds.values())
                 if total - last >= SAVE_SECONDS:
-                    tally.done, last = done, total
-                    state = dict(tally=tally.to_json(), written=writer.pause())
-                    write_text(folder / SAVED, json.dumps(state))
+                    save(done)
+                    last = total
                 if time.monotonic() - reported > 5:
                     reported = time.monotonic()
                     progress(
@@ -143,12 +148,13 @@ def prepare(
                     if full(split):
                         break
             _check(tally, source, bool(decided))
+            save(len(items))  # what follows may fail where the disk is full
         report = tally.report(out, len(found), bool(decided))
         lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in tally.rejected)
         # Names may hold bytes that are no text.
         (folder / "rejected.jsonl").write_bytes("".join(lines).encode(errors="backslashreplace"))
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-        (folder / SAVED).unlink(missing_ok=True)
+    Path(out, SAVED).unlink()
     return report
 
 

@@ -16,6 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def _about() -> dict:
     return dict(captions=captions, id=text, meta=text, start=np.float32, total=np.float32)
 
 
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Array_record raises RuntimeError where the disk is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+
+
 @dataclass
 class Writer:
     """Appends examples to the splits of a new data set in `folder`.
@@ -79,13 +89,15 @@ class Writer:
         record = self.features.serialize_example(dict(example))
         shards = self._shards.setdefault(split, [])
         if split not in self._files or shards[-1][1] + len(record) > SHARD_BYTES:
-            if split in self._files:
-                self._files[split].close()
-            self._files[split] = ArrayRecordWriter(
-                str(self._part(split, len(shards))), "group_size:1,uncompressed"
-            )
+            with _as_os_error():
+                if split in self._files:
+                    self._files.pop(split).close()
+                self._files[split] = ArrayRecordWriter(
+                    str(self._part(split, len(shards))), "group_size:1,uncompressed"
+                )
             shards.append([0, 0])
-        self._files[split].write(record)
+        with _as_os_error():
+            self._files[split].write(record)
         shards[-1][0] += 1
         shards[-1][1] += len(record)
         if split == "train":
@@ -93,9 +105,9 @@ class Writer:
 
     def pause(self) -> dict:
         """Completes the shards of all examples so far, and returns what they hold."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        with _as_os_error():
+            while self._files:
+                self._files.popitem()[1].close()
         return {"shards": self._shards, "licences": dict(self._licences)}
 
     def _part(self, split: str, number: int) -> Path:
@@ -112,7 +124,8 @@ class Writer:
             )
             for number in range(len(shards)):
                 name = template.sharded_filepath(shard_index=number, num_shards=len(shards))
-                os.replace(self._part(split, number), name)
+                if self._part(split, number).exists():  # no earlier call has come as far
+                    os.replace(self._part(split, number), name)
             lengths, size = [examples for examples, _ in shards], sum(size for _, size in shards)
             infos.append(
                 tfds.core.SplitInfo(

@@ -1,6 +1,8 @@
 """A preparation that is interrupted goes on where it has saved its state."""
 
+import errno
 import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import prepare as module
-from data_pipeline import stream
+from data_pipeline import shards, stream
 from data_pipeline.latents import Encoder
 from data_pipeline.prepare import prepare
 from data_pipeline.shards import decoder, records
@@ -152,3 +154,73 @@ def test_interrupted_waveforms_go_on_too(source, tmp_path, monkeypatch):
     again = prepare("here", str(tmp_path / "parts"), **OPTIONS)
     assert replace(again, out=report.out) == report and len(count) < 9 + PIECES
     assert content(str(tmp_path / "parts")) == content(str(tmp_path / "whole"))
+
+
+class Full(OSError):
+    """The disk is full."""
+
+    def __init__(self):
+        super().__init__(errno.ENOSPC, "No space left on device")
+
+
+def fails(original, at, error):
+    """`original`, but call number `at` raises `error`."""
+    calls = iter(range(1, 1_000_000))
+
+    def call(*arguments, **options):
+        if next(calls) == at:
+            raise error
+        return original(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "full", ["a shard", "the state", "the metadata", "the licences", "the rejections", "the name"]
+)
+@pytest.mark.parametrize("encoding", [False, True])
+def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full, encoding):
+    given = lambda: dict(OPTIONS, encoder=encoder() if encoding else None)
+    report = prepare("here", str(tmp_path / "whole"), **given())
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        if full == "a shard":
+
+            class Writer(shards.ArrayRecordWriter):
+                # This is what a full disk makes it raise.
+                close = fails(shards.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
+
+            patch.setattr(shards, "ArrayRecordWriter", Writer)
+        elif full == "the state":
+            patch.setattr(module, "write_text", fails(module.write_text, 3, Full()))
+        elif full == "the metadata":
+            place = shards.tfds.folder_dataset
+            patch.setattr(place, "write_metadata", fails(place.write_metadata, 1, Full()))
+        elif full == "the name":
+            rename = os.replace
+
+            def renamed(old, new):
+                if Path(new) == parts:
+                    raise Full
+                rename(old, new)
+
+            patch.setattr(os, "replace", renamed)
+        else:
+            name = {"the licences": shards.LICENCES, "the rejections": "rejected.jsonl"}[full]
+            write = Path.open
+
+            def opened(path, mode="r", *more, **options):
+                if path.name == name and "w" in mode:
+                    raise Full
+                return write(path, mode, *more, **options)
+
+            patch.setattr(Path, "open", opened)
+        with pytest.raises(Refusal, match=r"Writing .* failed"):
+            prepare("here", str(parts), **given())
+    assert not parts.exists()
+    done = len(source.rendered)
+    again = prepare("here", str(parts), **given())
+    assert replace(again, out=report.out) == report and content(parts) == content(report.out)
+    rendered = len(source.rendered) - done
+    assert rendered < PIECES if full in ("a shard", "the state") else rendered == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
