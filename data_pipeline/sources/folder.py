@@ -45,7 +45,7 @@ def midi_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, id: str, folder: Path) -> Item | Rejection:
-    if rejection := refused(id, path, folder):
+    if rejection := refused(id, path):
         return rejection
     fields = {}
     try:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_pipeline.sidecars import is_texts, outside, texts
+from data_pipeline.sidecars import is_texts, texts
 
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2",
@@ -54,8 +54,8 @@ class Rejection:
     detail: str = ""
 
 
-def refused(id: str, path: Path, folder: Path | None = None) -> Rejection | None:
-    """Why a file is not opened: its name, its kind, or a link out of `folder`; None if it may be.
+def refused(id: str, path: Path) -> Rejection | None:
+    """Why a file is not opened: its name, or its kind; None if it may be.
 
     Opening a pipe would wait for ever.
     """
@@ -65,8 +65,6 @@ def refused(id: str, path: Path, folder: Path | None = None) -> Rejection | None
         return Rejection(id, "missing")
     if not os.path.isfile(path):
         return Rejection(id, "no regular file", "a folder, a pipe, a device or a broken link")
-    if folder and outside(path, folder):
-        return Rejection(id, "linked outside", "list it in a manifest by its absolute path")
     if path.suffix.lower() in UNSUPPORTED:
         name, flac = shlex.quote(id), shlex.quote(str(PurePosixPath(id).with_suffix(".flac")))
         return Rejection(id, "unsupported format", f"convert it: ffmpeg -i {name} {flac}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_pipeline.sidecars import outside, parse, storable
+from data_pipeline.sidecars import parse, storable
 from data_pipeline.sources.items import Item, Rejection, file_item, refused
 from jen1_numpy.errors import Refusal
 
@@ -93,10 +93,11 @@ def _listed(manifest: Path, line: int, fields: dict) -> Item | Rejection:
     listed = fields.pop("path", None)
     if not isinstance(listed, str) or not listed:
         return Rejection(f"{manifest.name}:{line}", "unreadable line", "no path")
-    path = manifest.parent / os.path.normpath(listed)
+    normal = os.path.normpath(listed)
+    path = manifest.parent / normal
     if rejection := refused(listed, path):
         return rejection
-    if not os.path.isabs(listed) and outside(path, manifest.parent):
+    if normal.split(os.sep)[0] == os.pardir:
         return Rejection(
             listed, "outside the manifest's folder", "write an absolute path if it is meant"
         )

@@ -51,7 +51,7 @@ def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejec
     remembered = lru_cache(maxsize=2)(read)  # the clips of a score ask for it one after the other
     for path in midi_files(folder):
         id = path.relative_to(folder).as_posix()
-        entry = refused(id, path, folder) or _item(path, id, folder, fonts, renderer, remembered)
+        entry = refused(id, path) or _item(path, id, folder, fonts, renderer, remembered)
         if isinstance(entry, Item):
             digest = _digest(path)
             if digest in digests:

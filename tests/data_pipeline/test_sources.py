@@ -103,7 +103,7 @@ BAD_LINES = {
     "a long line": (b'{"path": "%s"}' % (b"a" * 3_000_000), "unreadable line"),
     "a pipe": (b'{"path": "pipe.wav"}', "no regular file"),
     "a format that is not decoded": (b'{"path": "a.m4a"}', "unsupported format"),
-    "a link": (b'{"path": "link.wav"}', "outside the manifest's folder"),
+    "another folder": (b'{"path": "../music/bad.wav"}', "outside the manifest's folder"),
 }
 
 
@@ -111,7 +111,6 @@ BAD_LINES = {
 def test_a_bad_line_of_a_jsonl_manifest_is_rejected_alone(folder, kind):
     os.mkfifo(folder / "pipe.wav")
     (folder / "a.m4a").touch()
-    (folder / "link.wav").symlink_to(__file__)
     line, reason = BAD_LINES[kind]
     good = [b'{"path": "good.wav", "caption": "%d"}' % number for number in (1, 3)]
     (folder / "list.jsonl").write_bytes(b"\n".join([good[0], line, good[1]]))
@@ -191,7 +190,7 @@ def test_files_that_must_not_be_opened_are_rejected_alone(folder, tmp_path):
         "pipe.wav": "no regular file",
         "endless.wav": "no regular file",
         "nothing.wav": "no regular file",
-        "outside.wav": "linked outside",
+        "outside.wav": ("",),  # audio may lie elsewhere
         "inside.wav": ("",),
         "line\n.wav": "unreadable name",
         "caf\udce9.wav": "unreadable name",
