@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from jen1_numpy.errors import Refusal
 
 LARGEST_JSON = 2**24  # bytes; the indices of weights are the longest files
@@ -34,3 +36,25 @@ def weight_files(folder: Path) -> list[str]:
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise Refusal(f"{index} does not list files of its folder: copy or download it again.")
     return sorted(set(names))
+
+
+def open_arrays(folder: Path, framework: str) -> dict[str, Any]:
+    """Of each array in a folder's .safetensors files, by its name, the file as it is opened.
+
+    Only headers are read. `framework` is "numpy" or "pt", as safetensors names them. Raises
+    `Refusal` for a file that is missing or damaged, and for a name that stands in two files.
+    """
+    files: dict[str, Any] = {}
+    for name in weight_files(folder):
+        path = folder / name
+        if not path.is_file():
+            raise Refusal(f"{name} is missing in {folder}: copy or download it again.")
+        try:
+            file = safe_open(path, framework)
+        except (SafetensorError, OSError) as error:
+            raise Refusal(f"{path} is damaged ({error}): copy or download it again.") from None
+        for key in file.keys():  # noqa: SIM118
+            if key in files:
+                raise Refusal(f"{folder} holds {key} twice: copy or download it again.")
+            files[key] = file
+    return files

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jen1_numpy.errors import Refusal
-from jen1_numpy.folder import read_json, weight_files
+from jen1_numpy.folder import open_arrays, read_json
 
 FORMAT = 1  # of config.json
 # Entries of a list, blocks of all levels, and numbers.
@@ -130,20 +129,7 @@ class Arrays:
     """The arrays in the .safetensors files of a folder, by name; only headers are read at first."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, Any] = {}
-        for name in weight_files(folder):
-            path = folder / name
-            if not path.is_file():
-                raise Refusal(f"{name} is missing in {folder}: copy or download it again.")
-            try:
-                file = safe_open(path, "pt")
-            except (SafetensorError, OSError) as error:
-                raise Refusal(f"{path} is damaged ({error}): copy or download it again.") from None
-            for key in file.keys():  # noqa: SIM118
-                if key in self._files:
-                    raise Refusal(f"{folder} holds {key} twice: copy or download it again.")
-                self._files[key] = file
+        self._folder, self._files = folder, open_arrays(folder, "pt")
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
         """Refuses other names and shapes than those of `expected`, and other types.

@@ -16,7 +16,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
 
 from jen1_jax.autoencoder.codec import fingerprint
 from jen1_jax.autoencoder.whitening import Whitening
@@ -32,7 +31,7 @@ from jen1_jax.text.hub import encoder_files
 from jen1_jax.text.prompts import TextEncoder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
-from jen1_numpy.folder import read_json, weight_files
+from jen1_numpy.folder import open_arrays, read_json
 
 TYPES = ("F32", "F16", "BF16")  # of parameters; they become float32
 # Of a configuration: entries of a list, blocks of all levels, and whole numbers.
@@ -178,19 +177,7 @@ class _Arrays:
     """The arrays in a folder's .safetensors files, by name."""
 
     def __init__(self, folder: Path):
-        self._folder, self._files = folder, {}
-        for name in weight_files(folder):
-            path = folder / name
-            if not path.is_file():
-                raise Refusal(f"{name} is missing in {folder}; copy or export it again.")
-            try:
-                file = safe_open(path, "numpy")
-            except (SafetensorError, OSError) as error:
-                raise Refusal(f"{path} is damaged ({error}); copy or export it again.") from None
-            for key in file.keys():  # noqa: SIM118
-                if key in self._files:
-                    raise Refusal(f"{folder} holds {key} twice; copy or export it again.")
-                self._files[key] = file
+        self._folder, self._files = folder, open_arrays(folder, "numpy")
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._files:
