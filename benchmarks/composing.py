@@ -44,7 +44,8 @@ import numpy as np
 import soundfile
 
 from benchmarks.features import read
-from data_pipeline.shards import examples, info, piece_of
+from data_pipeline.layout import info, piece_of
+from data_pipeline.reading import examples
 from jen1_jax.evaluation import adherence, copies, musical
 from jen1_jax.generation.model import Model
 from jen1_jax.models.checkpoints import Checkpoints

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipeline.shards import examples, info
+from data_pipeline.layout import info
+from data_pipeline.reading import examples
 from jen1_jax.autoencoder import spectrum
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.whitening import Moments, Whitening

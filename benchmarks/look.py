@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.features import read
-from data_pipeline.shards import piece_of
+from data_pipeline.layout import piece_of
 from jen1_jax.evaluation.pictures import Sound, run_page
 
 MEASURED = 200  # clips

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.shards import examples, piece_of
+from data_pipeline.layout import piece_of
+from data_pipeline.reading import examples
 
 PENALTIES = (30.0, 100.0, 300.0, 1000.0)
 FIELDS = ("style", "dynamics", "density", "register", "mode", "meter")

@@ -144,6 +144,12 @@ def get_config() -> ConfigDict:
         # The diffusion model learns only this many clips; 0: all. A model that cannot memorise 8
         # clips has a fault.
         limit=0,
+        # Where `dir` names several data sets with commas between them: how many of sum(shares)
+        # consecutive examples come from each. (): one of each.
+        shares=(),
+        # A damaged clip is left out, and its place in the batch has no weight. More damaged clips
+        # than this end the training.
+        most_damaged=100,
         prefetch=2,  # batches read ahead
     )
     # All of train_autoencoder is (inferred): the paper names the kinds of losses and an EMA, and
@@ -155,6 +161,7 @@ def get_config() -> ConfigDict:
         # Share of the crops whose sign is flipped in both channels. STFT levels (autoencoder.window
         # above 0) do not depend on the sign.
         polarity_flip=0.0,
+        channel_swap=0.0,  # share of the crops whose channels are swapped
         # Smallest and largest gain of a crop in dB, drawn evenly in dB. Latents of levels depend on
         # the gain as others do.
         gain_db=(0.0, 0.0),
@@ -217,6 +224,11 @@ def get_config() -> ConfigDict:
     config.train_diffusion = dict(
         steps=200_000,
         batch_size=512,
+        # As in train_autoencoder, for data of waveforms. Clips keep their channels whose text
+        # names a side.
+        polarity_flip=0.0,
+        gain_db=(0.0, 0.0),
+        channel_swap=0.0,
         # Or "muon" for the matrices between the U-Net's first and last layer and in a text encoder
         # that is trained, with AdamW for the rest. Its steps are as large as AdamW's.
         optimizer="adamw",

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_pipeline.shards import SAMPLE_RATE
+from data_pipeline.layout import SAMPLE_RATE
 from data_pipeline.sources import Item, Rejection
 from jen1_numpy.errors import Refusal
 
@@ -36,7 +36,7 @@ class Dropped:
 class Recording:
     """An accepted item: the SHA-256 of its file (None if it is rendered) and its pieces in order.
 
-    A clip is an example as `shards.waveform_features` describes it. Iterating reads the file.
+    A clip is an example as `writing.Writer.write` describes it. Iterating reads the file.
     """
 
     digest: str | None

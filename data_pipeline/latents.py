@@ -12,29 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save
 
-from data_pipeline.shards import (
-    EMBEDDINGS,
+from data_pipeline.embeddings import Embed, write_embeddings
+from data_pipeline.layout import (
     FINGERPRINT,
     SAMPLE_RATE,
     Info,
-    Writer,
     adjoining,
-    examples,
     info,
     latent_features,
 )
-from data_pipeline.stream import caption_key
+from data_pipeline.reading import examples
+from data_pipeline.writing import Writer
 from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import whole_file
 
 GROUP = 4  # batches of clips that are encoded at a time, those with neighbours on the same sides
-# Captions whose embeddings are in memory and in a file together, and those embedded in one call.
-EMBEDDINGS_IN_FILE, EMBEDDED_AT_ONCE = 2048, 128
-Embed = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -104,9 +97,9 @@ def latent_writer(
 
     `written` is what `LatentWriter.pause` returned in an earlier call for this folder.
     """
-    shards, captions = (written["shards"], written["captions"]) if written else ({}, [])
+    shards, captions = (written["shards"], written["captions"]) if written else (None, [])
     frames = -(-round(seconds * SAMPLE_RATE) // encoder.hop)
-    with Writer(folder, latent_features(frames, encoder.k), description, shards) as shard_writer:
+    with Writer(folder, latent_features(frames, encoder.k), 1, description, shards) as shard_writer:
         writer = LatentWriter(shard_writer, encoder, seconds)
         writer.captions.update(captions)
         yield writer
@@ -114,7 +107,7 @@ def latent_writer(
         fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
         (folder / FINGERPRINT).write_text(fingerprint + "\n")
         if encoder.embed is not None:
-            _write_embeddings(folder, sorted(writer.captions), encoder.embed, progress)
+            write_embeddings(folder, sorted(writer.captions), encoder.embed, progress)
 
 
 class LatentWriter:
@@ -211,42 +204,3 @@ class LatentWriter:
             )
         with np.errstate(over="ignore"):  # refused later, by name
             return latents[:, first : first + self._frames].astype(np.float16)
-
-
-def _write_embeddings(
-    folder: Path, captions: list[str], embed: Embed, progress: Callable[[str], None]
-) -> None:
-    """Files with one float16 [length, d] tensor per caption, under its hash.
-
-    A file that an interrupted call has written in `folder` is kept.
-    """
-    done = full = 0
-    for number, piece in enumerate(_split(captions, EMBEDDINGS_IN_FILE)):
-        path = folder / EMBEDDINGS.replace("*", f"{number:05d}")
-        if not path.exists():
-            tensors, shape = _embed(piece, embed)
-            with whole_file(path) as partial:
-                # `save_file` would make a file that only its owner can read.
-                partial.write_bytes(save(tensors, {"shape": json.dumps(shape)}))
-        done += len(piece)
-        progress(f"{done}/{len(captions)} captions embedded")
-        with safe_open(path, "numpy") as file:
-            tokens, keys = json.loads(file.metadata()["shape"])[0], file.keys()
-            full += sum(file.get_slice(key).get_shape()[0] == tokens for key in keys)
-    cut = f", {full} of them with all of {tokens} tokens, where longer ones are cut" if full else ""
-    progress(f"{len(captions)} captions embedded{cut}")
-
-
-def _embed(captions: list[str], embed: Embed) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Float16 [length, d] of each caption, by its hash, and the [tokens, d] of padded ones."""
-    tensors, shape = {}, []
-    for chosen in _split(captions, EMBEDDED_AT_ONCE):
-        embedding, lengths = embed(chosen)
-        shape = [int(n) for n in embedding.shape[1:]]
-        for caption, row, length in zip(chosen, np.asarray(embedding), lengths, strict=True):
-            tensors[caption_key(caption)] = row[: int(length)].astype(np.float16)
-    return tensors, shape
-
-
-def _split(captions: list[str], size: int) -> list[list[str]]:
-    return [captions[start : start + size] for start in range(0, len(captions), size)]

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from data_pipeline.clips import Dropped, cut
 from data_pipeline.latents import Encoder, LatentWriter, latent_writer
+from data_pipeline.layout import SAMPLE_RATE, blocks_of, waveform_features
 from data_pipeline.report import Report, Tally
-from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
 from data_pipeline.sources import Item, Rejection, open_source
+from data_pipeline.writing import Writer
 from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import write_text
@@ -109,8 +110,9 @@ def prepare(
 
         writing: AbstractContextManager[Writer | LatentWriter]
         if encoder is None:
-            features = waveform_features(round(seconds * SAMPLE_RATE))
-            writing = Writer(folder, features, what, saved.get("written"))
+            samples = round(seconds * SAMPLE_RATE)
+            features, blocks = waveform_features(samples), blocks_of(samples)
+            writing = Writer(folder, features, blocks, what, saved.get("written"))
         else:
             text = f"latents of {what}"
             writing = latent_writer(folder, encoder, seconds, text, progress, saved.get("written"))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_pipeline.clips import Dropped, Recording
-from data_pipeline.shards import SAMPLE_RATE
+from data_pipeline.layout import SAMPLE_RATE
 from data_pipeline.sources import Item, Rejection
 
 

@@ -1,39 +1,40 @@
 """Prepared shards to batches: a tf.data pipeline whose only state is a counter.
 
 ```
-step s, row j -> global index g = s * batch + j -> epoch g // n, place g % n
-              -> record shuffled(place, seed, epoch) -> window, caption
+step s, row j -> global index g = s * batch + j -> data set by its share, number n in it
+              -> epoch n // size, place n % size -> clip shuffled(place, seed, epoch)
+              -> window, caption
 ```
 Every example depends on (seed, g) alone. A batch is therefore the same for any number of processes
 that share it, and a run that starts at step s continues as if it had never stopped.
 """
 
 import atexit
-import hashlib
-import json
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from data_pipeline._tf import tf
-from data_pipeline.shards import EMBEDDINGS, SAMPLE_RATE, Info, adjoining, info, records
+from data_pipeline.damage import Damages
+from data_pipeline.embeddings import open_embeddings
+from data_pipeline.layout import Info, adjoining, info
+from data_pipeline.reading import Clips, Damaged
 from jen1_numpy.errors import Refusal
-
-CAPTIONS = {"captions": tf.io.RaggedFeature(tf.string)}
-TEXTS = ("caption", "meta")
-TIMING = ("start", "total")
 
 __all__ = ["Info", "batches", "captions", "info"]
 
+TEXTS = ("caption", "meta")
+TIMING = ("start", "total")
+
 
 def batches(
-    folder: str,
+    folders: str | Sequence[str],
     split: str,
     batch_size: int,
     *,
+    shares: Sequence[int] = (),
     seed: int = 0,
     start_step: int = 0,
     crop: int | None = None,
@@ -43,117 +44,229 @@ def batches(
     around: int = 0,
     rows: Sequence[int] | None = None,
     prefetch: int = 2,
+    damages: Damages | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of a data set's split from `start_step` on, endless unless `epochs` is given.
+    """Batches of a split of one or several data sets, endless unless `epochs` is given.
 
     Args:
+        folders: the data sets, which must hold the same kind of clips.
         batch_size: of the global batch.
+        shares: of sum(shares) consecutive examples, how many come from each data set, in an order
+            drawn anew each time; default: one of each.
+        start_step: the batch to begin with.
+        crop: length of a random window in the valid part of a clip, in samples or frames of
+            latents, another one each epoch; None for whole clips.
+        shuffle: a new permutation of each whole split each epoch, and of each clip any one of
+            its captions; False reads in order, and the first caption of each clip.
+        epochs: of one data set only: stop after so many. The last batch then holds the rest, and a
+            process that has no row of it gets no such batch.
         rows: of each global batch, in rising order, that this process gets (default: all).
-        crop: length of a random window in the valid part of a record, in samples or frames of
-            latents, another one each epoch; None for whole records.
-        shuffle: a new permutation of the whole split each epoch, and of each record any one of
-            its captions; False reads in order, and the first caption of each record.
-        epochs: stop after so many. The last batch then holds the rest, and a process that has no
-            row of it gets no such batch.
-        limit: use so many of the split's records, evenly spread, so that they come from different
+        limit: use so many of a split's clips, evenly spread, so that they come from different
             files; 0 means all.
         around: samples of audio directly before and after each clip in its piece, to yield with
             it; of waveforms without `crop` only, otherwise ignored.
+        damages: what becomes of clips that cannot be read; default: a refusal.
 
     Yields:
-        Waveforms: audio float32 [b, samples, 2] in [-1, 1], valid_samples int32 [b]. With `around`,
-        also before and after float32 [b, around, 2], and before_samples and after_samples int32
-        [b]: how many of their samples next to the clip are audio; the others are zero. There are
-        none where no clip adjoins, at the ends of a piece or at a clip that was dropped.
+        Waveforms: audio int16 [b, samples, 2] and valid_samples int32 [b]. With `around`, also
+        before and after int16 [b, around, 2], and before_samples and after_samples int32 [b]: how
+        many of their samples next to the clip are audio; the others are zero. There are none where
+        no clip adjoins, at the ends of a piece or at a clip that was dropped.
         Latents: latents float16 [b, frames, k], valid_frames int32 [b]. If the data set holds
         embeddings, also text_embedding float16 [b, tokens, d] and text_lengths int32 [b].
-        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the record's
-        place in the split. Whole records also have start and total float32 [b], the seconds at
-        which they begin in their piece, and those that the whole piece lasts.
+        Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the clip's
+        place in the split, counted on through the data sets. Whole clips also have start and total
+        float32 [b], the seconds at which they begin in their piece, and those that the whole piece
+        lasts. A damaged clip keeps its row, in which nothing is valid.
 
     Raises:
-        Refusal: no such data set or split, or sizes that do not fit.
+        Refusal: no such data set or split, sizes that do not fit, or too many damaged clips.
     """
-    about = info(folder)
+    folders = [folders] if isinstance(folders, str) else list(folders)
+    abouts = [info(folder) for folder in folders]
+    about, shares = abouts[0], list(shares) or [1] * len(folders)
+    _check(folders, abouts, shares, batch_size, crop)
+    around = around if about.kind == "waveform" and crop is None else 0
+    if not 0 <= around <= about.shape[0]:
+        raise Refusal(
+            f"Cannot read {around} samples around clips of {about.shape[0]} in {folders[0]}; "
+            "prepare longer clips or read fewer samples."
+        )
+    reader = _Reader(folders, split, crop, around, damages or Damages())
+    counts = np.array([len(clips) for clips in reader.clips])
+    sizes = np.minimum(limit or counts, counts)
+    places = np.arange(batch_size) if rows is None else np.array(rows)
+    share, cycle, total = len(places), sum(shares), int(sizes.sum())
+    first_slots, shares = np.cumsum([0, *shares[:-1]]), np.array(shares)
+
+    def permuted(number, size, *key):
+        """`number` of `size`, shuffled by the key."""
+        key = tf.cast(tf.stack([tf.constant(seed % 2**32, tf.int64), *key]), tf.uint32)
+        return tf.random.experimental.index_shuffle(number, key, size - 1)
+
+    def place(i):
+        """Of this process's i-th example: data set, clip, and two numbers in [0, 1)."""
+        g = (start_step + i // share) * batch_size + tf.gather(places, i % share)
+        part, n = tf.constant(0, tf.int64), g
+        if len(folders) > 1:
+            slot = g % cycle
+            slot = permuted(slot, tf.constant(cycle, tf.int64), -1 - g // cycle)
+            part = tf.searchsorted(first_slots, [slot], side="right", out_type=tf.int64)[0] - 1
+            n = g // cycle * tf.gather(shares, part) + slot - tf.gather(first_slots, part)
+        size = tf.gather(sizes, part)
+        clip, start, choice = n % size, 0.0, 0.0
+        if shuffle:
+            clip = permuted(clip, size, n // size)
+            # The seeds of the window and of the caption are (seed, g) and (seed, -1 - g).
+            key = lambda number: tf.stack([tf.constant(seed, tf.int64), number])
+            start = tf.random.stateless_uniform([], key(g), dtype=tf.float64)
+            choice = tf.random.stateless_uniform([], key(-1 - g))
+        return part, clip * tf.gather(counts // sizes, part), start, choice
+
+    types = {name: tf.as_dtype(array.dtype) for name, array in reader.empty(0).items()}
+    types |= dict.fromkeys(TEXTS, tf.string)
+
+    def fetch(*drawn):
+        arrays = tf.numpy_function(reader.fetch, drawn, list(types.values()), stateful=False)
+        return dict(zip(types, arrays, strict=True))
+
+    dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size - start_step)
+    if epochs is not None:
+        dataset = dataset.take_while(
+            lambda i: (
+                (start_step + i // share) * batch_size + tf.gather(places, i % share)
+                < epochs * total
+            )
+        )
+    dataset = dataset.map(place).batch(share).map(fetch, num_parallel_calls=2).prefetch(prefetch)
+    stream = _numpy(dataset, reader)
+    _streams.add(stream)
+    return stream
+
+
+def _check(
+    folders: Sequence[str],
+    abouts: Sequence[Info],
+    shares: Sequence[int],
+    batch_size: int,
+    crop: int | None,
+) -> None:
+    about = abouts[0]
     if batch_size < 1:
         raise Refusal(f"A batch needs at least 1 row; {batch_size} is not possible.")
     if crop is not None and not 0 < crop <= about.shape[0]:
         raise Refusal(
-            f"Cannot crop {crop} out of records of {about.shape[0]} in {folder}; "
+            f"Cannot crop {crop} out of records of {about.shape[0]} in {folders[0]}; "
             "prepare longer clips or crop less."
         )
-    around = around if about.kind == "waveform" and crop is None else 0
-    if not 0 <= around <= about.shape[0]:
+    if len(shares) != len(folders) or any(type(each) is not int or each < 1 for each in shares):
         raise Refusal(
-            f"Cannot read {around} samples around clips of {about.shape[0]} in {folder}; "
-            "prepare longer clips or read fewer samples."
+            f"The shares {tuple(shares)} of {len(folders)} data sets must be as many whole "
+            "numbers of 1 or more."
         )
-    read, records_in_split = records(folder, split), about.examples[split]
-    size = min(limit or records_in_split, records_in_split)
-    places = np.arange(batch_size) if rows is None else np.array(rows)
-    share, stride = len(places), records_in_split // size
-    data, valid = about.data_fields
-    stored = tf.int16 if about.kind == "waveform" else tf.float16
-    spec = {data: tf.io.FixedLenFeature([], tf.string), valid: tf.io.FixedLenFeature([], tf.int64)}
-    spec |= CAPTIONS | {"meta": tf.io.FixedLenFeature([], tf.string)}
-    timing = TIMING if crop is None else ()
-    spec |= {name: tf.io.FixedLenFeature([], tf.float32) for name in timing}
-    if around:
-        spec["id"] = tf.io.FixedLenFeature([], tf.string)
-
-    def place(i):
-        """Global index and record of this process's i-th example, and a number in [0, 1)."""
-        g = (start_step + i // share) * batch_size + tf.gather(places, i % share)
-        record, epoch, choice = g % size, g // size, 0.0
-        if shuffle:
-            key = tf.stack([tf.constant(seed % 2**32, tf.int64), epoch])
-            record = tf.random.experimental.index_shuffle(
-                record, tf.cast(key, tf.uint32), tf.constant(size - 1, tf.int64)
+    for folder, other in zip(folders, abouts, strict=True):
+        what = lambda one: (one.kind, one.shape, one.fingerprint)
+        if what(other) != what(about):
+            raise Refusal(
+                f"{folder} and {folders[0]} hold clips of another kind or length, or of another "
+                "encoder; prepare them alike."
             )
-            key = tf.stack([tf.constant(seed, tf.int64), -1 - g])  # `window` has (seed, g)
-            choice = tf.random.stateless_uniform([], key)
-        return g, record * stride, choice
 
-    def parse(record):
-        serialised = tf.numpy_function(
-            lambda r: np.array(read(r.tolist()), object), [record], tf.string, stateful=False
-        )
-        return tf.io.parse_example(tf.ensure_shape(serialised, [None]), spec)
 
-    def fetch(g, record, choice):
-        parsed = parse(record)
-        rows = tf.reshape(tf.io.decode_raw(parsed[data], stored), [-1, *about.shape])
-        lengths = tf.cast(parsed[valid], tf.int32)
-        if crop is not None:
-            starts = tf.map_fn(window, (g, lengths), fn_output_signature=tf.int32)
-            rows = tf.gather(rows, starts[:, None] + tf.range(crop), batch_dims=1)
-            lengths = tf.minimum(lengths, crop)
-        batch = {data: rows, valid: lengths, "index": record}
-        batch |= {name: parsed[name] for name in ("meta", *timing)}
-        said = parsed["captions"]
-        chosen = tf.cast(choice * tf.cast(said.row_lengths(), tf.float32), tf.int32)
-        batch["caption"] = tf.gather(said.flat_values, said.row_starts() + chosen)
-        if around:  # at the ends of the split a clip is its own neighbour, and does not adjoin
-            before = parse(tf.maximum(record - 1, 0))
-            after = parse(tf.minimum(record + 1, records_in_split - 1))
-            batch |= _surroundings(before, parsed, after, around, about.shape[0])
-        if about.kind == "waveform":
-            pcm = ("audio", "before", "after") if around else ("audio",)
-            batch |= {name: tf.cast(batch[name], tf.float32) / 32767.0 for name in pcm}
-        return batch
+class _Reader:
+    """Reads the clips of a batch from the data sets, in a thread of tf.data."""
 
-    def window(example):
-        g, length = example
-        key = tf.stack([tf.constant(seed, tf.int64), g])
-        return tf.random.stateless_uniform([], key, 0, tf.maximum(length - crop, 0) + 1, tf.int32)
+    def __init__(
+        self, folders: list[str], split: str, crop: int | None, around: int, damages: Damages
+    ):
+        self.clips = [Clips(folder, split) for folder in folders]
+        self.damages, self.refusal = damages, None
+        self._folders, self._split, self._crop, self._around = folders, split, crop, around
+        self._about = info(folders[0])
+        self._first = np.cumsum([0, *map(len, self.clips)])  # index of each data set's first clip
+        self._embeddings = [open_embeddings(folder) for folder in folders]
 
-    dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size - start_step).map(place)
-    if epochs is not None:
-        dataset = dataset.take_while(lambda g, *_: g < epochs * size)
-    dataset = dataset.batch(share).map(fetch, num_parallel_calls=2).prefetch(prefetch)
-    stream = _numpy(dataset, _embeddings(folder))
-    _streams.add(stream)
-    return stream
+    def empty(self, size: int) -> dict[str, np.ndarray]:
+        """A batch in which nothing is valid."""
+        data, valid = self._about.data_fields
+        rows, channels = self._about.shape
+        dtype, ints = np.int16 if data == "audio" else np.float16, np.zeros(size, np.int32)
+        batch = {data: np.zeros((size, self._crop or rows, channels), dtype), valid: ints}
+        batch["index"] = np.zeros(size, np.int64)
+        if self._crop is None:
+            batch |= {name: np.zeros(size, np.float32) for name in TIMING}
+        for name in ("before", "after") if self._around else ():
+            batch[name] = np.zeros((size, self._around, channels), dtype)
+            batch[f"{name}_samples"] = ints.copy()
+        if self._embeddings[0]:
+            batch["text_embedding"] = np.zeros((size, *self._embeddings[0].shape), np.float16)
+            batch["text_lengths"] = ints.copy()
+        return batch | {name: np.full(size, b"", object) for name in TEXTS}
+
+    def fetch(self, parts, places, starts, choices) -> list[np.ndarray]:
+        """The arrays of a batch, as in `empty`."""
+        try:
+            columns = (array.tolist() for array in (parts, places, starts, choices))
+            return self._fetch(list(zip(*columns, strict=True)))
+        except Refusal as refusal:  # TensorFlow would wrap it
+            self.refusal = refusal
+            raise
+
+    def _fetch(self, chosen: list[tuple[int, int, float, float]]) -> list[np.ndarray]:
+        batch = self.empty(len(chosen))
+        for row, (part, place, start, choice) in enumerate(chosen):
+            batch["index"][row] = self._first[part] + place
+            clip = self._read(part, place, start)
+            if clip is None:
+                continue
+            for name in (*self._about.data_fields, *TIMING):
+                if name in batch:
+                    batch[name][row] = clip[name]
+            caption = clip["captions"][int(choice * len(clip["captions"]))]
+            batch["caption"][row], batch["meta"][row] = caption.encode(), clip["meta"].encode()
+            if embeddings := self._embeddings[part]:
+                found = embeddings(caption)
+                batch["text_embedding"][row, : len(found)] = found
+                batch["text_lengths"][row] = len(found)
+            if self._around:
+                self._add_surroundings(batch, row, part, place, clip)
+        return list(batch.values())
+
+    def _read(self, part: int, place: int, start: float) -> dict[str, Any] | None:
+        """A whole clip, or a window at the share `start` of its valid part; None if damaged."""
+        if (part, place) in self.damages:
+            return None
+        rows, valid = self._about.shape[0], self._about.data_fields[1]
+        crop = self._crop or rows
+        try:
+            first = int(start * (rows - crop + 1))
+            clip = self.clips[part].read(place, first, first + crop)
+            if clip[valid] < rows and crop < rows:  # known only now
+                first = int(start * (max(clip[valid] - crop, 0) + 1))
+                clip = self.clips[part].read(place, first, first + crop)
+        except Damaged as damage:
+            self.damages.add(part, place, f"clip {place} of {self._split}", damage)
+            return None
+        clip[valid] = min(clip[valid], crop)
+        return clip
+
+    def _add_surroundings(self, batch: dict, row: int, part: int, place: int, clip: dict) -> None:
+        """The last samples of the clip before, and the first ones of the clip after it."""
+        samples = self._about.shape[0]
+        for name, neighbour in (("before", place - 1), ("after", place + 1)):
+            if not 0 <= neighbour < len(self.clips[part]):
+                continue
+            first = samples - self._around if name == "before" else 0
+            try:
+                other = self.clips[part].read(neighbour, first, first + self._around)
+            except Damaged:  # it is counted when its turn comes
+                continue
+            order = (other, clip) if name == "before" else (clip, other)
+            ids, begins = [each["id"].encode() for each in order], [each["start"] for each in order]
+            if adjoining(ids, begins, self._about.seconds)[0]:
+                batch[name][row] = other["audio"]
+                valid = self._around if name == "before" else other["valid_samples"]
+                batch[f"{name}_samples"][row] = min(valid, self._around)
 
 
 def fields(about: Info, whole: bool) -> list[str]:
@@ -161,44 +274,18 @@ def fields(about: Info, whole: bool) -> list[str]:
     return [*about.data_fields, *TEXTS, *(TIMING if whole else ()), "index"]
 
 
-def _surroundings(
-    before: Mapping, clip: Mapping, after: Mapping, around: int, samples: int
-) -> dict[str, tf.Tensor]:
-    """The last `around` samples of the records `before` and the first ones of those `after`.
-
-    Int16 [b, around, 2], zeros where a record does not adjoin to that of `clip`, and how many
-    samples of each are audio, int32 [b].
-    """
-    ids, starts = (
-        tf.stack([records[name] for records in (before, clip, after)]) for name in ("id", "start")
-    )
-    has = tf.numpy_function(
-        lambda ids, starts: adjoining(ids, starts, samples / SAMPLE_RATE),
-        [ids, starts],
-        tf.bool,
-        stateful=False,
-    )
-    has_before, has_after = tf.unstack(tf.ensure_shape(has, [2, None]))
-    frame = 2 * tf.int16.size  # bytes
-    valid = tf.cast(after["valid_samples"], tf.int32)
-
-    def part(records, first, present):
-        raw = tf.strings.substr(records["audio"], first * frame, around * frame)
-        audio = tf.reshape(tf.io.decode_raw(raw, tf.int16), [-1, around, 2])
-        return tf.where(present[:, None, None], audio, tf.zeros_like(audio))
-
-    return {
-        "before": part(before, samples - around, has_before),
-        "after": part(after, 0, has_after),
-        "before_samples": tf.where(has_before, around, 0),
-        "after_samples": tf.where(has_after, tf.minimum(valid, around), 0),
-    }
-
-
-def _numpy(dataset: tf.data.Dataset, embed: Callable | None) -> Iterator[dict[str, np.ndarray]]:
-    for batch in dataset.as_numpy_iterator():
-        batch |= {name: np.array([text.decode() for text in batch[name]], object) for name in TEXTS}
-        yield batch | (embed(batch["caption"]) if embed else {})
+def _numpy(dataset: tf.data.Dataset, reader: _Reader) -> Iterator[dict[str, np.ndarray]]:
+    try:
+        for batch in dataset.as_numpy_iterator():
+            reader.damages.check()
+            text = {
+                name: np.array([each.decode() for each in batch[name]], object) for name in TEXTS
+            }
+            yield batch | text
+    except tf.errors.OpError:
+        if reader.refusal:
+            raise reader.refusal from None
+        raise
 
 
 _streams: weakref.WeakSet = weakref.WeakSet()
@@ -213,44 +300,7 @@ def _close() -> None:
 
 def captions(folder: str, split: str) -> list[str]:
     """The distinct captions of a split, sorted."""
-    read, size = records(folder, split), info(folder).examples[split]
-    found = set()
-    for start in range(0, size, 64):
-        serialised = read(list(range(start, min(start + 64, size))))
-        found.update(tf.io.parse_example(serialised, CAPTIONS)["captions"].flat_values.numpy())
-    return sorted(caption.decode() for caption in found)
-
-
-def caption_key(caption: str) -> str:
-    """The name under which a caption's embedding is stored."""
-    return hashlib.sha256(caption.encode()).hexdigest()
-
-
-def _embeddings(folder: str) -> Callable[[np.ndarray], dict[str, np.ndarray]] | None:
-    """A function captions -> padded embeddings and lengths; None if the data set has none."""
-    files = [safe_open(path, "numpy") for path in sorted(Path(folder).glob(EMBEDDINGS))]
-    if not files:
-        return None
-    # The files are mapped into memory: a tensor is read when it is needed.
-    holding = {}
-    for file in files:
-        holding |= dict.fromkeys(file.keys(), file)
-    tokens, width = json.loads(files[0].metadata()["shape"])
-
-    def embed(captions: np.ndarray) -> dict[str, np.ndarray]:
-        embedding, lengths = (
-            np.zeros((len(captions), tokens, width), np.float16),
-            np.zeros(len(captions), np.int32),
-        )
-        for i, caption in enumerate(captions):
-            key = caption_key(caption)
-            if key not in holding:
-                raise Refusal(
-                    f"{folder} lacks the embedding of the caption {caption!r}: copy its files "
-                    f"{EMBEDDINGS} again, or encode it again."
-                )
-            found = holding[key].get_tensor(key)
-            embedding[i, : len(found)], lengths[i] = found, len(found)
-        return {"text_embedding": embedding, "text_lengths": lengths}
-
-    return embed
+    clips, found = Clips(folder, split), set()
+    for place in range(len(clips)):
+        found.update(clips.read(place, 0, 1)["captions"])
+    return sorted(found)

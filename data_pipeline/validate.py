@@ -10,10 +10,9 @@ import numpy as np
 
 from data_pipeline.captioning import write
 from data_pipeline.captioning.writing import NAMEABLE
-from data_pipeline.shards import SAMPLE_RATE, decoder, info, piece_of, records
+from data_pipeline.layout import SAMPLE_RATE, TOLERANCE, info, piece_of
+from data_pipeline.reading import Clips, Damaged
 from jen1_numpy.errors import Refusal
-
-TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,18 @@ def validate(folder: str, progress: Callable[[str], None] = print) -> Report:
     Raises:
         Refusal: there is no data set, or a shard cannot be read.
     """
-    about, decode = info(folder), decoder(folder)
+    about = info(folder)
     data, valid_name = about.data_fields
     figures, valid_rows, files = defaultdict(list), Counter(), defaultdict(set)
     captions, captions_each, truth = set(), [], defaultdict(lambda: np.zeros(3, int))
     problems, reported, done, total = [], time.monotonic(), 0, sum(about.examples.values())
     for split, count in about.examples.items():
-        read = records(folder, split)
+        clips = Clips(folder, split)
         for place in range(count):
             try:
-                example = decode(read([place])[0])
+                example = clips.read(place)
                 rows, valid = example[data], int(example[valid_name])
-                if rows.shape != about.shape:
-                    raise ValueError(f"shape {rows.shape} instead of {about.shape}")
-            except Exception as error:  # array_record, protobuf and TFDS each have their own
+            except Damaged as error:
                 raise Refusal(
                     f"Record {place} of {split} in {folder} is broken ({error}); "
                     "prepare the data set again."

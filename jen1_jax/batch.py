@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 
 class Clips(TypedDict, total=False):
     """What the data give, as numpy arrays: waveforms, or latents of them, and what is known."""
 
-    audio: Float[np.ndarray, "batch samples 2"]
+    # Waveforms in [-1, 1] as float, or as 16-bit PCM, which `as_float` converts on the device.
+    audio: Shaped[np.ndarray, "batch samples 2"]
     valid_samples: Int[np.ndarray, " batch"]  # of each clip; the rest is padding
     # Of waveforms that are encoded in the step: the audio of the piece directly before and after.
-    before: Float[np.ndarray, "batch around 2"]
-    after: Float[np.ndarray, "batch around 2"]
+    before: Shaped[np.ndarray, "batch around 2"]
+    after: Shaped[np.ndarray, "batch around 2"]
     before_samples: Int[np.ndarray, " batch"]  # of them, next to the clip, that are audio
     after_samples: Int[np.ndarray, " batch"]
     latents: Float[np.ndarray, "batch frames k"]  # whitened
@@ -43,12 +44,13 @@ Conditions = Mapping[str, Values]  # by the name of the conditioner
 class Inputs(TypedDict, total=False):
     """What the device gets: of `Clips` the waveforms or latents, the text, and the conditions."""
 
-    audio: Float[Array, "batch samples 2"]
+    audio: Shaped[Array, "batch samples 2"]
     valid_samples: Int[Array, " batch"]
-    before: Float[Array, "batch around 2"]
-    after: Float[Array, "batch around 2"]
+    before: Shaped[Array, "batch around 2"]
+    after: Shaped[Array, "batch around 2"]
     before_samples: Int[Array, " batch"]
     after_samples: Int[Array, " batch"]
+    sided: Bool[Array, " batch"]  # whether the text of a waveform says left or right
     latents: Float[Array, "batch frames k"]
     valid_frames: Int[Array, " batch"]
     tokens: Int[Array, "batch tokens"]  # for a text encoder that is trained
@@ -63,7 +65,7 @@ class Inputs(TypedDict, total=False):
 class AutoencoderInputs(TypedDict, total=False):
     """What the device gets to train the autoencoder; see training/autoencoder_losses.py."""
 
-    audio: Float[Array, "batch samples 2"]
+    audio: Shaped[Array, "batch samples 2"]
     valid_samples: Int[Array, " batch"]
     ramp: Float[Array, " batch"]  # weight of the adversarial losses, from their start on
     mask_key: Key[Array, " batch"]  # drawn in the step
@@ -79,3 +81,13 @@ class Drawn(Inputs, total=False):
     time: Float[Array, " batch"]  # of the noise schedule, in [0, 1)
     noise: Float[Array, "batch frames k"]
     null_text: Bool[Array, " batch"]  # whether the example is trained without its text
+
+
+def as_float(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch, of numpy or JAX arrays, with its 16-bit waveforms as float32 in [-1, 1]."""
+    pcm = [
+        name
+        for name in ("audio", "before", "after")
+        if name in batch and batch[name].dtype == np.int16
+    ]
+    return {**batch, **{name: batch[name].astype(np.float32) / 32767 for name in pcm}}

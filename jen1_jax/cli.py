@@ -158,7 +158,7 @@ def train_autoencoder(options: argparse.Namespace) -> None:
     crop = round(config.train_autoencoder.seconds * config.audio.sample_rate)
     crop -= crop % make_autoencoder(config).hop
     directory = config.data.dir or str(run.path / "data")
-    data = _data(config, directory, config.train_autoencoder.batch_size, crop=crop)
+    data = _data(config, run.path / "autoencoder", directory, crop=crop)
     train_autoencoder(config, run, data, _source(options))
     print(f"the autoencoder is in {run.path / 'autoencoder'}")
 
@@ -170,7 +170,7 @@ def train_diffusion(options: argparse.Namespace) -> None:
 
     config, run = _configured(options)
     directory = config.data.dir or str(run.path / "latents")
-    data = _data(config, directory, config.train_diffusion.batch_size, limit=config.data.limit)
+    data = _data(config, run.path / "diffusion", directory, limit=config.data.limit)
     train_diffusion(config, run, data, _source(options), write_demos=write_demos)
     print(f"the diffusion model is in {run.path / 'diffusion'}")
 
@@ -336,21 +336,27 @@ def _source(options):
     return Run.open(options.autoencoder) if options.autoencoder else None
 
 
-def _data(config, directory: str, batch_size: int, *, crop: int | None = None, limit: int = 0):
-    """The training data from a folder of shards or from an .npz file."""
+def _data(config, part: Path, directory: str, *, crop: int | None = None, limit: int = 0):
+    """The training data of a `part` of a run, from folders of shards or from an .npz file."""
+    batch_size = config[f"train_{part.name}"].batch_size
     if directory.endswith(".npz"):
         from jen1_jax.training.npz import NpzData
 
         return NpzData(directory, batch_size, config.seed, crop, limit)
+    import jax
+
+    from data_pipeline.damage import Damages
     from data_pipeline.shard_data import ShardData
 
     return ShardData(
         directory,
         batch_size,
         config.seed,
+        shares=config.data.shares,
         crop=crop,
         limit=limit,
         prefetch=config.data.prefetch,
+        damages=Damages(part, config.data.most_damaged, jax.process_index()),
     )
 
 

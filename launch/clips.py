@@ -10,8 +10,8 @@ If the data have no held-out clips, because there are only few files, it takes t
 import sys
 from pathlib import Path
 
+from data_pipeline.layout import SAMPLE_RATE
 from data_pipeline.shard_data import ShardData
-from data_pipeline.shards import SAMPLE_RATE
 from jen1_numpy.audio import write_wav
 from jen1_numpy.files import write_text
 

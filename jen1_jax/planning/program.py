@@ -162,7 +162,7 @@ def _autoencoder(config: ConfigDict) -> tuple[Any, Any, PyTree]:
     model = make_autoencoder(config)
     samples = round(training.seconds * config.audio.sample_rate)
     batch = {
-        "audio": _shape((size, samples - samples % model.hop, 2), jnp.float32),
+        "audio": _shape((size, samples - samples % model.hop, 2), jnp.int16),
         "valid_samples": _shape((size,), jnp.int32),
     }
     if uses_discriminator(training):

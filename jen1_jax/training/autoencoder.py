@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec, fingerprint, measure_margin
 from jen1_jax.autoencoder.model import Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening, fit_whitening
+from jen1_jax.batch import as_float
 from jen1_jax.config import from_plain
 from jen1_jax.distributed import on_first
 from jen1_jax.models.autoencoder import init_autoencoder, load_codec, make_autoencoder
@@ -78,7 +79,7 @@ def train_autoencoder(
     init_from = source or source_run(training.init_from, run, "autoencoder")
     if config.autoencoder.window and trained < 0 and init_from is None:
         fresh = jax.jit(partial(init_autoencoder, model=model))(jax.random.key(config.seed))
-        start_from = {"autoencoder": principal.begin(model, fresh, data.batches(0))}
+        start_from = {"autoencoder": principal.begin(model, fresh, map(as_float, data.batches(0)))}
     else:
         start_from = {}
     keeps = kept.fingerprint if kept else None

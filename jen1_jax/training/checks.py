@@ -27,6 +27,7 @@ def check_diffusion(config: ConfigDict) -> None:
         raise Refusal("train_diffusion.steps and batch_size must be at least 1.")
     _ = OPTIMIZERS[config.train_diffusion.optimizer]  # refuses an unknown name
     _check_share("train_diffusion.decay_share", config.train_diffusion.decay_share)
+    _check_changes("train_diffusion", config.train_diffusion)
     check_sampling(config.diffusion)
     for name, most in (("null_text_rate", 1), ("min_snr_gamma", math.inf)):
         check_range(dict(config.diffusion), name, most)
@@ -78,6 +79,12 @@ def check_data(config: ConfigDict, data: Data, codec: Codec, run: Run) -> int:
             f"{config.data.seconds}. Only longer latents (`jen1 data encode`) are cut into random "
             "windows."
         )
+    training = config.train_diffusion
+    if latents and (training.polarity_flip or training.channel_swap or any(training.gain_db)):
+        raise Refusal(
+            f"{folder} holds latents, whose audio cannot be changed any more; set "
+            "train_diffusion.polarity_flip, channel_swap and gain_db to 0, or train on waveforms."
+        )
     conditioners = conditioning.chosen(config.unet.conditioning)
     check_fields(conditioners, about["fields"], folder)
     deepest = window / math.prod(config.unet.factors)
@@ -128,13 +135,8 @@ def check_autoencoder_training(config: ConfigDict) -> None:
                 f"train_autoencoder.{name} are multiples of 4 samples from 16 on, and at least "
                 f"one; got {tuple(windows)}."
             )
-    for name in ("decay_share", "polarity_flip"):
-        _check_share(f"train_autoencoder.{name}", training[name])
-    if len(training.gain_db) != 2 or not -60 <= training.gain_db[0] <= training.gain_db[1] <= 60:
-        raise Refusal(
-            "train_autoencoder.gain_db is a smallest and a largest gain between -60 and 60 dB; "
-            f"{training.gain_db} is not."
-        )
+    _check_share("train_autoencoder.decay_share", training.decay_share)
+    _check_changes("train_autoencoder", training)
     if min(training.steps, training.batch_size) < 1:
         raise Refusal("train_autoencoder.steps and batch_size must be at least 1.")
     hop = math.prod(config.autoencoder.strides)
@@ -142,6 +144,17 @@ def check_autoencoder_training(config: ConfigDict) -> None:
         raise Refusal(
             f"train_autoencoder.seconds of {training.seconds} is less than one hop of {hop} "
             "samples; take longer crops."
+        )
+
+
+def _check_changes(name: str, training: ConfigDict) -> None:
+    """Refuses shares and gains of `draw.vary_audio` that are none."""
+    for share in ("polarity_flip", "channel_swap"):
+        _check_share(f"{name}.{share}", training[share])
+    if len(training.gain_db) != 2 or not -60 <= training.gain_db[0] <= training.gain_db[1] <= 60:
+        raise Refusal(
+            f"{name}.gain_db is a smallest and a largest gain between -60 and 60 dB; "
+            f"{training.gain_db} is not."
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Int, Key
 from ml_collections import ConfigDict
 
 from jen1_jax import conditioning, tasks
-from jen1_jax.batch import Drawn, Inputs
+from jen1_jax.batch import Drawn, Inputs, as_float
 from jen1_jax.conditioning import conditioner
 from jen1_jax.diffusion.schedules import draw_times
 from jen1_jax.keys import named_key
@@ -21,19 +22,34 @@ def draw_autoencoder(
 ) -> Batch:
     """Adds `mask_key` [batch], one an example, so that every micro-batch has a key of its own.
 
-    Sign and gain of each example's audio are changed at random, as the section `train_autoencoder`
-    says. The changed audio is both input and target.
+    The audio is changed as `vary_audio` says, and is then both input and target.
     """
-    audio, size = batch["audio"], len(batch["audio"])
+    keys = jax.random.split(named_key(key, "mask"), len(batch["audio"]))
+    return {**vary_audio(key, as_float(batch), training), "mask_key": keys}
+
+
+def vary_audio(key: Key[Array, ""], batch: Batch, training: ConfigDict) -> Any:
+    """Changes sign, gain and sides of each example's waveforms at random, as a `train_*` says.
+
+    The channels of an example whose text names a side (`sided`) keep their order.
+    """
+    size, scale = len(batch["audio"]), 1.0
+    names = [name for name in ("audio", "before", "after") if name in batch]
     if training.polarity_flip:
         flipped = jax.random.bernoulli(named_key(key, "polarity"), training.polarity_flip, (size,))
-        audio = jnp.where(flipped[:, None, None], -audio, audio)
+        scale = jnp.where(flipped, -1.0, 1.0)
     least, most = training.gain_db
     if least or most:
         gain = jax.random.uniform(named_key(key, "gain"), (size,), minval=least, maxval=most)
-        audio = audio * 10 ** (gain / 20)[:, None, None]
-    keys = jax.random.split(named_key(key, "mask"), size)
-    return {**batch, "audio": audio, "mask_key": keys}
+        scale = scale * 10 ** (gain / 20)
+    if not isinstance(scale, float):
+        batch = {**batch, **{name: batch[name] * scale[:, None, None] for name in names}}
+    if training.channel_swap:
+        swapped = jax.random.bernoulli(named_key(key, "sides"), training.channel_swap, (size,))
+        swapped &= ~batch.get("sided", jnp.zeros(size, bool))
+        swap = lambda audio: jnp.where(swapped[:, None, None], audio[..., ::-1], audio)
+        batch = {**batch, **{name: swap(batch[name]) for name in names}}
+    return batch
 
 
 def draw_diffusion(
@@ -68,6 +84,7 @@ def draw_diffusion(
             endless = jnp.full(size, jnp.inf)
             conditions = conditioner.window(conditioners, conditions, first / rate, endless)
     else:
+        batch = vary_audio(key, as_float(batch), config.train_diffusion)
         size, valid_frames = len(batch["audio"]), -(-batch["valid_samples"] // hop)
     if config.data.short_rate:
         least = math.prod(config.unet.factors)

@@ -1,6 +1,7 @@
 """From clips, as the data give them, to what the device gets: done on the host."""
 
 import logging
+import re
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,9 @@ from jen1_jax import conditioning
 from jen1_jax.batch import Clips, Inputs
 from jen1_jax.conditioning import conditioner
 from jen1_jax.text.prompts import TextEncoder
+
+# What a text says of the places of instruments is wrong of swapped channels.
+SIDES = re.compile(r"\b(left|right|hard[- ]panned|panned|panning)\b", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ def diffusion_inputs(clips: Clips, config: ConfigDict, text: TextEncoder) -> Inp
     """The clips with their captions as tokens, or as embeddings where the encoder is frozen."""
     inputs: Any = {name: array for name, array in clips.items() if name in UNCHANGED}
     captions = [str(caption) for caption in clips["caption"]]
+    if "audio" in clips:
+        inputs["sided"] = np.array([bool(SIDES.search(caption)) for caption in captions])
     if text.trainable:
         inputs["tokens"], inputs["text_lengths"] = text.tokenize(captions)
     elif "text_embedding" in clips:

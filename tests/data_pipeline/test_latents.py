@@ -9,12 +9,12 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from data_pipeline import latents as module
-from data_pipeline import stream
+from data_pipeline import embeddings, stream
 from data_pipeline.latents import Encoder, encode
+from data_pipeline.layout import EMBEDDINGS
+from data_pipeline.layout import FINGERPRINT as FINGERPRINT_FILE
 from data_pipeline.prepare import prepare
-from data_pipeline.shards import EMBEDDINGS, decoder, records
-from data_pipeline.shards import FINGERPRINT as FINGERPRINT_FILE
+from data_pipeline.reading import examples
 from data_pipeline.validate import validate
 from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, WORDS
@@ -63,7 +63,8 @@ def test_latents_are_those_of_the_clips_in_the_same_order(shards, latents):
             stream.batches(latents, split, 1, shuffle=False, epochs=1),
             strict=True,
         ):
-            audio = np.pad(clip["audio"], ((0, 0), (0, FRAMES * HOP - SAMPLES), (0, 0)))
+            pcm = np.pad(clip["audio"], ((0, 0), (0, FRAMES * HOP - SAMPLES), (0, 0)))
+            audio = pcm / np.float32(32767)
             np.testing.assert_array_equal(latent["latents"], means(audio).astype(np.float16))
             np.testing.assert_array_equal(latent["valid_frames"], -(-clip["valid_samples"] // HOP))
             assert latent["caption"][0] == clip["caption"][0]
@@ -106,7 +107,7 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
     for number, each in enumerate(clips):  # runs of clips that follow each other
         run = run if 0 < each["start"] - before < 1.5 * clip / 48_000 else number
         before = each["start"]
-        pieces.setdefault(run, []).append(each["audio"][0, : int(each["valid_samples"][0])])
+        pieces.setdefault(run, []).append(each["audio"][0, : int(each["valid_samples"][0])] / 32767)
     for run in pieces.values():
         whole = smeared(np.concatenate(run)[None])[0]  # one of them ends within its last clip
         expected += np.split(whole, np.cumsum([len(part) // HOP for part in run[:-1]]))
@@ -120,12 +121,10 @@ def test_clips_have_the_latents_of_their_piece(tmp_path, around, error):
 def everything(folder):
     """All records of a data set in order, by split, and its other files."""
     found = {
-        split: list(map(decoder(folder), records(folder, split)(list(range(size)))))
-        for split, size in stream.info(folder).examples.items()
+        split: list(examples(folder, split)) for split, size in stream.info(folder).examples.items()
     }
-    stored = {}
-    for path in Path(folder).glob(EMBEDDINGS):
-        stored |= load_file(path)
+    read = embeddings.open_embeddings(folder)
+    stored = {text: read(text) for text in stream.captions(folder, "train")} if read else {}
     return found, stored, Path(folder, FINGERPRINT_FILE).read_text()
 
 
@@ -186,8 +185,8 @@ def test_all_captions_are_kept_and_embedded(worded, tmp_path):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr(module, "EMBEDDINGS_IN_FILE", 3)
-    monkeypatch.setattr(module, "EMBEDDED_AT_ONCE", 2)
+    monkeypatch.setattr(embeddings, "IN_FILE", 3)
+    monkeypatch.setattr(embeddings, "AT_ONCE", 2)
 
 
 def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_files, tmp_path):
@@ -196,7 +195,13 @@ def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_f
     encoder = Encoder(means, FINGERPRINT, k=K, hop=HOP, embed=embed)
     encode(shards, out, encoder, heard.append)
     files = sorted(Path(out).glob(EMBEDDINGS))
-    assert [len(load_file(path)) for path in files] == [3, 3, 2] and calls == [2, 1, 2, 1, 2]
+    assert [len(load_file(path)["keys"]) for path in files] == [3, 3, 2] and calls == [
+        2,
+        1,
+        2,
+        1,
+        2,
+    ]
     assert files[0].stat().st_mode == Path(out, FINGERPRINT_FILE).stat().st_mode
     (_, found, _), (_, whole, _) = everything(out), everything(latents)
     assert {key: row.tobytes() for key, row in found.items()} == {
@@ -214,7 +219,8 @@ def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_f
 
 
 def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files, tmp_path):
-    captions, (whole, parts) = [f"caption {n}" for n in range(8)], (tmp_path / "a", tmp_path / "b")
+    captions = sorted((f"caption {n}" for n in range(8)), key=embeddings.caption_key)
+    whole, parts = tmp_path / "a", tmp_path / "b"
     for folder in (whole, parts):
         folder.mkdir()
     heard, calls = [], []
@@ -224,12 +230,12 @@ def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files
             raise KeyboardInterrupt
         return letters(chosen)
 
-    module._write_embeddings(whole, captions, letters, heard.append)
+    embeddings.write_embeddings(whole, captions, letters, heard.append)
     with pytest.raises(KeyboardInterrupt):
-        module._write_embeddings(parts, captions, interrupted, print)
+        embeddings.write_embeddings(parts, captions, interrupted, print)
     assert len(list(parts.iterdir())) == 1
     counted = lambda chosen: calls.extend(chosen) or letters(chosen)
-    module._write_embeddings(parts, captions, counted, heard.append)
+    embeddings.write_embeddings(parts, captions, counted, heard.append)
     assert calls == captions[3:] and heard[-1] == heard[3]
     content = lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
     assert content(parts) == content(whole)

@@ -7,9 +7,10 @@ import pytest
 import soundfile
 
 from data_pipeline import stream
+from data_pipeline.layout import adjoining
 from data_pipeline.prepare import prepare
+from data_pipeline.reading import Clips
 from data_pipeline.shard_data import ShardData
-from data_pipeline.shards import adjoining, decoder, records
 from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
@@ -42,11 +43,11 @@ def data(pieces, tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(data):
     """The rows of a pass over the data set, by file name and number of the clip in the file."""
-    decode, read = decoder(data), records(data, "train")
+    stored = Clips(data, "train")
     found = {}
     for batch in stream.batches(data, "train", 4, shuffle=False, epochs=1, around=AROUND):
         for place, index in enumerate(batch["index"]):
-            name, start = decode(read([int(index)])[0])["id"].split(".wav@")
+            name, start = stored.read(int(index))["id"].split(".wav@")
             key = (name, round(float(start) / SECONDS))
             found[key] = {field: values[place] for field, values in batch.items()}
     return found
@@ -58,9 +59,9 @@ def test_every_clip_comes_with_the_true_audio_around_it(pieces, clips):
         padded = np.pad(pieces[name], ((AROUND, SAMPLES + AROUND), (0, 0)))
         first = AROUND + number * SAMPLES
         for field, start in (("before", first - AROUND), ("after", first + SAMPLES)):
-            assert clip[field].shape == (AROUND, 2) and clip[field].dtype == np.float32
+            assert clip[field].shape == (AROUND, 2) and clip[field].dtype == np.int16
             expected = padded[start : start + AROUND] * (clip[f"{field}_samples"] > 0)
-            np.testing.assert_allclose(clip[field], expected, atol=1e-4)
+            np.testing.assert_allclose(clip[field] / 32767, expected, atol=1e-4)
 
 
 def test_the_ends_of_a_piece_and_a_dropped_clip_are_edges(clips):

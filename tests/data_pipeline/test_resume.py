@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline import layout, stream, writing
 from data_pipeline import prepare as module
-from data_pipeline import shards, stream
 from data_pipeline.latents import Encoder
 from data_pipeline.prepare import prepare
-from data_pipeline.shards import decoder, records
+from data_pipeline.reading import examples
 from data_pipeline.sources import About, Item, Rejection
 from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
@@ -74,10 +74,10 @@ def content(folder):
     """All records in order, by split, and the files beside them but for the shards."""
     rows = {
         split: [
-            {name: np.asarray(value).tolist() for name, value in decoder(folder)(record).items()}
-            for record in records(folder, split)(list(range(size)))
+            {name: np.asarray(value).tolist() for name, value in clip.items()}
+            for clip in examples(folder, split)
         ]
-        for split, size in stream.info(folder).examples.items()
+        for split in stream.info(folder).examples
     }
     others = {
         path.name: path.read_bytes()
@@ -186,15 +186,15 @@ def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full,
     with monkeypatch.context() as patch:
         if full == "a shard":
 
-            class Writer(shards.ArrayRecordWriter):
+            class Writer(writing.ArrayRecordWriter):
                 # This is what a full disk makes it raise.
-                close = fails(shards.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
+                close = fails(writing.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
 
-            patch.setattr(shards, "ArrayRecordWriter", Writer)
+            patch.setattr(writing, "ArrayRecordWriter", Writer)
         elif full == "the state":
             patch.setattr(module, "write_text", fails(module.write_text, 3, Full()))
         elif full == "the metadata":
-            place = shards.tfds.folder_dataset
+            place = writing.tfds.folder_dataset
             patch.setattr(place, "write_metadata", fails(place.write_metadata, 1, Full()))
         elif full == "the name":
             rename = os.replace
@@ -206,7 +206,7 @@ def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full,
 
             patch.setattr(os, "replace", renamed)
         else:
-            name = {"the licences": shards.LICENCES, "the rejections": "rejected.jsonl"}[full]
+            name = {"the licences": layout.LICENCES, "the rejections": "rejected.jsonl"}[full]
             write = Path.open
 
             def opened(path, mode="r", *more, **options):

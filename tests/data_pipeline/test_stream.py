@@ -37,11 +37,11 @@ def test_info_and_captions(shards):
 
 def test_batches_carry_the_records(shards):
     (batch,) = take(1, shards, "train", 3, shuffle=False)
-    assert batch["audio"].shape == (3, SAMPLES, 2) and batch["audio"].dtype == np.float32
+    assert batch["audio"].shape == (3, SAMPLES, 2) and batch["audio"].dtype == np.int16
     assert batch["valid_samples"].dtype == np.int32 and batch["caption"].dtype == object
     np.testing.assert_array_equal(batch["index"], [0, 1, 2])
     assert all(isinstance(c, str) and c.startswith("tone number") for c in batch["caption"])
-    np.testing.assert_allclose(np.abs(batch["audio"]).max((1, 2)), 0.5, atol=0.01)
+    np.testing.assert_allclose(np.abs(batch["audio"]).max((1, 2)) / 32767, 0.5, atol=0.01)
 
 
 def test_clips_come_with_their_start_and_the_length_of_their_recording(shards):
@@ -126,7 +126,7 @@ def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
     starts = []
     for batch in take(30, str(tmp_path / "out"), "train", 2, crop=3000):
         np.testing.assert_array_equal(batch["valid_samples"], 3000)
-        for audio in batch["audio"][:, :, 0]:
+        for audio in batch["audio"][:, :, 0] / 32767:
             start = (audio[0] - 0.1) / 0.8 * (valid - 1)
             np.testing.assert_allclose(
                 audio, 0.1 + 0.8 * (start + np.arange(3000)) / (valid - 1), atol=1e-3
@@ -135,7 +135,7 @@ def test_windows_lie_inside_the_valid_part_and_move(tmp_path):
     assert min(starts) < 1000 and max(starts) > valid - 3000 - 1000 and len(set(starts)) > 50
     (longer,) = take(1, str(tmp_path / "out"), "train", 2, crop=11_000)
     np.testing.assert_array_equal(longer["valid_samples"], valid)
-    np.testing.assert_allclose(longer["audio"][:, 0, 0], 0.1, atol=1e-3)
+    np.testing.assert_allclose(longer["audio"][:, 0, 0] / 32767, 0.1, atol=1e-3)
 
 
 def test_each_epoch_takes_any_one_of_a_clips_captions(worded):

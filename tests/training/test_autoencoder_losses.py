@@ -120,6 +120,19 @@ def test_the_waveform_loss_is_averaged_over_samples_and_the_others_over_examples
     assert found["waveform"].tolist() == [8, 3, 0] and found["mel"].tolist() == [1, 1, 0]
 
 
+@pytest.mark.slow
+def test_a_row_without_audio_has_finite_losses_and_gradients(parts):
+    """Such is the row of a clip that cannot be read; its weight is 0."""
+    params, settings = parts
+    batch = BATCH | {"audio": BATCH["audio"].at[0].set(0), "ramp": jnp.ones(len(BATCH["audio"]))}
+    batch |= {"valid_samples": BATCH["valid_samples"].at[0].set(0)}
+    for name, losses in both(settings, batch).items():
+        found, gradient = with_gradient(losses, params, name)
+        for loss in found.values():
+            assert np.isfinite(loss).all()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_the_key_decides_which_latents_are_masked_and_rate_0_masks_none():
     config = get_config().train_autoencoder
     config.losses.update(stft=0.0, mel=0.0, adversarial=0.0, feature_matching=0.0)

@@ -243,6 +243,12 @@ def test_waveforms_encoded_in_the_step_give_the_loss_of_their_latents(parts):
 
     ours, theirs = loss(waveforms, {"autoencoder": codec.params}), loss(encoded, None)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3), ours, theirs)
+    # A row whose clip cannot be read has no weight, and the other row's loss stays.
+    damaged = encoded | {"latents": latents * [[[1]], [[0]]], "valid_frames": np.array([96, 0])}
+    found, weights = loss(damaged, None)
+    for name in found:
+        assert np.isfinite(found[name]).all() and weights[name][1] == 0
+        np.testing.assert_allclose(found[name][0], theirs[0][name][0], rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ although their loss fell.
 """
 
 from functools import partial
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jen1_jax.batch import as_float
 from jen1_jax.conditioning import CONDITIONERS, Conditioner
 from jen1_jax.tasks import TASKS
+from jen1_jax.text.prompts import TextEncoder
 from jen1_jax.training.checks import check_autoencoder_training
-from jen1_jax.training.draw import draw_autoencoder, draw_diffusion
+from jen1_jax.training.draw import draw_autoencoder, draw_diffusion, vary_audio
+from jen1_jax.training.inputs import diffusion_inputs
 from jen1_numpy.errors import Refusal
 from tests import tiny
 
@@ -191,6 +195,44 @@ def test_each_crop_gets_its_own_gain_of_the_range():
     assert stats.kstest(each, stats.uniform(-12, 15).cdf).pvalue > 1e-3
     keys = jax.random.key_data(crops()[2]["mask_key"])  # the other random numbers stay
     np.testing.assert_array_equal(jax.random.key_data(drawn["mask_key"]), keys)
+
+
+def test_channels_are_swapped_but_where_the_text_names_a_side():
+    before, after, _ = crops(channel_swap=0.5)
+    swapped = (after == before[..., ::-1]).all(axis=(1, 2))
+    np.testing.assert_array_equal(after[~swapped], before[~swapped])
+    assert 0.4 < swapped.mean() < 0.6
+    training = tiny.config().train_diffusion
+    training.update(channel_swap=1.0, polarity_flip=1.0)
+    rng = np.random.default_rng(0)
+    names = ("audio", "before", "after")
+    batch = {name: rng.integers(-32767, 32768, (2, 4, 2)).astype(np.int16) for name in names}
+    captions = ["a drum to the left", "a drum"]
+    text = Mock(
+        spec=TextEncoder,
+        trainable=False,
+        embed=lambda said: (np.zeros((2, 1, 1)), np.zeros(2, int)),
+    )
+    text.max_length, text.tokenizer = 9, Mock()
+    config = tiny.config()
+    config.unet.conditioning = ()
+    inputs = diffusion_inputs(batch | {"caption": captions}, config, text)
+    assert inputs["sided"].tolist() == [True, False]
+    found = vary_audio(jax.random.key(0), as_float(inputs), training)
+    for name in names:
+        given = -batch[name] / np.float32(32767)
+        np.testing.assert_allclose(found[name][0], given[0], rtol=1e-6)
+        np.testing.assert_allclose(found[name][1], given[1, :, ::-1], rtol=1e-6)
+
+
+def test_16_bit_audio_is_trained_on_as_float():
+    rng = np.random.default_rng(0)
+    pcm = rng.integers(-32767, 32768, (3, 8, 2)).astype(np.int16)
+    training = tiny.config().train_autoencoder
+    draw = lambda audio: draw_autoencoder(
+        jax.random.key(1), jnp.int32(0), {"audio": audio}, training=training
+    )["audio"]
+    np.testing.assert_allclose(draw(jnp.asarray(pcm)), draw(pcm / np.float32(32767)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

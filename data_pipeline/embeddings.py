@@ -1,0 +1,137 @@
+"""Stored embeddings of captions: written once for each distinct caption, and read in any order.
+
+A file holds, of up to 2,048 captions in the order of their hashes,
+    keys: uint64 [n], of the captions.
+    ends: int64 [n], where the tokens of each end in `values`.
+    values: float16 [tokens of all, d].
+The numbers of tokens and features of a padded embedding are in the file's metadata.
+"""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from data_pipeline.layout import EMBEDDINGS
+from jen1_numpy.errors import Refusal
+from jen1_numpy.files import whole_file
+
+Embed = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+# Captions whose embeddings are in memory and in a file together, and those embedded in one call.
+IN_FILE, AT_ONCE = 2048, 128
+OPEN_FILES = 64
+
+
+def caption_key(caption: str) -> int:
+    """The key under which a caption's embedding is stored."""
+    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big")
+
+
+def write_embeddings(
+    folder: Path, captions: Sequence[str], embed: Embed, progress: Callable[[str], None]
+) -> None:
+    """Writes the embeddings of distinct captions, float16 [length, d] each.
+
+    A file that an interrupted call has written in `folder` is kept.
+
+    Args:
+        embed: captions -> (embedding [n, tokens, d], lengths [n]).
+    """
+    ordered, done, full, tokens = sorted(captions, key=caption_key), 0, 0, 0
+    for number, chosen in enumerate(_split(ordered, IN_FILE)):
+        path = folder / EMBEDDINGS.replace("*", f"{number:05d}")
+        if not path.exists():
+            arrays, shape = _embedded(chosen, embed)
+            with whole_file(path) as partial:
+                # `save_file` would make a file that only its owner can read.
+                partial.write_bytes(save(arrays, {"shape": json.dumps(shape)}))
+        done += len(chosen)
+        progress(f"{done}/{len(captions)} captions embedded")
+        with safe_open(path, "numpy") as file:
+            tokens = json.loads(file.metadata()["shape"])[0]
+            full += int((np.diff(file.get_tensor("ends"), prepend=0) == tokens).sum())
+    cut = f", {full} of them with all of {tokens} tokens, where longer ones are cut" if full else ""
+    progress(f"{len(captions)} captions embedded{cut}")
+
+
+def _embedded(captions: Sequence[str], embed: Embed) -> tuple[dict[str, np.ndarray], list[int]]:
+    """The arrays of a file, and the [tokens, d] of a padded embedding."""
+    parts, lengths, shape = [], [], []
+    for chosen in _split(captions, AT_ONCE):
+        embedding, valid = embed(chosen)
+        shape = [int(size) for size in embedding.shape[1:]]
+        lengths += [int(length) for length in valid]
+        parts += [
+            row[:length] for row, length in zip(embedding, lengths[-len(chosen) :], strict=True)
+        ]
+    return {
+        "keys": np.array(list(map(caption_key, captions)), np.uint64),
+        "ends": np.cumsum(lengths, dtype=np.int64),
+        "values": np.concatenate(parts).astype(np.float16),
+    }, shape
+
+
+def _split(captions: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [captions[start : start + size] for start in range(0, len(captions), size)]
+
+
+class Embeddings:
+    """The stored embeddings of a data set. Threads may share it.
+
+    In memory are 16 bytes a caption; the rest is read when it is needed.
+
+    Raises:
+        Refusal: a file is damaged.
+    """
+
+    def __init__(self, folder: str, paths: Sequence[Path]):
+        self._folder, self._paths = folder, paths
+        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        keys, ends, first = [], [], [0]
+        for number in range(len(paths)):
+            try:
+                with safe_open(paths[number], "numpy") as file:
+                    self.shape = tuple(json.loads(file.metadata()["shape"]))
+                    keys.append(file.get_tensor("keys"))
+                    ends.append(file.get_tensor("ends"))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise Refusal(
+                    f"{paths[number]} is damaged ({error}); copy it again, or encode again."
+                ) from None
+            first.append(first[-1] + len(keys[-1]))
+        self._keys, self._ends, self._first = np.concatenate(keys), ends, np.array(first)
+
+    def __call__(self, caption: str) -> np.ndarray:
+        """Float16 [length, d]. Raises Refusal if there is none of the caption."""
+        key = np.uint64(caption_key(caption))
+        place = int(np.searchsorted(self._keys, key))
+        if place == len(self._keys) or self._keys[place] != key:
+            raise Refusal(
+                f"{self._folder} lacks the embedding of the caption {caption!r}: copy its files "
+                f"{EMBEDDINGS} again, or encode it again."
+            )
+        number = int(np.searchsorted(self._first, place, side="right")) - 1
+        place -= self._first[number]
+        begin = int(self._ends[number][place - 1]) if place else 0
+        with self._lock:
+            values = self._open.pop(number, None)
+            if values is None:
+                values = safe_open(self._paths[number], "numpy").get_slice("values")
+            self._open[number] = values
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        return values[begin : int(self._ends[number][place])]
+
+
+def open_embeddings(folder: str) -> Embeddings | None:
+    """The embeddings of a data set; None if it has none."""
+    paths = sorted(Path(folder).glob(EMBEDDINGS))
+    return Embeddings(folder, paths) if paths else None

@@ -1,0 +1,139 @@
+"""Reads clips and parts of them by their place in a split.
+
+Any number of shards may be read at random: few files are open at a time.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from data_pipeline._tf import tf
+from data_pipeline.layout import info
+from jen1_numpy.errors import Refusal
+
+OPEN_FILES = 64  # of a split; opening a shard takes .1 ms
+
+
+class Damaged(Exception):
+    """A record cannot be read, or is not what its data set says."""
+
+
+class Clips:
+    """The clips of a split, by place. Threads may share it.
+
+    Raises:
+        Refusal: there is no such data set or split.
+    """
+
+    def __init__(self, folder: str, split: str):
+        self._about, self._split, self._files = info(folder), split, _Files()
+        if split not in self._about.examples:
+            known = ", ".join(self._about.examples) or "none"
+            raise Refusal(f"{folder} has no split {split!r}, only {known}.")
+        self._ends = np.cumsum(self._about.shards[split])
+        data, _ = self._about.data_fields
+        self._data, self._dtype = data, np.int16 if data == "audio" else np.float16
+
+    def __len__(self) -> int:
+        return self._about.examples[self._split]
+
+    def read(self, place: int, first: int = 0, stop: int | None = None) -> dict:
+        """The rows from `first` to `stop` of the clip at `place`, and what is said about it.
+
+        Returns:
+            audio int16 or latents float16 [stop - first, channels]; valid_samples or valid_frames
+            of the whole clip; captions, a list; id and meta; start and total; block, the first
+            record's number.
+
+        Raises:
+            Damaged: a record that is needed is damaged.
+        """
+        rows, channels = self._about.shape
+        stop, block = rows if stop is None else stop, rows // self._about.blocks
+        if not 0 <= first < stop <= rows or not 0 <= place < len(self):
+            raise ValueError(f"rows {first} to {stop} of clip {place}")
+        begin, end = first // block, -(-stop // block)
+        records = self._records(place * self._about.blocks + begin, end - begin)
+        try:
+            parsed = [_features(record) for record in records]
+            parts = [np.frombuffer(each.pop(self._data)[0], self._dtype) for each in parsed]
+            parts = [part.reshape(block, channels) for part in parts]
+            clip = {
+                name: [text.decode() for text in values] if name == "captions" else _single(values)
+                for name, values in parsed[0].items()
+            }
+        except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+            raise Damaged(f"it is no record of this data set ({error!r})") from None
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return {self._data: whole[first - begin * block : stop - begin * block]} | clip
+
+    def _records(self, first: int, count: int) -> list[bytes]:
+        number = int(np.searchsorted(self._ends, first, side="right"))
+        path = self._about.shard(self._split, number)
+        offset = first - (int(self._ends[number - 1]) if number else 0)
+        return self._files.read(path, range(offset, offset + count))
+
+
+class _Files:
+    """Open shards, at most `OPEN_FILES` beside those that are being read just now."""
+
+    def __init__(self) -> None:
+        self._idle: OrderedDict[Path, ArrayRecordReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, places: Iterable[int]) -> list[bytes]:
+        with self._lock:
+            reader = self._idle.pop(path, None)
+        try:
+            if reader is None:
+                path.stat()  # the reader takes a missing file for an empty one
+                reader = ArrayRecordReader(str(path))
+            records = reader.read(list(places))
+        except FileNotFoundError:
+            raise Damaged(f"{path.name} is missing") from None
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise Damaged(str(error).strip().splitlines()[0][:200]) from None
+        with self._lock:
+            self._idle[path] = reader
+            over = [self._idle.popitem(last=False)[1]] if len(self._idle) > OPEN_FILES else []
+        for each in over:
+            each.close()
+        return records
+
+
+def _features(record: bytes) -> dict[str, list]:
+    try:
+        example = tf.train.Example.FromString(record)
+    except Exception as error:  # protobuf has its own
+        raise ValueError(str(error)) from None
+    found = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        found[name] = getattr(feature, kind).value if kind else []
+    return found
+
+
+def _single(values) -> int | float | str:
+    value = values[0]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def examples(folder: str, split: str, places: Iterable[int] | None = None) -> Iterator[dict]:
+    """The clips of a split at `places`, or all in order, as `Clips.read` gives them.
+
+    Raises:
+        Refusal: there is no such data set or split, or a record is damaged.
+    """
+    clips = Clips(folder, split)
+    for place in range(len(clips)) if places is None else places:
+        try:
+            yield clips.read(place)
+        except Damaged as damage:
+            raise Refusal(
+                f"Clip {place} of {split} in {folder} is damaged ({damage}); see "
+                "`jen1 data validate`."
+            ) from None
