@@ -34,7 +34,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Recording:
-    """An accepted item: the SHA-256 of its file (None if it is rendered) and its pieces in order.
+    """An accepted item: the SHA-256 of its file or score, if any, and its pieces in order.
 
     A clip is an example as `writing.Writer.write` describes it. Iterating reads the file.
     """
@@ -54,7 +54,7 @@ def cut(item: Item, seconds: float) -> Recording | Rejection:
             audio = item.audio()
         except Refusal as error:
             return Rejection(item.id, "cannot be rendered", str(error))
-        digest, total, blocks = None, len(audio) / SAMPLE_RATE, [audio]
+        digest, total, blocks = item.digest, len(audio) / SAMPLE_RATE, [audio]
     else:
         checked = _check(item.id, item.audio, shortest)
         if isinstance(checked, Rejection):

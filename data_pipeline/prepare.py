@@ -18,10 +18,9 @@ from pathlib import Path
 
 from data_pipeline.clips import Dropped, cut
 from data_pipeline.latents import Encoder, LatentWriter, latent_writer
-from data_pipeline.layout import SAMPLE_RATE, blocks_of, waveform_features
 from data_pipeline.report import Report, Tally
-from data_pipeline.sources import Item, Rejection, open_source
-from data_pipeline.writing import Writer
+from data_pipeline.shards import SAMPLE_RATE, Writer, waveform_features
+from data_pipeline.sources import Entry, Item, Rejection, Source, empty, open_source
 from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import write_text
@@ -76,7 +75,9 @@ def prepare(
     if not (0 <= test_fraction < 1 and clips > 0 and (limit_hours is None or limit_hours > 0)):
         raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
     reading = dict(clips=clips, seconds=seconds, seed=seed, soundfonts=soundfonts)
-    found = open_source(source, **reading)
+    found = _recordings(open_source(source, **reading))
+    if not found:
+        raise empty(source)
     # In hash order the test files come first. If none of them is accepted, the next accepted file
     # goes into the test split.
     items = sorted(
@@ -110,9 +111,8 @@ def prepare(
 
         writing: AbstractContextManager[Writer | LatentWriter]
         if encoder is None:
-            samples = round(seconds * SAMPLE_RATE)
-            features, blocks = waveform_features(samples), blocks_of(samples)
-            writing = Writer(folder, features, blocks, what, saved.get("written"))
+            features = waveform_features(round(seconds * SAMPLE_RATE))
+            writing = Writer(folder, features, what, saved.get("written"))
         else:
             text = f"latents of {what}"
             writing = latent_writer(folder, encoder, seconds, text, progress, saved.get("written"))
@@ -158,6 +158,18 @@ def prepare(
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     Path(out, SAVED).unlink()
     return report
+
+
+def _recordings(source: Source) -> list[Item | Rejection]:
+    """All that a source lists, opened."""
+    found: list[Item | Rejection] = []
+    listed: dict[str, list[Entry]] = {}
+    for entry in source.entries():
+        if isinstance(entry, Rejection):
+            found.append(entry)
+        else:
+            listed.setdefault(entry.id, []).append(entry)
+    return found + [source.item(id, entries) for id, entries in listed.items()]
 
 
 def _render_ahead(

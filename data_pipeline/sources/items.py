@@ -1,15 +1,14 @@
-"""What a source yields: items, what is said about them, and rejections."""
+"""What a source lists and opens: entries, items, what is said about them, and rejections."""
 
 import os
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
-
-from data_pipeline.sidecars import is_texts, texts
 
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2",
@@ -20,29 +19,15 @@ UNSUPPORTED = (  # by libsndfile
     ".tta", ".tak", ".mpc", ".dsf", ".dff", ".ac3", ".eac3", ".dts", ".amr", ".ra", ".spx",
 )  # fmt: skip
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, separators of lines, paragraphs
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
-class About:
-    """What is said about a stretch of a recording."""
+class Entry:
+    """One line of a source's listing. Several with one id are one recording."""
 
-    captions: tuple[str, ...]  # at least one; "" where there is no text
-    meta: dict  # JSON values
-
-
-@dataclass(frozen=True)
-class Item:
-    """One recording: an audio file or a function that renders it, and what is said about it.
-
-    The function returns float32 [samples, 2] at 48 kHz. It raises Refusal for a recording that
-    must be rejected.
-    """
-
-    id: str  # unique in the source, and the same wherever the source lies
-    audio: Path | Callable[[], np.ndarray]
-    about: Callable[[float, float], About]  # of the stretch from start to stop, in seconds
-    split: str | None = None  # "train" or "test" where the source decides it
+    id: str  # of the recording: Unicode without control characters
+    place: Any = None  # JSON: where its source finds it
+    fields: dict = field(default_factory=dict)  # JSON: what the listing says about it
 
 
 @dataclass(frozen=True)
@@ -54,13 +39,67 @@ class Rejection:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class About:
+    """What is said about a stretch of a recording."""
+
+    captions: tuple[str, ...]  # at least one; "" where there is no text
+    meta: dict  # JSON values
+
+
+@dataclass(frozen=True)
+class Section:
+    """An audio file that lies inside another file, such as an uncompressed tar."""
+
+    path: Path
+    offset: int  # bytes
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording: an audio file or a function that renders it, and what is said about it.
+
+    The function returns float32 [samples, 2] at 48 kHz. It raises Refusal for a recording that
+    must be rejected.
+    """
+
+    id: str  # unique in the source, and the same wherever the source lies
+    audio: Path | Section | Callable[[], np.ndarray]
+    about: Callable[[float, float], About]  # of the stretch from start to stop, in seconds
+    split: str | None = None  # "train" or "test" where the source decides it
+    group: str | None = None  # recordings of one group are in one split
+    # Only these parts are taken, from start to stop in seconds, in order; None is the whole.
+    stretches: tuple[tuple[float, float], ...] | None = None
+    digest: str | None = None  # SHA-256 of what the audio is rendered from, if it is rendered
+
+
+class Source(Protocol):
+    """Where audio comes from. It can be pickled, so that other processes open its recordings."""
+
+    def entries(self) -> Iterator[Entry | Rejection]:
+        """Lists the recordings, without opening any of them.
+
+        Raises:
+            Refusal: the listing cannot be read.
+        """
+
+    def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
+        """The recording that `entries` list, in their order; reads what lies beside it."""
+
+
+def misnamed(id: str) -> Rejection | None:
+    """Why a name cannot be an id; None if it can."""
+    if any(unicodedata.category(character) in UNPRINTABLE for character in id):
+        return Rejection(id, "unreadable name", "rename it in UTF-8 without control characters")
+    return None
+
+
 def refused(id: str, path: Path) -> Rejection | None:
-    """Why a file is not opened: its name, or its kind; None if it may be.
+    """Why a file is not opened: its kind; None if it may be.
 
     Opening a pipe would wait for ever.
     """
-    if any(unicodedata.category(character) in UNPRINTABLE for character in id):
-        return Rejection(id, "unreadable name", "rename it in UTF-8 without control characters")
     if not os.path.lexists(path):
         return Rejection(id, "missing")
     if not os.path.isfile(path):
@@ -69,39 +108,3 @@ def refused(id: str, path: Path) -> Rejection | None:
         name, flac = shlex.quote(id), shlex.quote(str(PurePosixPath(id).with_suffix(".flac")))
         return Rejection(id, "unsupported format", f"convert it: ffmpeg -i {name} {flac}")
     return None
-
-
-def file_item(id: str, path: Path, fields: dict) -> Item | Rejection:
-    """The item of an audio file; `fields` are its captions, its split and its metadata.
-
-    All texts in `caption` and `captions` are its captions, without repeats. Without any, one is
-    composed from title, artist, genre and game.
-    """
-    split = fields.pop("split", None)
-    if split not in (None, *SPLITS):
-        return Rejection(id, "unknown split", f"{split!r} is neither train nor test")
-    first, more = fields.pop("caption", None), fields.pop("captions", None)
-    if not (first is None or isinstance(first, str) or is_texts(first)):
-        return Rejection(id, "unreadable caption", "caption must be a text or a list of texts")
-    if not (more is None or is_texts(more)):
-        return Rejection(id, "unreadable caption", "captions must be a list of texts")
-    about = About(distinct(texts(first) + texts(more) or [_composed(fields)]), fields)
-    return Item(id, path, lambda start, stop: about, split)
-
-
-def distinct(given: Iterable[str]) -> tuple[str, ...]:
-    """The texts without repeats, empty ones and the spaces around them; ("",) if none is left."""
-    return tuple(filter(None, dict.fromkeys(text.strip() for text in given))) or ("",)
-
-
-def _composed(fields: dict) -> str:
-    """A caption from the texts of title, artist, genre and game; several have commas."""
-
-    def said(name: str) -> str:
-        value = fields.get(name)
-        value = str(value) if isinstance(value, int | float) else value  # a title like 1999
-        return ", ".join(texts(value)) if isinstance(value, str) or is_texts(value) else ""
-
-    title, artist, game, genre = map(said, ("title", "artist", "game", "genre"))
-    by = f"{title} by {artist}" if title and artist else title or (artist and f"music by {artist}")
-    return ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)

@@ -1,4 +1,4 @@
-"""The sources that read a manifest: a CSV or JSONL file that lists audio files.
+"""The source that reads a manifest: a CSV or JSONL file that lists audio files.
 
 Besides `path`, a line may have `caption`, `split` ("train" or "test") and metadata, and in JSONL
 `captions` (a list).
@@ -6,34 +6,83 @@ Besides `path`, a line may have `caption`, `split` ("train" or "test") and metad
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from data_pipeline.sidecars import parse, storable
-from data_pipeline.sources.items import Item, Rejection, file_item, refused
+from data_pipeline.sources.fields import described
+from data_pipeline.sources.items import Entry, Item, Rejection, misnamed, refused
 from jen1_numpy.errors import Refusal
 
 MAX_LINE = 2**20  # characters
 
 
-def from_csv(manifest: Path) -> Iterator[Item | Rejection]:
-    """The files that the rows of a CSV file with a header list; empty cells are left out."""
-    with open_lines(manifest) as lines:
-        rows = csv.DictReader(lines)
-        if "path" not in (rows.fieldnames or ()):
-            raise Refusal(
-                f"{manifest} has no column named path; "
-                f"its columns are {', '.join(rows.fieldnames or ['none'])}."
+@dataclass(frozen=True)
+class Manifest:
+    """The files that the lines of a CSV or JSONL file list.
+
+    A CSV file has a header; its empty cells are left out. A JSONL file has one object a line.
+    Several lines with one path are one recording.
+    """
+
+    manifest: Path
+
+    def entries(self) -> Iterator[Entry | Rejection]:
+        try:
+            with open_lines(self.manifest) as lines:
+                read = _rows if self.manifest.suffix.lower() == ".csv" else _objects
+                yield from self._entries(lines, read(self.manifest, lines))
+        except OSError as error:
+            raise Refusal(f"Cannot read {self.manifest}: {error}.") from None
+
+    def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
+        """Its path is absolute, or in the manifest's folder and relative to it."""
+        normal = os.path.normpath(id)
+        path = self.manifest.parent / normal
+        if rejection := refused(id, path):
+            return rejection
+        if normal.split(os.sep)[0] == os.pardir:
+            return Rejection(
+                id, "outside the manifest's folder", "write an absolute path if it is meant"
             )
-        yield from _entries(manifest, lines, map(_filled, rows))
+        return described(id, path, [entry.fields for entry in entries])
+
+    def _entries(self, lines: "Lines", read: Iterator[dict]) -> Iterator[Entry | Rejection]:
+        while True:
+            try:
+                fields = next(read)
+            except StopIteration:
+                return
+            except (ValueError, csv.Error) as error:
+                yield self._unreadable(lines, str(error))
+            else:
+                listed = fields.pop("path", None)
+                if isinstance(listed, str) and listed:
+                    yield misnamed(listed) or Entry(listed, None, fields)
+                else:
+                    yield self._unreadable(lines, "no path")
+
+    def _unreadable(self, lines: "Lines", detail: str) -> Rejection:
+        return Rejection(f"{self.manifest.name}:{lines.number}", "unreadable line", detail)
 
 
-def from_jsonl(manifest: Path) -> Iterator[Item | Rejection]:
-    """The files that the lines of a JSONL file list, one JSON object a line."""
-    with open_lines(manifest) as lines:
-        yield from _entries(manifest, lines, map(parse, filter(str.strip, lines)))
+def _rows(manifest: Path, lines: "Lines") -> Iterator[dict]:
+    rows = csv.DictReader(lines)
+    try:
+        columns = rows.fieldnames or ()
+    except csv.Error as error:
+        raise Refusal(f"Cannot read the header of {manifest}: {error}.") from None
+    if "path" not in columns:
+        named = ", ".join(columns or ["none"])
+        raise Refusal(f"{manifest} has no column named path; its columns are {named}.")
+    return map(_filled, rows)
+
+
+def _objects(manifest: Path, lines: "Lines") -> Iterator[dict]:
+    return map(parse, filter(str.strip, lines))
 
 
 def _filled(row: dict) -> dict[str, str]:
@@ -72,33 +121,3 @@ class Lines:
 def open_lines(manifest: Path) -> Iterator[Lines]:
     with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         yield Lines(file)
-
-
-def _entries(
-    manifest: Path, lines: Lines, read: Iterator[dict[str, Any]]
-) -> Iterator[Item | Rejection]:
-    while True:
-        try:
-            fields = next(read)
-        except StopIteration:
-            return
-        except (ValueError, csv.Error) as error:
-            yield Rejection(f"{manifest.name}:{lines.number}", "unreadable line", str(error))
-        else:
-            yield _listed(manifest, lines.number, fields)
-
-
-def _listed(manifest: Path, line: int, fields: dict) -> Item | Rejection:
-    """The item of one line: `path` is absolute, or in the manifest's folder and relative to it."""
-    listed = fields.pop("path", None)
-    if not isinstance(listed, str) or not listed:
-        return Rejection(f"{manifest.name}:{line}", "unreadable line", "no path")
-    normal = os.path.normpath(listed)
-    path = manifest.parent / normal
-    if rejection := refused(listed, path):
-        return rejection
-    if normal.split(os.sep)[0] == os.pardir:
-        return Rejection(
-            listed, "outside the manifest's folder", "write an absolute path if it is meant"
-        )
-    return file_item(listed, path, fields)

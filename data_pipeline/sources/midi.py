@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
 from data_pipeline.sidecars import read_text, texts
-from data_pipeline.sources.folder import midi_files
-from data_pipeline.sources.items import About, Item, Rejection, distinct, refused
+from data_pipeline.sources.fields import distinct
+from data_pipeline.sources.items import About, Item, Rejection
 from jen1_numpy.errors import Refusal
 
 DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
@@ -24,8 +24,8 @@ DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
 _APART = ("caption", "captions", "chords", "sections", "melody", "split")
 
 
-def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejection]:
-    """All MIDI files below `folder`, in the order of their names.
+class Scores:
+    """The MIDI files of a folder, and the soundfonts that they are rendered with.
 
     NAME.json holds what is known about NAME.mid (see `scores.reading`). Captions are written from
     the score if neither NAME.txt nor the JSON file has any. A damaged file is refused when the
@@ -38,57 +38,48 @@ def from_midi(folder: Path, soundfonts: Sequence[Path]) -> Iterator[Item | Rejec
     Raises:
         Refusal: a soundfont cannot be used.
     """
-    if not soundfonts:
-        soundfonts = [DEFAULT_SOUNDFONT]
-        logging.getLogger(__name__).warning(
-            f"Without --soundfont, MIDI files are rendered with {DEFAULT_SOUNDFONT.name} of "
-            "pretty_midi, a small one (GPL-2)."
+
+    def __init__(self, folder: Path, soundfonts: Sequence[Path]):
+        if not soundfonts:
+            soundfonts = [DEFAULT_SOUNDFONT]
+            logging.getLogger(__name__).warning(
+                f"Without --soundfont, MIDI files are rendered with {DEFAULT_SOUNDFONT.name} of "
+                "pretty_midi, a small one (GPL-2)."
+            )
+        self._folder, self._fonts = folder, {font.name: font for font in soundfonts}
+        if len(self._fonts) < len(soundfonts):
+            raise Refusal("Two soundfonts have the same file name; rename one of them.")
+        self._renderer = Renderer(soundfonts)
+        # The clips of a score ask for it one after the other.
+        self._read = lru_cache(maxsize=2)(read)
+
+    def item(self, path: Path, id: str) -> Item | Rejection:
+        try:
+            sidecar = read_sidecar(path, self._folder)
+            if (text := read_text(path.with_suffix(".txt"), self._folder)) is not None:
+                sidecar["caption"] = text
+        except Refusal as refusal:
+            return Rejection(id, "unreadable sidecar", str(refusal))
+        except ValueError as error:
+            return Rejection(id, "unreadable caption", f"{path.stem}.txt: {error}")
+        font = sidecar.get("soundfont") or _choose(id, sorted(self._fonts))
+        if font not in self._fonts:
+            given = ", ".join(self._fonts)
+            return Rejection(id, "soundfont not given", f"it names {font}; given are {given}")
+        meta = {"room": ROOM} | {name: sidecar[name] for name in sidecar if name not in _APART}
+        meta |= {"source": "midi", "soundfont": font}
+        given = texts(sidecar.get("caption")) + texts(sidecar.get("captions"))
+        return Item(
+            id,
+            partial(self._renderer.render, path, id, self._fonts[font]),
+            partial(_about, partial(self._read, path, id), meta, given),
+            sidecar.get("split"),
+            digest=_digest(path),
         )
-    fonts = {font.name: font for font in soundfonts}
-    if len(fonts) < len(soundfonts):
-        raise Refusal("Two soundfonts have the same file name; rename one of them.")
-    renderer, digests = Renderer(soundfonts), {}
-    remembered = lru_cache(maxsize=2)(read)  # the clips of a score ask for it one after the other
-    for path in midi_files(folder):
-        id = path.relative_to(folder).as_posix()
-        entry = refused(id, path) or _item(path, id, folder, fonts, renderer, remembered)
-        if isinstance(entry, Item):
-            digest = _digest(path)
-            if digest in digests:
-                entry = Rejection(id, "duplicate", f"the same bytes as {digests[digest]}")
-            digests.setdefault(digest, id)
-        yield entry
 
 
-def _item(
-    path: Path,
-    id: str,
-    folder: Path,
-    fonts: dict[str, Path],
-    renderer: Renderer,
-    read: Callable[[Path, str], Score],
-) -> Item | Rejection:
-    try:
-        sidecar = read_sidecar(path, folder)
-        if (text := read_text(path.with_suffix(".txt"), folder)) is not None:
-            sidecar["caption"] = text
-    except Refusal as refusal:
-        return Rejection(id, "unreadable sidecar", str(refusal))
-    except ValueError as error:
-        return Rejection(id, "unreadable caption", f"{path.stem}.txt: {error}")
-    font = sidecar.get("soundfont") or _choose(id, sorted(fonts))
-    if font not in fonts:
-        given = ", ".join(fonts)
-        return Rejection(id, "soundfont not given", f"it names {font}; given are {given}")
-    meta = {"room": ROOM} | {name: sidecar[name] for name in sidecar if name not in _APART}
-    meta |= {"source": "midi", "soundfont": font}
-    given = texts(sidecar.get("caption")) + texts(sidecar.get("captions"))
-    return Item(
-        id,
-        partial(renderer.render, path, id, fonts[font]),
-        partial(_about, partial(read, path, id), meta, given),
-        sidecar.get("split"),
-    )
+# One for each process: its renderer holds the soundfonts in memory.
+open_scores = lru_cache(maxsize=1)(Scores)
 
 
 def _about(
@@ -105,11 +96,11 @@ def _choose(id: str, names: list[str]) -> str:
     return names[int.from_bytes(digest[:8], "big") % len(names)]
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     """A digest of the MIDI file and its sidecar."""
     digest = hashlib.sha256()
     for part in (path, path.with_suffix(".json")):
         if os.path.isfile(part):  # also where a name has no room for the suffix
             with open(part, "rb") as file:
                 digest.update(file.read(MAX_BYTES))
-    return digest.digest()
+    return digest.hexdigest()

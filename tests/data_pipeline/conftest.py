@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.sources import Rejection
+
 SECONDS = 0.25
 SAMPLES = 12_000
 
@@ -11,6 +13,17 @@ SAMPLES = 12_000
 def tone(seconds, rate=48_000, frequency=440.0, channels=2):
     x = 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
     return np.stack([x * (1 - 0.5 * c) for c in range(channels)], axis=-1)
+
+
+def recordings(source):
+    """All recordings of a source, opened, and the rejections."""
+    listed, found = {}, []
+    for entry in source.entries():
+        if isinstance(entry, Rejection):
+            found.append(entry)
+        else:
+            listed.setdefault(entry.id, []).append(entry)
+    return found + [source.item(id, entries) for id, entries in listed.items()]
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from data_pipeline.prepare import prepare
 from data_pipeline.scores.reading import read
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
-from data_pipeline.sources import Item, Rejection, midi, open_source
+from data_pipeline.sources import Rejection, midi, open_source
 from jen1_numpy.errors import Refusal
-from tests.data_pipeline.conftest import tone
+from tests.data_pipeline.conftest import recordings, tone
 from tests.data_pipeline.scores import pieces
 from tests.data_pipeline.scores.pieces import C_MAJOR, part, write
 from tests.data_pipeline.test_prepare import rejected, source
@@ -35,7 +35,7 @@ def listed(tmp_path, monkeypatch):
 
     def entries(*soundfonts):
         found = open_source(str(tmp_path), clips=1, seconds=1, seed=0, soundfonts=soundfonts)
-        return {entry.id: entry for entry in found}
+        return {entry.id: entry for entry in recordings(found)}
 
     return entries
 
@@ -109,19 +109,18 @@ def test_unusable_files_are_listed_with_their_reason(tmp_path, listed):
     write(tmp_path / "wrong.mid", part(1, C_MAJOR), room=2)
     write(tmp_path / "latin.mid", part(2, C_MAJOR))
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "folder.mid").mkdir()
     (tmp_path / "line\n.mid").write_bytes(b"")
     write(tmp_path / "pipe.mid", part(3, C_MAJOR))
     os.mkfifo(tmp_path / "pipe.txt")
     write(tmp_path / (long := "é" * 125 + "b.mid"), part(4, C_MAJOR))  # 255 bytes
     found = listed()
-    assert isinstance(found.pop("copy.mid"), Item) and isinstance(found.pop(long), Item)
+    good, copy = found.pop("good.mid"), found.pop("copy.mid")
+    assert good.digest == copy.digest  # so that one of them is rejected
+    assert found.pop(long).digest != good.digest
     assert {id: entry.reason for id, entry in found.items()} == {
-        "good.mid": "duplicate",
         "wrong.mid": "unreadable sidecar",
         "latin.mid": "unreadable caption",
         "pipe.mid": "unreadable caption",
-        "folder.mid": "no regular file",
         "line\n.mid": "unreadable name",
     }
 

@@ -123,14 +123,16 @@ def test_44100_mono_becomes_48000_stereo_cut_into_padded_clips(mixed):
     np.testing.assert_allclose(audio[1000:-1000, 0], expected[1000:-1000], atol=1e-3)
 
 
-def test_a_file_that_a_manifest_lists_twice_is_a_duplicate(tmp_path):
+def test_a_file_that_a_manifest_lists_twice_has_the_captions_of_both_lines(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(0.5), 48_000)
     lines = (json.dumps(dict(path="a.wav", caption=caption)) for caption in ("one", "two"))
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     report = prepare(
         str(tmp_path / "list.jsonl"), str(tmp_path / "out"), seconds=SECONDS, test_fraction=0
     )
-    assert (report.accepted, report.rejected) == (1, {"duplicate": 1})
+    assert (report.files, report.accepted, report.rejected) == (1, 1, {})
+    (clip, _) = source(tmp_path / "out")
+    assert list(clip["captions"]) == [b"one", b"two"]
 
 
 def test_a_short_last_piece_is_padded_or_counted_as_dropped(tmp_path):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import layout, stream, writing
 from data_pipeline import prepare as module
+from data_pipeline import shards, stream
 from data_pipeline.latents import Encoder
 from data_pipeline.prepare import prepare
-from data_pipeline.reading import examples
-from data_pipeline.sources import About, Item, Rejection
+from data_pipeline.shards import decoder, records
+from data_pipeline.sources import About, Entry, Item, Rejection
 from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import SAMPLES, SECONDS
 
@@ -29,11 +29,15 @@ class Source:
         self.rendered, self.threads = [], set()
 
     def open(self, *_, **__):
-        items = [
-            Item(f"{n}", lambda n=n: self.render(n), lambda start, stop, n=n: said(n, start))
-            for n in range(PIECES)
-        ]
-        return [Rejection("x", "missing"), *items]
+        return self
+
+    def entries(self):
+        yield Rejection("x", "missing")
+        yield from (Entry(f"{n}", n) for n in range(PIECES))
+
+    def item(self, id, entries):
+        n = entries[0].place
+        return Item(id, lambda: self.render(n), lambda start, stop: said(n, start))
 
     def render(self, number):
         self.rendered.append(number)
@@ -74,10 +78,10 @@ def content(folder):
     """All records in order, by split, and the files beside them but for the shards."""
     rows = {
         split: [
-            {name: np.asarray(value).tolist() for name, value in clip.items()}
-            for clip in examples(folder, split)
+            {name: np.asarray(value).tolist() for name, value in decoder(folder)(record).items()}
+            for record in records(folder, split)(list(range(size)))
         ]
-        for split in stream.info(folder).examples
+        for split, size in stream.info(folder).examples.items()
     }
     others = {
         path.name: path.read_bytes()
@@ -186,15 +190,15 @@ def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full,
     with monkeypatch.context() as patch:
         if full == "a shard":
 
-            class Writer(writing.ArrayRecordWriter):
+            class Writer(shards.ArrayRecordWriter):
                 # This is what a full disk makes it raise.
-                close = fails(writing.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
+                close = fails(shards.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
 
-            patch.setattr(writing, "ArrayRecordWriter", Writer)
+            patch.setattr(shards, "ArrayRecordWriter", Writer)
         elif full == "the state":
             patch.setattr(module, "write_text", fails(module.write_text, 3, Full()))
         elif full == "the metadata":
-            place = writing.tfds.folder_dataset
+            place = shards.tfds.folder_dataset
             patch.setattr(place, "write_metadata", fails(place.write_metadata, 1, Full()))
         elif full == "the name":
             rename = os.replace
@@ -206,7 +210,7 @@ def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full,
 
             patch.setattr(os, "replace", renamed)
         else:
-            name = {"the licences": layout.LICENCES, "the rejections": "rejected.jsonl"}[full]
+            name = {"the licences": shards.LICENCES, "the rejections": "rejected.jsonl"}[full]
             write = Path.open
 
             def opened(path, mode="r", *more, **options):
