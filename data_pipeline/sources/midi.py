@@ -15,13 +15,13 @@ from data_pipeline.scores.renderer import Renderer
 from data_pipeline.scores.rendering import ROOM
 from data_pipeline.scores.truth import truth
 from data_pipeline.sidecars import read_text, texts
-from data_pipeline.sources.fields import distinct
+from data_pipeline.sources.fields import Unusable, distinct, group_of, normal
 from data_pipeline.sources.items import About, Item, Rejection
 from jen1_numpy.errors import Refusal
 
 DEFAULT_SOUNDFONT = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2")
 # Fields of the sidecar that are not copied to the metadata: the truth of a stretch has its own.
-_APART = ("caption", "captions", "chords", "sections", "melody", "split")
+_APART = ("caption", "captions", "chords", "sections", "melody", "split", "group")
 
 
 class Scores:
@@ -58,8 +58,11 @@ class Scores:
             sidecar = read_sidecar(path, self._folder)
             if (text := read_text(path.with_suffix(".txt"), self._folder)) is not None:
                 sidecar["caption"] = text
+            sidecar = normal(sidecar)
         except Refusal as refusal:
             return Rejection(id, "unreadable sidecar", str(refusal))
+        except Unusable as unusable:
+            return Rejection(id, *unusable.args)
         except ValueError as error:
             return Rejection(id, "unreadable caption", f"{path.stem}.txt: {error}")
         font = sidecar.get("soundfont") or _choose(id, sorted(self._fonts))
@@ -74,6 +77,7 @@ class Scores:
             partial(self._renderer.render, path, id, self._fonts[font]),
             partial(_about, partial(self._read, path, id), meta, given),
             sidecar.get("split"),
+            sidecar.get("group") or group_of(sidecar),
             digest=_digest(path),
         )
 
