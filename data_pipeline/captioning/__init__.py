@@ -1,9 +1,12 @@
-"""Captions in varied everyday words, written from what is known of a clip's score.
+"""Captions in varied everyday words, written from what is known of a clip.
 
-The truth of a clip is a dict with the fields of `writing.NAMEABLE`, all optional. Captions depend
-on the truth and a key alone, so anyone can write them again from the stored metadata.
+The truth of a clip's score is a dict with the fields of `writing.NAMEABLE`, all optional. `metadata`
+writes captions from what tags and manifests say of a recording, and after the user's templates.
+Captions depend on these fields and a key alone, so anyone can write them again from the metadata.
 """
 
+from data_pipeline.captioning.metadata import composed
+from data_pipeline.captioning.templates import Template, read_templates
 from data_pipeline.captioning.writing import Written, captions, write
 
-__all__ = ["Written", "captions", "write"]
+__all__ = ["Template", "Written", "captions", "composed", "read_templates", "write"]

@@ -41,7 +41,7 @@ _PIECE = ("piece", "piece", "tune", "track")
 _SMALL = {"a", "an", "the", "in", "on", "at", "of", "for", "with", "over", "and", "or", "by", "bpm"}
 _SMALL |= {"without", "from"}
 _CLOSE = {"in", "with", "without", "for", "at", "over", "on", "called", "titled", "from", "led"}
-_CLOSE |= {"played", "marked", "beginning"}  # these need no comma before them
+_CLOSE |= {"played", "marked", "beginning", "by"}  # these need no comma before them
 _GENERAL = (
     "instrumental music",
     "a piece of instrumental music",
@@ -175,20 +175,20 @@ def _list(draft: _Draft) -> str:
     if "style" in draft.words and draft.dice.chance(0.6):
         tags.sort(key=lambda tag: tag != draft.words["style"].tag)
     text = ", ".join(tags)
-    return _capital(text) if draft.dice.chance(0.2) else text
+    return capital(text) if draft.dice.chance(0.2) else text
 
 
 def _title(draft: _Draft) -> str:
     """Slow Bossa Nova in A Minor"""
     text = _prose(draft, set(), article=False)
-    return _capital(" ".join(w if w.strip(",") in _SMALL else _capital(w) for w in text.split()))
+    return capital(" ".join(w if w.strip(",") in _SMALL else capital(w) for w in text.split()))
 
 
 def _sentence(draft: _Draft) -> str:
     """A calm waltz in three for flute over piano and strings, without drums."""
     dice = draft.dice
     if draft.players and dice.chance(0.25):
-        return _capital(_players_first(draft)) + "."
+        return capital(_players_first(draft)) + "."
     sayable = [field for field in draft.words if field not in ("style", "title")]
     number = dice.pick((0, 1, 2, 3) if len(draft.fields) > 4 else (0, 0, 1))
     said = set(dice.shuffled(sayable)[:number]) if len(draft.fields) > 2 else set()
@@ -200,7 +200,7 @@ def _sentence(draft: _Draft) -> str:
         said.add("absent")
         clauses.append(draft.lacks())
     texts = [_prose(draft, said), *(listed(clauses[n : n + 2]) for n in range(0, len(clauses), 2))]
-    return " ".join(f"{_capital(text)}." for text in texts)
+    return " ".join(f"{capital(text)}." for text in texts)
 
 
 def _request(draft: _Draft) -> str:
@@ -226,7 +226,7 @@ def _request(draft: _Draft) -> str:
         )
     )
     text = start + _prose(draft, set(), something=draft.dice.chance(0.6)) + end
-    return _capital(text) + ("" if text.endswith("?") else ".") if draft.dice.chance(0.3) else text
+    return capital(text) + ("" if text.endswith("?") else ".") if draft.dice.chance(0.3) else text
 
 
 def _fragment(draft: _Draft) -> str:
@@ -268,7 +268,7 @@ def _prose(draft: _Draft, said: set[str], article: bool = True, something: bool 
     afters += dice.shuffled(near) + dice.shuffled([w.after for w in left.values()])
     if draft.absent and "absent" not in said:
         afters.append(draft.absence())
-    return _joined(text, afters)
+    return joined(text, afters)
 
 
 def _adjectives(draft: _Draft, left: dict[str, Words]) -> list[str]:
@@ -308,7 +308,7 @@ def _noun(draft: _Draft, left: dict[str, Words], nouns: Sequence[str]) -> str:
     return dice.pick(nouns)
 
 
-def _joined(text: str, afters: Iterable[str]) -> str:
+def joined(text: str, afters: Iterable[str]) -> str:
     """The phrases after a noun: up to two without a comma, where that reads well."""
     last, close = "", 2
     for after in afters:
@@ -322,7 +322,7 @@ def _joined(text: str, afters: Iterable[str]) -> str:
     return text
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     """The text with a capital at its start, unless it starts with a Roman numeral."""
     numeral = re.match("[ivIV]+-[ivIV]", text)
     return text if numeral else text[:1].upper() + text[1:]
