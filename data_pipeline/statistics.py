@@ -152,7 +152,7 @@ class Statistics:
                     f"The field {name!r} of {about.records:,} records has no effect; rename it if "
                     f"{meant!r} is meant."
                 )
-            if about.records >= MANY and about.values.distinct == "1" and name not in _CONSTANT:
+            elif about.records >= MANY and about.values.distinct == "1" and name not in _CONSTANT:
                 found.append(
                     f"The field {name!r} is {next(iter(about.values.counts))!r} in all "
                     f"{about.records:,} records that have it; check that this is true of each."
