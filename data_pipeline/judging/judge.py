@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipeline.judging.fingerprint import Fingerprint
 from data_pipeline.judging.loudness import Loudness
 
 SILENCE = 10 ** (-60 / 20)  # peak
@@ -23,7 +24,8 @@ class Verdict:
     `mono`: one channel is a multiple of the other within -50 dB, K-weighted: equal, panned, of
     opposite polarity, or one of them silent.
     `silent`: the peak is below -60 dBFS.
-    `finite`: no NaN or Inf. With one, `loudness` is None, `peak` NaN and the rest is False or 0.
+    `finite`: no NaN or Inf. With one, `loudness` is None, `peak` NaN and the rest False or empty.
+    `fingerprint`: for `duplicates`; empty if there is none (`fingerprint.Fingerprint.digest`).
     """
 
     loudness: float | None
@@ -32,6 +34,7 @@ class Verdict:
     mono: bool
     silent: bool
     finite: bool
+    fingerprint: bytes
 
 
 class Judge:
@@ -45,6 +48,7 @@ class Judge:
     def __init__(self, sample_rate: int, channels: int):
         self._finite, self._samples = True, 0
         self._loudness = Loudness(sample_rate, channels)
+        self._fingerprint = Fingerprint(sample_rate, channels)
         self._shared = np.zeros((channels, channels))  # products of the channels, K-weighted
         self._high, self._low = _Runs(), _Runs()
 
@@ -59,12 +63,13 @@ class Judge:
         self._samples += block.size
         self._high.add(block, high)
         self._low.add(-block, -low)
+        self._fingerprint.add(block)
         weighted = self._loudness.add(block)
         self._shared += weighted @ weighted.T
 
     def verdict(self) -> Verdict:
         if not self._finite:
-            return Verdict(None, float("nan"), 0.0, False, False, False)
+            return Verdict(None, float("nan"), 0.0, False, False, False, b"")
         peak = max(self._high.top, self._low.top, 0.0)
         clipped = (self._high.count + self._low.count) / max(1, self._samples)
         first, last = np.diag(self._shared)[[0, -1]]
@@ -76,6 +81,7 @@ class Judge:
             mono=bool(mono),
             silent=peak < SILENCE,
             finite=True,
+            fingerprint=self._fingerprint.digest(),
         )
 
 
