@@ -6,20 +6,26 @@ more such file and a case in `open_source`.
 
 from collections.abc import Sequence
 
+from data_pipeline.sources.fma import TRACKS, Fma
 from data_pipeline.sources.folder import MIDI, Folder
 from data_pipeline.sources.items import SUFFIXES, About, Entry, Item, Rejection, Section, Source
-from data_pipeline.sources.manifests import Manifest
+from data_pipeline.sources.manifests import Manifest, header
 from data_pipeline.sources.synthetic import Synthesiser
+from data_pipeline.sources.tables import Jamendo, MusicCaps
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
 
 __all__ = ["About", "Entry", "Item", "Rejection", "Section", "Source", "empty", "open_source"]
 
+_MANIFEST = ".csv, .tsv or .jsonl manifest"
+
 
 def open_source(
     source: str, *, clips: int, seconds: float, seed: int, soundfonts: Sequence[str] = ()
 ) -> Source:
-    """A folder, a .csv or .jsonl manifest, or "synthetic".
+    """A folder, a .csv, .tsv or .jsonl manifest, or "synthetic".
+
+    Its files, or the columns of a manifest, tell whether it is one of the public data sets.
 
     Args:
         clips, seconds, seed: of the synthesiser: number of clips, length of each, and seed.
@@ -37,14 +43,17 @@ def open_source(
         return Synthesiser(clips, seconds, seed)
     if not path.exists():
         raise Refusal(
-            f"There is no {source}; --source takes a folder, a .csv or .jsonl manifest, "
-            "or the word synthetic."
+            f"There is no {source}; --source takes a folder, a {_MANIFEST}, or the word synthetic."
         )
     if path.is_dir():
+        if (path / TRACKS).exists():
+            return Fma(path)
         return Folder(path, tuple(local(font) for font in soundfonts))
-    if path.suffix.lower() in (".csv", ".jsonl"):
-        return Manifest(path)
-    raise Refusal(f"{source} is neither a folder nor a .csv or .jsonl manifest.")
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+        columns = header(path)
+        published = (kind for kind in (MusicCaps, Jamendo) if set(kind.COLUMNS) <= set(columns))
+        return next(published, Manifest)(path)
+    raise Refusal(f"{source} is neither a folder nor a {_MANIFEST}.")
 
 
 def empty(source: str) -> Refusal:

@@ -1,12 +1,11 @@
-"""The source that reads a manifest: a CSV or JSONL file that lists audio files.
+"""The source that reads a manifest: a CSV, TSV or JSONL file that lists audio files.
 
-Besides `path`, a line may have `caption`, `split` ("train" or "test") and metadata, and in JSONL
-`captions` (a list).
+Besides `path`, a line may have the fields that `fields.described` knows, and metadata.
 """
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +21,16 @@ MAX_LINE = 2**20  # characters
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files that the lines of a CSV or JSONL file list.
+    """The files that the lines of a CSV, TSV or JSONL file list.
 
-    A CSV file has a header; its empty cells are left out. A JSONL file has one object a line.
+    CSV and TSV files have a header; empty cells are left out. A JSONL file has one object a line.
     Several lines with one path are one recording.
     """
 
     manifest: Path
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        try:
-            with open_lines(self.manifest) as lines:
-                read = _rows if self.manifest.suffix.lower() == ".csv" else _objects
-                yield from self._entries(lines, read(self.manifest, lines))
-        except OSError as error:
-            raise Refusal(f"Cannot read {self.manifest}: {error}.") from None
+        return read(self.manifest, self._rows, _listed)
 
     def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
         """Its path is absolute, or in the manifest's folder and relative to it."""
@@ -50,42 +44,70 @@ class Manifest:
             )
         return described(id, path, [entry.fields for entry in entries])
 
-    def _entries(self, lines: "Lines", read: Iterator[dict]) -> Iterator[Entry | Rejection]:
-        while True:
-            try:
-                fields = next(read)
-            except StopIteration:
-                return
-            except (ValueError, csv.Error) as error:
-                yield self._unreadable(lines, str(error))
-            else:
-                listed = fields.pop("path", None)
-                if isinstance(listed, str) and listed:
-                    yield misnamed(listed) or Entry(listed, None, fields)
-                else:
-                    yield self._unreadable(lines, "no path")
-
-    def _unreadable(self, lines: "Lines", detail: str) -> Rejection:
-        return Rejection(f"{self.manifest.name}:{lines.number}", "unreadable line", detail)
+    def _rows(self, lines: "Lines") -> Iterator[dict]:
+        if self.manifest.suffix.lower() == ".jsonl":
+            return map(parse, filter(str.strip, lines))
+        table = rows(self.manifest, lines)
+        if "path" not in (columns := table.fieldnames or ()):
+            named = ", ".join(columns or ["none"])
+            raise Refusal(f"{self.manifest} has no column named path; its columns are {named}.")
+        return map(filled, table)
 
 
-def _rows(manifest: Path, lines: "Lines") -> Iterator[dict]:
-    rows = csv.DictReader(lines)
+def _listed(fields: dict) -> Entry:
+    path = fields.pop("path", None)
+    if not isinstance(path, str) or not path:
+        raise ValueError("no path")
+    return Entry(path, None, fields)
+
+
+def read(
+    manifest: Path, rows: Callable[["Lines"], Iterator[dict]], listed: Callable[[dict], Entry]
+) -> Iterator[Entry | Rejection]:
+    """The entries of a text file, and a rejection for each line that cannot be read.
+
+    Args:
+        rows: its rows; raises ValueError or csv.Error for one that cannot be read.
+        listed: a row's entry; raises ValueError if it has none.
+
+    Raises:
+        Refusal: the file or its header cannot be read.
+    """
     try:
-        columns = rows.fieldnames or ()
-    except csv.Error as error:
-        raise Refusal(f"Cannot read the header of {manifest}: {error}.") from None
-    if "path" not in columns:
-        named = ", ".join(columns or ["none"])
-        raise Refusal(f"{manifest} has no column named path; its columns are {named}.")
-    return map(_filled, rows)
+        with open_lines(manifest) as lines:
+            try:
+                table = rows(lines)
+            except csv.Error as error:
+                raise Refusal(f"Cannot read the header of {manifest}: {error}.") from None
+            while True:
+                try:
+                    entry = listed(next(table))
+                except StopIteration:
+                    return
+                except (ValueError, csv.Error) as error:
+                    id = f"{manifest.name}:{lines.number}"
+                    yield Rejection(id, "unreadable line", str(error))
+                else:
+                    yield misnamed(entry.id) or entry
+    except OSError as error:
+        raise Refusal(f"Cannot read {manifest}: {error}.") from None
 
 
-def _objects(manifest: Path, lines: "Lines") -> Iterator[dict]:
-    return map(parse, filter(str.strip, lines))
+def rows(manifest: Path, lines: "Lines") -> csv.DictReader:
+    """The rows of a CSV or TSV file with a header; further cells have the key None."""
+    return csv.DictReader(lines, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
 
 
-def _filled(row: dict) -> dict[str, str]:
+def header(manifest: Path) -> list[str]:
+    """The names of the columns of a CSV or TSV file; none if they cannot be read."""
+    try:
+        with open_lines(manifest) as lines:
+            return list(rows(manifest, lines).fieldnames or ())
+    except (OSError, csv.Error):
+        return []
+
+
+def filled(row: dict) -> dict[str, str]:
     """The cells that hold text. Raises ValueError if one cannot be stored."""
     row.pop(None, None)  # cells beyond the header
     fields = {key: value for key, value in row.items() if value}
