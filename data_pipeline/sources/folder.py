@@ -69,26 +69,36 @@ class Folder:
 def walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Entry | Rejection]:
     """The files below `folder` whose names have one of these suffixes, in the order of their names.
 
-    An id is a path in `folder`. Hidden files and links to folders are left out.
+    An id is a path in `folder`. Hidden files and links to folders are left out. Memory holds the
+    names of one folder, and those of the folders that are still to be read.
+
+    Raises:
+        Refusal: `folder` itself cannot be read.
     """
-
-    def fail(error: OSError):
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders.sort()
-        for name in folders:
-            if Path(parent, name).is_symlink():
-                yield Rejection(
-                    Path(parent, name).relative_to(folder).as_posix(),
-                    "linked folder",
-                    "links to folders are not followed",
-                )
+    waiting = [""]  # ids of folders
+    while waiting:
+        parent = waiting.pop()
+        names, folders, links = [], [], []
+        try:
+            with os.scandir(folder / parent) as found:
+                for each in found:
+                    if each.is_dir(follow_symlinks=False):
+                        folders.append(each.name)
+                    elif each.is_symlink() and os.path.isdir(each.path):
+                        links.append(each.name)
+                    elif each.name.lower().endswith(suffixes) and not each.name.startswith("."):
+                        names.append(each.name)
+        except OSError as error:
+            if not parent:
+                raise Refusal(f"Cannot read {folder}: {error.strerror}.") from None
+            yield Rejection(parent, "unreadable folder", error.strerror)
+            continue
+        prefix = f"{parent}/" if parent else ""
+        for name in sorted(links):
+            yield Rejection(prefix + name, "linked folder", "links to folders are not followed")
         for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in suffixes and not name.startswith("."):
-                id = path.relative_to(folder).as_posix()
-                yield misnamed(id) or Entry(id)
+            yield misnamed(prefix + name) or Entry(prefix + name)
+        waiting += [prefix + name for name in sorted(folders, reverse=True)]
 
 
 def _is_midi(id: str) -> bool:

@@ -1,15 +1,20 @@
 """A bad file or line is one rejection with its reason; the others of its source are listed."""
 
+import errno
 import json
 import os
 import signal
+import tracemalloc
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 import soundfile
 
 from data_pipeline.clips import Recording, cut
 from data_pipeline.prepare import prepare
-from data_pipeline.sources import Item, Rejection, open_source
+from data_pipeline.sources import Entry, Item, Rejection, open_source
+from jen1_numpy.errors import Refusal
 from tests.data_pipeline.conftest import recordings, tone
 
 
@@ -65,6 +70,55 @@ TEXTS = {
     "half a surrogate pair": '{"caption": "\\ud800"}',
     "half a surrogate pair in the metadata": '{"mood": ["\\udfff"]}',
 }
+
+
+def test_a_folder_that_cannot_be_read_is_rejected_alone(folder, monkeypatch):
+    scandir = os.scandir
+
+    def deny(path):
+        if path.name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", deny)
+    for name in ("deep/private", "other"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.wav").touch()
+    found = list(opened(folder).entries())
+    assert [entry.id for entry in found] == ["bad.wav", "good.wav", "deep/private", "other/a.wav"]
+    assert found[2] == Rejection("deep/private", "unreadable folder", "Permission denied")
+    with pytest.raises(Refusal, match=r"Cannot read .*private: Permission denied"):
+        list(opened(folder / "deep" / "private").entries())
+
+
+@dataclass
+class Listed:
+    """A file or a folder as os.scandir lists it."""
+
+    name: str
+
+    def is_dir(self, follow_symlinks):
+        return not self.name.endswith(".wav")
+
+    def is_symlink(self):
+        return False
+
+
+def test_listing_holds_the_names_of_one_folder_in_memory(tmp_path, monkeypatch):
+    @contextmanager
+    def scandir(path):
+        if path.name == "music":
+            yield (Listed(f"album {number}") for number in range(50))
+        else:
+            yield (Listed(f"{number} track.wav") for number in range(1000))
+
+    (tmp_path / "music").mkdir()
+    monkeypatch.setattr("os.scandir", scandir)
+    tracemalloc.start()
+    count = sum(isinstance(entry, Entry) for entry in opened(tmp_path / "music").entries())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 50_000 and peak < 1_000_000
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json"])
