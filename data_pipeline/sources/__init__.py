@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from data_pipeline.sources.fma import TRACKS, Fma
 from data_pipeline.sources.folder import MIDI, Folder
-from data_pipeline.sources.items import SUFFIXES, About, Entry, Item, Rejection, Section, Source
+from data_pipeline.sources.items import SUFFIXES, About, Entry, Item, Rejection, Source
 from data_pipeline.sources.manifests import Manifest, header
+from data_pipeline.sources.sections import Section
 from data_pipeline.sources.synthetic import Synthesiser
 from data_pipeline.sources.tables import Jamendo, MusicCaps
 from jen1_numpy.errors import Refusal

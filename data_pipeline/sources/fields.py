@@ -9,7 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from data_pipeline.sidecars import is_texts, texts
-from data_pipeline.sources.items import About, Item, Rejection, Section
+from data_pipeline.sources.items import About, Item, Rejection
+from data_pipeline.sources.sections import Section
+from data_pipeline.sources.tags import tags
 
 SPLITS = ("train", "test")
 
@@ -25,12 +27,13 @@ def described(id: str, audio: Path | Section, listed: Sequence[dict]) -> Item | 
     stretch, the others about the whole recording. If there are stretches, only they are taken. All
     texts in `caption` and `captions` are captions, without repeats. Without any, one is composed
     from title, artist, genre and game. Of a field that is given several times, the metadata has the
-    first value; that of a stretch goes before that of the whole.
+    first value; that of a stretch goes before that of the whole, and this before the tags in the
+    file.
     """
     whole: list[dict] = []
     parts: dict[tuple[float, float], list[dict]] = {}
     try:
-        entries = [normal(fields) for fields in listed]
+        entries = [normal(fields) for fields in (*listed, tags(audio))]
         split = _agreed(entries, "split")
         group = _agreed(entries, "group") or group_of(_merged(entries))
         for fields in entries:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_pipeline.sources.sections import Section
+
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2",
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
@@ -45,15 +47,6 @@ class About:
 
     captions: tuple[str, ...]  # at least one; "" where there is no text
     meta: dict  # JSON values
-
-
-@dataclass(frozen=True)
-class Section:
-    """An audio file that lies inside another file, such as an uncompressed tar."""
-
-    path: Path
-    offset: int  # bytes
-    size: int  # bytes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,13 @@ from tests.data_pipeline.test_midi import Silence
 
 
 def item(*listed):
-    found = described("a.wav", "a.wav", listed)
+    found = described("a.wav", Path("absent.wav"), listed)
     assert isinstance(found, Item), found
     return found
 
 
 def reason(*listed):
-    found = described("a.wav", "a.wav", listed)
+    found = described("a.wav", Path("absent.wav"), listed)
     assert isinstance(found, Rejection), found
     return found.reason
 
