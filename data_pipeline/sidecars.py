@@ -27,6 +27,11 @@ def read_text(path: Path, folder: Path | None = None) -> str | None:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ValueError(error.strerror) from None
+    return decode(content)
+
+
+def decode(content: bytes) -> str:
+    """The text of at most `MAX_BYTES`. Raises ValueError for more, and if it is no UTF-8."""
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     return content.decode("utf-8-sig")

@@ -13,6 +13,7 @@ from data_pipeline.sources.manifests import Manifest, header
 from data_pipeline.sources.sections import Section
 from data_pipeline.sources.synthetic import Synthesiser
 from data_pipeline.sources.tables import Jamendo, MusicCaps
+from data_pipeline.sources.tars import COMPRESSED, TAR, find
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
 
@@ -24,7 +25,7 @@ _MANIFEST = ".csv, .tsv or .jsonl manifest"
 def open_source(
     source: str, *, clips: int, seconds: float, seed: int, soundfonts: Sequence[str] = ()
 ) -> Source:
-    """A folder, a .csv, .tsv or .jsonl manifest, or "synthetic".
+    """A folder, a .csv, .tsv or .jsonl manifest, a pattern of tars, or "synthetic".
 
     Its files, or the columns of a manifest, tell whether it is one of the public data sets.
 
@@ -42,9 +43,12 @@ def open_source(
         if seed < 0:
             raise Refusal(f"The synthesiser's seed cannot be {seed}; give --seed 0 or more.")
         return Synthesiser(clips, seconds, seed)
+    if path.name.lower().endswith((TAR, *COMPRESSED)) and not path.is_dir():
+        return find(str(path))
     if not path.exists():
         raise Refusal(
-            f"There is no {source}; --source takes a folder, a {_MANIFEST}, or the word synthetic."
+            f"There is no {source}; --source takes a folder, a {_MANIFEST}, a pattern of .tar "
+            "files, or the word synthetic."
         )
     if path.is_dir():
         if (path / TRACKS).exists():

@@ -16,6 +16,7 @@ from data_pipeline.sources.items import (
     misnamed,
     refused,
 )
+from data_pipeline.sources.tars import COMPRESSED, TAR, UNCOMPRESS, member_item, members
 from jen1_numpy.errors import Refusal
 
 MIDI = (".mid", ".midi")
@@ -23,7 +24,7 @@ MIDI = (".mid", ".midi")
 
 @dataclass(frozen=True)
 class Folder:
-    """All audio and MIDI files below `folder`, in the order of their names.
+    """All audio and MIDI files below `folder`, also in tars, in the order of their names.
 
     NAME.txt holds the caption of NAME.wav; NAME.json holds an object with "caption" or
     "captions" (a list), "split" ("train" or "test") and metadata, all optional. For MIDI files see
@@ -35,8 +36,13 @@ class Folder:
 
     def entries(self) -> Iterator[Entry | Rejection]:
         scores = False
-        for found in walk(self.folder, SUFFIXES + UNSUPPORTED + MIDI):
-            if _is_midi(found.id) and not scores:
+        for found in walk(self.folder, (*SUFFIXES, *UNSUPPORTED, *MIDI, TAR, *COMPRESSED)):
+            if isinstance(found, Entry) and found.id.lower().endswith(TAR):
+                yield from members(self.folder / found.id, found.id)
+                continue
+            if isinstance(found, Entry) and found.id.lower().endswith(COMPRESSED):
+                found = Rejection(found.id, "compressed tar", UNCOMPRESS)
+            elif _is_midi(found.id) and not scores:
                 self._scores()  # a soundfont that cannot be used is refused at once
                 scores = True
             yield found
@@ -44,6 +50,8 @@ class Folder:
             raise Refusal(f"{self.folder} holds no MIDI files; leave out --soundfont.")
 
     def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
+        if entries[0].place:
+            return member_item(self.folder, id, entries)
         path = self.folder / id
         if rejection := refused(id, path):
             return rejection

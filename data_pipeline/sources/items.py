@@ -97,7 +97,12 @@ def refused(id: str, path: Path) -> Rejection | None:
         return Rejection(id, "missing")
     if not os.path.isfile(path):
         return Rejection(id, "no regular file", "a folder, a pipe, a device or a broken link")
-    if path.suffix.lower() in UNSUPPORTED:
+    return unsupported(id)
+
+
+def unsupported(id: str) -> Rejection | None:
+    """Why a file cannot be decoded: its format; None if it may be."""
+    if id.lower().endswith(UNSUPPORTED):
         name, flac = shlex.quote(id), shlex.quote(str(PurePosixPath(id).with_suffix(".flac")))
         return Rejection(id, "unsupported format", f"convert it: ffmpeg -i {name} {flac}")
     return None
