@@ -53,6 +53,11 @@ def open_source(
     if path.is_dir():
         if (path / TRACKS).exists():
             return Fma(path)
+        if (path / "dataset_info.json").exists():
+            # It imports TensorFlow.
+            from data_pipeline.sources.tfds import Tfds
+
+            return Tfds(path)
         return Folder(path, tuple(local(font) for font in soundfonts))
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         columns = header(path)

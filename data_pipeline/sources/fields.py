@@ -2,11 +2,13 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from data_pipeline.sidecars import is_texts, texts
 from data_pipeline.sources.items import About, Item, Rejection
@@ -20,8 +22,10 @@ class Unusable(ValueError):
     """The reason why fields cannot be used, and a detail; as in `Rejection`."""
 
 
-def described(id: str, audio: Path | Section, listed: Sequence[dict]) -> Item | Rejection:
-    """The item of an audio file; each of `listed` is what one entry says about it.
+def described(
+    id: str, audio: Path | Section | Callable[[], np.ndarray], listed: Sequence[dict]
+) -> Item | Rejection:
+    """The item of some audio, as in `Item`; each of `listed` is what one entry says about it.
 
     Fields with `start` and `end` (or `start_s` and `end_s`, both in seconds) are said about this
     stretch, the others about the whole recording. If there are stretches, only they are taken. All
@@ -32,8 +36,9 @@ def described(id: str, audio: Path | Section, listed: Sequence[dict]) -> Item | 
     """
     whole: list[dict] = []
     parts: dict[tuple[float, float], list[dict]] = {}
+    tagged = [tags(audio)] if isinstance(audio, Path | Section) else []
     try:
-        entries = [normal(fields) for fields in (*listed, tags(audio))]
+        entries = [normal(fields) for fields in (*listed, *tagged)]
         split = _agreed(entries, "split")
         group = _agreed(entries, "group") or group_of(_merged(entries))
         for fields in entries:
