@@ -15,7 +15,7 @@ from typing import Any
 from jen1_jax import __version__
 from jen1_numpy.errors import Refusal
 
-SOURCE = "a folder of audio and MIDI files, a CSV, a JSONL, or `synthetic`"
+SOURCE = "a folder, a CSV, TSV or JSONL, tars, a TFDS data set (see docs/data.md), or `synthetic`"
 _TRAIN = "pip install 'jen1-jax[train]', or train from an .npz file"
 _MIDI = "pip install 'jen1-jax[midi]', or remove the MIDI files from the folder"
 MISSING = {  # package -> what to do where an extra is not installed

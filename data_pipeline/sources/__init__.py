@@ -59,7 +59,7 @@ def open_source(
 
             return Tfds(path)
         return Folder(path, tuple(local(font) for font in soundfonts))
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.is_file():
         columns = header(path)
         published = (kind for kind in (MusicCaps, Jamendo) if set(kind.COLUMNS) <= set(columns))
         return next(published, Manifest)(path)

@@ -134,6 +134,9 @@ def _headers(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo | Rejection]
         with tarfile.TarFile(fileobj=_Headers(file), errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # it would keep all
+                # A negative size would lead back to a header that was read.
+                if tar.offset < member.offset_data:
+                    raise tarfile.ReadError(f"{member.name!r} has a negative size")
                 if member.isreg() and member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name!r} is longer than the rest of it")
                 hidden = PurePosixPath(member.name).name.startswith(".")

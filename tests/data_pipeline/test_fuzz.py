@@ -1,16 +1,18 @@
 """Fuzzed names, sidecars and manifests: no crash, no hang, and every file is in the report."""
 
+import io
 import json
 import os
 import random
+import tarfile
 
 import pytest
 import soundfile
 
 from data_pipeline.prepare import prepare
-from data_pipeline.sources import Entry, open_source
+from data_pipeline.sources import Entry, Item, open_source
 from data_pipeline.sources.items import SUFFIXES, UNSUPPORTED
-from tests.data_pipeline.conftest import tone
+from tests.data_pipeline.conftest import recordings, tone
 from tests.data_pipeline.test_sources import no_hang
 
 __all__ = ["no_hang"]
@@ -28,7 +30,8 @@ def value(draw: random.Random, depth: int = 3):
 
 
 def fields(draw: random.Random) -> dict:
-    known = ["caption", "captions", "title", "genre", "licence"]
+    known = ["caption", "captions", "title", "genre", "licence", "license", "territory", "expires"]
+    known += ["group", "artist", "album", "start", "end", "start_s", "end_s"]
     found = {name: value(draw) for name in draw.sample(known, draw.randrange(3))}
     return found | ({"split": draw.choice(SPLITS)} if draw.random() < 0.2 else {})
 
@@ -103,10 +106,40 @@ def test_a_folder_of_fuzzed_names_and_sidecars(tmp_path, audio, seed):
     reconciles(folder, tmp_path / "out", files)
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_fuzzed_tars(tmp_path, audio, form):
+    draw, items = random.Random(form), 0
+    for number in range(CASES):
+        path = tmp_path / f"{number}.tar"
+        with tarfile.open(path, "w", format=form) as tar:
+            for stem in ("a", "é" * 60, "x" * 150):
+                metadata = damaged(draw, json.dumps(fields(draw)))
+                for suffix, content in ((".wav", audio[:2000]), (".json", metadata)):
+                    member = tarfile.TarInfo(stem + suffix)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        content = bytearray(path.read_bytes())
+        headers = [at - 257 for at in range(257, len(content), 512) if content[at:][:5] == b"ustar"]
+        for _ in range(draw.randrange(4)):
+            at = draw.choice(headers)
+            content[at + draw.randrange(512)] = draw.randrange(256)
+            checksum = tarfile.calc_chksums(content[at : at + 512])[0]
+            content[at + 148 : at + 156] = b"%06o\0 " % checksum
+        del content[draw.choice([len(content)] * 3 + [draw.randrange(len(content))]) :]
+        path.write_bytes(content)
+        found = recordings(open_source(str(path), clips=1, seconds=1, seed=0))
+        assert found
+        for item in (each for each in found if isinstance(each, Item)):
+            assert 0 <= item.audio.offset <= item.audio.offset + item.audio.size <= len(content)
+            items += 1
+    assert items > CASES // 2
+
+
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_a_fuzzed_manifest(tmp_path, audio, kind, seed):
-    draw, lines = random.Random(seed), [b"path,caption,title"] if kind == "csv" else []
+    draw, comma = random.Random(seed), b"\t" if kind == "tsv" else b","
+    lines = [comma.join([b"path", b"caption", b"start"])] if kind != "jsonl" else []
     (tmp_path / "other.wav").write_bytes(audio + b"\0")
     os.mkfifo(tmp_path / "pipe.wav")
     paths = ["good.wav", "../good.wav", "pipe.wav", "/dev/zero", "absent.m4a", *TEXTS[1:]]
@@ -117,7 +150,7 @@ def test_a_fuzzed_manifest(tmp_path, audio, kind, seed):
             line = damaged(draw, json.dumps(fields(draw) | {"path": path}))
         else:
             cells = (damaged(draw, cell) for cell in (path, *draw.choices(TEXTS, k=2)))
-            line = b",".join(b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells)
+            line = comma.join(b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells)
         lines.append(line.replace(b"\n", b" ").replace(b"\r", b" ") or b" ")
     (tmp_path / f"list.{kind}").write_bytes(b"\n".join([*lines, b""]))
     blank = sum(not line.strip() for line in lines) if kind == "jsonl" else 0

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import pickle
 import signal
+import tarfile
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,6 +196,28 @@ def test_a_bad_row_of_a_csv_manifest_is_rejected_alone(folder, kind):
     bad, good = recordings(opened(folder / "list.csv"))
     assert (bad.id, bad.reason) == ("list.csv:3", "unreadable line")
     assert good.about(0, 1).captions == ("1", "3")
+
+
+def test_a_manifest_that_is_a_pipe_is_refused(folder):
+    os.mkfifo(folder / "list.csv")
+    with pytest.raises(Refusal, match="neither a folder nor"):
+        opened(folder / "list.csv")
+
+
+@pytest.mark.parametrize("source", ["", "list.csv", "list.jsonl", "*.tar", "synthetic"])
+def test_other_processes_open_what_a_source_lists(folder, source):
+    (folder / "list.csv").write_text("path\ngood.wav")
+    (folder / "list.jsonl").write_text('{"path": "good.wav"}')
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        tar.add(folder / "good.wav", "good.wav")
+    here = opened(source if source == "synthetic" else folder / source)
+    there = pickle.loads(pickle.dumps(here))
+    listed = json.loads(json.dumps([vars(entry) for entry in here.entries()]))
+    assert listed
+    for fields in listed:
+        entry = Entry(**fields)
+        ours, theirs = here.item(entry.id, [entry]), there.item(entry.id, [entry])
+        assert ours.id == theirs.id == entry.id and ours.about(0, 1) == theirs.about(0, 1)
 
 
 @pytest.mark.parametrize("content", ['{"path": "good.wav"}', "path\ngood.wav"])

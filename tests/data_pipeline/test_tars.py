@@ -153,6 +153,18 @@ def test_headers_are_bounded_and_names_are_untrusted(tmp_path):
     assert sorted(reasons) == ["", "", "damaged tar", "unreadable name", "unreadable name"]
 
 
+def test_a_negative_size_ends_a_tar(tmp_path):
+    path = write(tmp_path / "a.tar", a__wav=b"", b__wav=b"", c__wav=b"")
+    content = bytearray(path.read_bytes())
+    header = content[512:1024]
+    header[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
+    content[512:1024] = header
+    path.write_bytes(content)
+    got = recordings(opening(path))
+    assert sorted(each.id for each in got) == ["a.tar", "a.tar/a.wav"]
+
+
 def test_several_members_of_one_name_contradict_each_other(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for content in (b"1", b"22"):
