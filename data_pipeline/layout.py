@@ -19,13 +19,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data_pipeline._tf import tfds
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.features import FeaturesDict
 
 SAMPLE_RATE = 48_000
 NAME = "jen1"
@@ -43,17 +46,19 @@ def blocks_of(samples: int) -> int:
     return next(count for count in range(most, 0, -1) if samples % count == 0)
 
 
-def waveform_features(samples: int) -> tfds.features.FeaturesDict:
+def waveform_features(samples: int) -> "FeaturesDict":
     """The features of a record, for clips of so many samples."""
     audio = (samples // blocks_of(samples), 2)
     return _features("audio", audio, np.int16, block=np.int32, valid_samples=np.int32)
 
 
-def latent_features(frames: int, k: int) -> tfds.features.FeaturesDict:
+def latent_features(frames: int, k: int) -> "FeaturesDict":
     return _features("latents", (frames, k), np.float16, valid_frames=np.int32)
 
 
-def _features(name: str, shape: tuple[int, int], dtype, **others) -> tfds.features.FeaturesDict:
+def _features(name: str, shape: tuple[int, int], dtype, **others) -> "FeaturesDict":
+    from data_pipeline._tf import tfds  # in 2 s, which processes that prepare units do without
+
     data = tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
     text = tfds.features.Text()
     captions = tfds.features.Sequence(text)
@@ -70,7 +75,7 @@ class Info:
     examples: Mapping[str, int]  # clips, by split
     shape: tuple[int, int]  # of one clip: [samples, 2] or [frames, k]
     blocks: int  # records of one clip
-    shards: Mapping[str, tuple[int, ...]]  # records of each shard, by split
+    shards: Mapping[str, np.ndarray]  # records of each shard, by split
     fingerprint: Mapping | None  # of the encoder; None for waveforms
     licences: Mapping[str, int]  # training clips by licence; empty if they were not counted
 
@@ -94,6 +99,8 @@ class Info:
 
 def info(folder: str) -> Info:
     """What the data set in `folder` holds. Raises Refusal if there is none that can be read."""
+    from data_pipeline._tf import tfds
+
     path = local(folder)  # TFDS would try to read a URL
     try:
         about = tfds.builder_from_directory(folder).info
@@ -121,11 +128,11 @@ def info(folder: str) -> Info:
     blocks = layout.get("blocks")
     if type(blocks) is not int or blocks < 1:
         raise Refusal(f"{path / LAYOUT} is missing or damaged; copy it again, or prepare again.")
-    shards = {name: tuple(split.shard_lengths) for name, split in about.splits.items()}
+    shards = {name: np.array(split.shard_lengths, int) for name, split in about.splits.items()}
     return Info(
         path,
         kind,
-        {name: sum(lengths) // blocks for name, lengths in shards.items()},
+        {name: int(lengths.sum()) // blocks for name, lengths in shards.items()},
         (rows * blocks, channels),
         blocks,
         shards,
@@ -149,7 +156,7 @@ def _licences(path: Path) -> dict[str, int]:
         return {}
     found = _object(path)
     if not found or not all(type(each) is int for each in found.values()):
-        raise Refusal(f"{path} is damaged: delete it, and the licences count as unknown.")
+        raise Refusal(f"{path} is damaged; delete it, and the licences count as unknown.")
     return found
 
 

@@ -1,13 +1,19 @@
-"""What becomes of a source's files: counted while they are read, and reported."""
+"""What becomes of a source's recordings: counted when the units are committed, and reported."""
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline.clips import Dropped, Recording
+import numpy as np
+
 from data_pipeline.layout import SAMPLE_RATE
-from data_pipeline.sources import Item, Rejection
+from data_pipeline.listing import hashed
+from data_pipeline.statistics import DURATIONS, LOUDNESS, Statistics, lower_edge
+
+CLIPPED = 1e-4  # share of a recording's samples
+EXAMPLES = 5  # of rejected recordings, for each reason
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Report:
     hours: dict[str, float]  # split -> hours without padding
     dropped_seconds: dict[str, float]  # of accepted files, by the reason in `clips.Dropped`
     captions: int  # distinct ones
+    warnings: list[str]  # sentences about what is probably a mistake
 
     def __str__(self) -> str:
         reasons = (
@@ -43,65 +50,90 @@ class Report:
             f"{seconds:.1f} s {what}" for what, seconds in self.dropped_seconds.items() if seconds
         )
         lines += [f"dropped from accepted files: {dropped}"] if dropped else []
-        return "\n".join([*lines, f"{self.captions} distinct captions", f"wrote {self.out}"])
+        lines += [*self.warnings, f"{self.captions} distinct captions", f"wrote {self.out}"]
+        return "\n".join(lines)
 
 
 @dataclass
-class Tally:
-    """What has become of a source's items so far."""
+class Totals:
+    """What has become of a source's recordings so far."""
 
-    done: int = 0  # items
     accepted: int = 0
-    not_needed: int = 0
-    rejected: list[Rejection] = field(default_factory=list)
+    rejected: dict[str, dict] = field(default_factory=dict)
     clips: Counter[str] = field(default_factory=Counter)  # by split
     seconds: Counter[str] = field(default_factory=Counter)  # of the clips, by split
     dropped: dict[str, float] = field(default_factory=lambda: dict(tail=0.0, silence=0.0))
-    captions: Counter[str] = field(default_factory=Counter)  # clips
-    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of a file -> its id
+    licences: Counter[str] = field(default_factory=Counter)  # clips of the training split
+    statistics: Statistics = field(default_factory=Statistics)
+    clipped: int = 0  # recordings
+    _bins: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    _captions: array = field(default_factory=lambda: array("Q"))  # hashes
 
-    def accept(self, item: Item, recording: Recording | Rejection) -> Recording | None:
-        """Counts an item; None if it is rejected, also for being the same file as another."""
-        if isinstance(recording, Recording) and recording.digest in self.digests:
-            same = f"the same bytes as {self.digests[recording.digest]}"
-            recording = Rejection(item.id, "duplicate", same)
-        if isinstance(recording, Rejection):
-            self.rejected.append(recording)
-            return None
-        if recording.digest is not None:
-            self.digests[recording.digest] = item.id
+    def reject(self, id: str, reason: str, detail: str) -> None:
+        found = self.rejected.setdefault(reason, {"files": 0, "examples": []})
+        found["files"] += 1
+        if found["files"] <= EXAMPLES:
+            found["examples"].append({"id": id, "detail": detail})
+
+    def accept(self, outcome: Mapping[str, Any], split: str, clips: int) -> None:
+        """Counts an accepted recording, of which so many clips are taken."""
         self.accepted += 1
-        return recording
-
-    def count(self, split: str, piece: Mapping | Dropped) -> None:
-        """Counts a clip, or a piece that is none."""
-        if isinstance(piece, Dropped):
-            self.dropped[piece.reason] += piece.seconds
-            return
-        self.clips[split] += 1
-        self.seconds[split] += piece["valid_samples"] / SAMPLE_RATE
-        self.captions.update(piece["captions"])
+        self.clips[split] += clips
+        self.seconds[split] += sum(outcome["valid"][:clips]) / SAMPLE_RATE
+        if split == "train":
+            self.licences[_licence(outcome["meta"])] += clips
+        for reason, seconds in outcome["dropped"].items():
+            self.dropped[reason] += seconds
+        self.clipped += outcome["clipped"] > CLIPPED
+        self._bins["durations"][lower_edge(outcome["seconds"], DURATIONS)] += 1
+        if outcome["loudness"] is not None:
+            self._bins["loudness"][lower_edge(outcome["loudness"], LOUDNESS)] += 1
+        self._bins["sample_rates"][outcome["sample_rate"]] += 1
+        self._bins["channels"][outcome["channels"]] += 1
+        self.statistics.add(outcome["meta"], outcome["captions"])
+        self._captions.extend(map(hashed, outcome["captions"]))
 
     def report(self, out: str, files: int, source_splits: bool) -> Report:
+        rejected = {reason: found["files"] for reason, found in self.rejected.items()}
         return Report(
             out=out,
             files=files,
             accepted=self.accepted,
-            rejected=dict(Counter(rejection.reason for rejection in self.rejected)),
-            not_needed=self.not_needed,
+            rejected=rejected,
+            not_needed=files - self.accepted - sum(rejected.values()),
             source_splits=source_splits,
             clips=dict(self.clips),
             hours={split: self.seconds[split] / 3600 for split in self.clips},
             dropped_seconds=self.dropped,
-            captions=len(self.captions),
+            captions=len(np.unique(np.frombuffer(self._captions, np.uint64))),
+            warnings=self.statistics.warnings(),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return vars(self) | {"rejected": [asdict(rejection) for rejection in self.rejected]}
+    def page(self, report: Report, source: str) -> dict[str, Any]:
+        """What `report_page` draws."""
+        splits = {
+            split: {"clips": report.clips[split], "hours": report.hours[split]}
+            for split in report.clips
+        }
+        names = ("durations", "loudness", "sample_rates", "channels")
+        bins = {name: dict(sorted(self._bins[name].items())) for name in names}
+        return dict(
+            source=source,
+            out=report.out,
+            files=report.files,
+            accepted=report.accepted,
+            not_needed=report.not_needed,
+            rejected=self.rejected,
+            splits=splits,
+            dropped_seconds=report.dropped_seconds,
+            clipped=self.clipped,
+            licences=dict(self.licences.most_common()),
+            statistics=self.statistics.to_json(),
+            **bins,
+        )
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Tally":
-        counters = {name: Counter(values[name]) for name in ("clips", "seconds", "captions")}
-        rejected = [Rejection(**rejection) for rejection in values["rejected"]]
-        return cls(**values | counters | {"rejected": rejected})
+
+def _licence(meta: Mapping) -> str:
+    """The field `licence`, in one line of at most 80 characters; "" if it is no text."""
+    stated = meta.get("licence")
+    return " ".join(stated.split())[:80] if isinstance(stated, str) else ""

@@ -1,24 +1,24 @@
-"""Writes the shards and the metadata of a data set."""
+"""The shards of one unit: complete files whose names are not final yet.
 
-import json
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+Nothing here imports TensorFlow, so that the processes that prepare units start at once.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-
-from data_pipeline._tf import tfds
-from data_pipeline.layout import LAYOUT, LICENCES, NAME, VERSION
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 SHARD_BYTES = 256 * 2**20
+OPTIONS = "group_size:1,uncompressed"  # PCM hardly becomes smaller, and reading must be fast
+READ_AT_ONCE = 16  # records
 
 
 @contextmanager
-def _as_os_error() -> Iterator[None]:
+def as_os_error() -> Iterator[None]:
     """Array_record raises RuntimeError where the disk is full."""
     try:
         yield
@@ -26,102 +26,92 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(str(error)) from None
 
 
+def serialise(example: Mapping) -> bytes:
+    """A `tf.train.Example` of arrays (their bytes), texts, lists of texts, and numbers.
+
+    It is what TFDS writes for the features in `layout`.
+    """
+    features = (
+        _field(1, _field(1, name.encode()) + _field(2, _feature(value)))
+        for name, value in sorted(example.items())
+    )
+    return _field(1, b"".join(features))
+
+
+def _feature(value) -> bytes:
+    """A `tf.train.Feature`."""
+    if isinstance(value, float | np.floating):
+        return _field(2, _field(1, np.float32(value).tobytes()))
+    if isinstance(value, int | np.integer):
+        return _field(3, _field(1, _varint(int(value))))
+    values = [value.tobytes()] if isinstance(value, np.ndarray) else value
+    values = [values] if isinstance(values, str) else values
+    values = (each if isinstance(each, bytes) else each.encode() for each in values)
+    return _field(1, b"".join(_field(1, each) for each in values))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of the protocol buffer format that holds bytes."""
+    return b"".join((_varint(number << 3 | 2), _varint(len(content)), content))
+
+
+def _varint(value: int) -> bytes:
+    digits = []
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
+
+
 @dataclass
-class Writer:
-    """Appends clips to the splits of a new data set in `folder`.
+class Shards:
+    """Appends clips to the shards STEM-0.part, STEM-1.part, ... in `folder`.
 
-    A clip holds what its records hold in common, and all of its audio or latents.
-
-    It is a context manager, which writes the metadata at the end. `written` is what `pause` of an
-    earlier writer in this folder returned; the data set then begins with what that one had written.
+    `done` describes those that are complete: name, records, bytes (of the records) and SHA-256.
+    The records of a clip are in one shard.
     """
 
     folder: Path
-    features: tfds.features.FeaturesDict
-    blocks: int  # records of a clip
-    description: str
-    written: Mapping | None = None  # shards and licences
-    _files: dict[str, ArrayRecordWriter] = field(default_factory=dict)
+    stem: str
+    done: list[dict] = field(default_factory=list)
+    _open: ArrayRecordWriter | None = None
 
-    def __post_init__(self):
-        written = self.written or {"shards": {}, "licences": {}}
-        # split -> [records, bytes] of each shard
-        self._shards: dict[str, list[list[int]]] = written["shards"]
-        self._licences = Counter(written["licences"])
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def write(self, split: str, example: Mapping) -> None:
-        records = [self.features.serialize_example(block) for block in self._split(example)]
+    def write(self, records: Sequence[bytes]) -> None:
+        """Appends the records of one clip."""
         size = sum(map(len, records))
-        shards = self._shards.setdefault(split, [])
-        if split not in self._files or shards[-1][1] + size > SHARD_BYTES:
-            with _as_os_error():
-                if split in self._files:
-                    self._files.pop(split).close()
-                self._files[split] = ArrayRecordWriter(
-                    str(self._part(split, len(shards))), "group_size:1,uncompressed"
-                )
-            shards.append([0, 0])
-        with _as_os_error():
+        if self._open and self.done[-1]["bytes"] + size > SHARD_BYTES:
+            self.close()
+        with as_os_error():
+            if self._open is None:
+                name = f"{self.stem}-{len(self.done)}.part"
+                self._open = ArrayRecordWriter(str(self.folder / name), OPTIONS)
+                self.done.append({"name": name, "records": 0, "bytes": 0})
             for record in records:
-                self._files[split].write(record)
-        shards[-1][0] += len(records)
-        shards[-1][1] += size
-        if split == "train":
-            self._licences[_licence(json.loads(example["meta"]))] += 1
+                self._open.write(record)
+        self.done[-1]["records"] += len(records)
+        self.done[-1]["bytes"] += size
 
-    def _split(self, clip: Mapping) -> Iterator[dict]:
-        if "audio" not in clip:
-            yield dict(clip)
-            return
-        for number, audio in enumerate(np.split(clip["audio"], self.blocks)):
-            yield dict(clip) | {"audio": audio, "block": number}
-
-    def pause(self) -> dict:
-        """Completes the shards of all examples so far, and returns what they hold."""
-        with _as_os_error():
-            while self._files:
-                self._files.popitem()[1].close()
-        return {"shards": self._shards, "licences": dict(self._licences)}
-
-    def _part(self, split: str, number: int) -> Path:
-        return self.folder / f"{split}-{number}.part"
-
-    def __exit__(self, kind, *_) -> None:
-        self.pause()
-        if kind is not None:
-            return
-        infos = []
-        for split, shards in self._shards.items():
-            template = tfds.core.ShardedFileTemplate(
-                data_dir=self.folder, dataset_name=NAME, split=split, filetype_suffix="array_record"
-            )
-            for number in range(len(shards)):
-                name = template.sharded_filepath(shard_index=number, num_shards=len(shards))
-                if self._part(split, number).exists():  # no earlier call has come as far
-                    os.replace(self._part(split, number), name)
-            lengths, size = [records for records, _ in shards], sum(size for _, size in shards)
-            infos.append(
-                tfds.core.SplitInfo(
-                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
-                )
-            )
-        tfds.folder_dataset.write_metadata(
-            data_dir=self.folder,
-            features=self.features,
-            split_infos=infos,
-            version=VERSION,
-            description=self.description,
-            check_data=False,  # it would use as_dataset, which TFDS lacks for array_record
-        )
-        licences = dict(self._licences.most_common())
-        (self.folder / LAYOUT).write_text(json.dumps({"blocks": self.blocks}) + "\n")
-        (self.folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
+    def close(self) -> list[dict]:
+        """Completes the shard that is open, if any, and returns `done`."""
+        if self._open is not None:
+            with as_os_error():
+                self._open.close()
+            self._open = None
+            self.done[-1]["sha256"] = digest(self.folder / self.done[-1]["name"])
+        return self.done
 
 
-def _licence(meta: Mapping) -> str:
-    """The field `licence`, in one line of at most 80 characters; "" if it is no text."""
-    stated = meta.get("licence")
-    return " ".join(stated.split())[:80] if isinstance(stated, str) else ""
+def read_part(path: Path, places: Sequence[int]) -> Iterator[bytes]:
+    """The records of a shard at these places, in their order."""
+    reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
+    try:
+        for start in range(0, len(places), READ_AT_ONCE):
+            yield from reader.read(list(places[start : start + READ_AT_ONCE]))
+    finally:
+        reader.close()
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,163 +1,135 @@
-"""A preparation that is interrupted goes on where it has saved its state."""
+"""A preparation that is interrupted, or whose processes die, gives what another one gives."""
 
 import errno
 import json
 import os
-import threading
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from data_pipeline import commit, layout, local, units, writing
 from data_pipeline import prepare as module
-from data_pipeline import shards, stream
-from data_pipeline.latents import Encoder
-from data_pipeline.prepare import prepare
-from data_pipeline.shards import decoder, records
-from data_pipeline.sources import About, Entry, Item, Rejection
 from jen1_numpy.errors import Refusal
-from tests.data_pipeline.conftest import SAMPLES, SECONDS
+from tests.data_pipeline.recordings import Recordings, prepared
 
-PIECES = 12
-
-
-class Source:
-    """Pieces of one to three clips, of which every fifth refuses; it notes who renders what."""
-
-    def __init__(self):
-        self.rendered, self.threads = [], set()
-
-    def open(self, *_, **__):
-        return self
-
-    def entries(self):
-        yield Rejection("x", "missing")
-        yield from (Entry(f"{n}", n) for n in range(PIECES))
-
-    def item(self, id, entries):
-        n = entries[0].place
-        return Item(id, lambda: self.render(n), lambda start, stop: said(n, start))
-
-    def render(self, number):
-        self.rendered.append(number)
-        self.threads.add(threading.current_thread())
-        if number % 5 == 4:
-            raise Refusal("No notes.")
-        rng = np.random.default_rng(number)
-        length = SAMPLES * (1 + number % 3) + (1000 if number % 2 else 0)  # some with a tail
-        return rng.uniform(-0.5, 0.5, (length, 2)).astype(np.float32)
-
-
-def said(number, start):
-    return About(
-        (f"piece {number}", f"from {start}"), {"number": number, "licence": "AB"[number % 2]}
-    )
-
-
-def encoder(fail_at=None, fingerprint="a"):
-    """Means of 100 samples; call number `fail_at` is interrupted, or embedding if that is 0."""
-    calls = []
-
-    def encode(audio, valid):
-        calls.append(len(audio))
-        if len(calls) == fail_at:
-            raise KeyboardInterrupt
-        return audio.reshape(len(audio), -1, 100, 2).mean(2)
-
-    def embed(captions):
-        if fail_at == 0:
-            raise KeyboardInterrupt
-        return np.array([[[len(caption)]] for caption in captions]), np.ones(len(captions))
-
-    identity = {"autoencoder": fingerprint}
-    return Encoder(encode, identity, k=2, hop=100, around=2, batch_size=2, embed=embed)
+ROOT = Path(__file__).parents[2]
 
 
 def content(folder):
-    """All records in order, by split, and the files beside them but for the shards."""
-    rows = {
-        split: [
-            {name: np.asarray(value).tolist() for name, value in decoder(folder)(record).items()}
-            for record in records(folder, split)(list(range(size)))
-        ]
-        for split, size in stream.info(folder).examples.items()
+    """All files, without those of which TFDS writes other bytes each time."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(name): path.read_bytes()
+        for name, path in found.items()
+        if name.name not in ("dataset_info.json", "features.json", "report.json", "report.html")
     }
-    others = {
-        path.name: path.read_bytes()
-        for path in Path(folder).iterdir()
-        if "array_record" not in path.name and path.suffix != ".json"
-    }
-    return rows, others
 
 
-@pytest.fixture
-def source(monkeypatch):
-    source = Source()
-    monkeypatch.setattr(module, "open_source", source.open)
-    monkeypatch.setattr(module, "SAVE_SECONDS", 3 * SECONDS)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-    return source
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The data set of an undisturbed preparation in this process."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = Recordings(folder / "log")
+    report = prepared(source, folder / "out", jobs=1)
+    assert report.files == 81 == report.accepted + sum(report.rejected.values())
+    assert report.rejected == {"missing": 1, "cannot be rendered": 16}
+    assert sorted(map(int, source.rendered())) == list(range(80))
+    return folder / "out", report
 
 
-OPTIONS = dict(seconds=SECONDS, test_fraction=0.3)
+def test_processes_give_the_same_as_one(whole, tmp_path):
+    source = Recordings(tmp_path / "log")
+    report = prepared(source, tmp_path / "out", jobs=3)
+    assert replace(report, out=whole[1].out) == whole[1]
+    assert content(tmp_path / "out") == content(whole[0])
+    assert sorted(map(int, source.rendered())) == list(range(80))
 
 
-@pytest.mark.parametrize("limit", [None, 15 * SECONDS / 3600])
-@pytest.mark.parametrize("fail_at", [6, 9, 0])
-def test_an_interrupted_encode_goes_on_and_gives_the_same(source, tmp_path, fail_at, limit):
-    whole, parts, options = str(tmp_path / "whole"), str(tmp_path / "parts"), dict(OPTIONS)
-    options["limit_hours"] = limit
-    report = prepare("here", whole, encoder=encoder(), **options)
-    assert report.rejected["cannot be rendered"] and report.dropped_seconds["tail"] > 0
-    in_all = len(source.rendered)
-    with pytest.raises(KeyboardInterrupt) as interrupted:
-        prepare("here", parts, encoder=encoder(fail_at=fail_at), **options)
-    assert interrupted.tb and not any(thread.is_alive() for thread in source.threads)
-    assert [path.name for path in tmp_path.iterdir() if path.name[:7] == ".parts."]
-    source.rendered.clear()
+def finished_ids(folder):
+    """The ids of the recordings in units that are finished."""
+    files = folder.glob(".out.*/work/0*.json")
+    read = [json.loads(file.read_text())["outcomes"] for file in files]
+    return {outcome["id"] for unit in read for outcome in unit} - {"x"}
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_goes_on_and_does_no_finished_unit_again(whole, tmp_path):
+    source, draw = Recordings(tmp_path / "log", seconds=0.02), random.Random(0)
+    out, finished, before = tmp_path / "out", set(), 0
+    script = "from tests.data_pipeline.recordings import main; main()"
+    command = [sys.executable, "-c", script, source.log, out]
+    for sent in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            enough = before + draw.randrange(20, 40)
+            while process.poll() is None and len(source.rendered()) < enough:
+                time.sleep(0.005)
+            process.send_signal(sent)
+        time.sleep(0.1)
+        rendered = source.rendered()
+        assert not finished & {*rendered[before:]}
+        before, finished = len(rendered), finished_ids(tmp_path)
+        time.sleep(0.3)
+        assert len(source.rendered()) == before  # its processes have ended too
+    assert 16 <= len(finished) < 80
+    report = prepared(source, out, jobs=2)
+    assert not finished & {*source.rendered()[before:]}
+    assert replace(report, out=whole[1].out) == whole[1] and content(out) == content(whole[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out"]
+
+
+def test_a_finished_unit_is_not_done_again(whole, tmp_path, monkeypatch):
+    source = Recordings(tmp_path / "log")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(units, "cut", fails(units.cut, 36, KeyboardInterrupt))
+        prepared(source, tmp_path / "out", jobs=1)
+    finished, heard = finished_ids(tmp_path), []
+    assert len(finished) == 32
+    report = prepared(source, tmp_path / "out", jobs=1, progress=heard.append)
+    assert "continues after 2 of 6 units" in heard[0]
+    assert replace(report, out=whole[1].out) == whole[1]
+    times = Counter(source.rendered())
+    assert all(times[id] == 1 for id in finished) and len(times) == 80
+    assert content(tmp_path / "out") == content(whole[0])
+
+
+def test_what_crashes_hangs_or_grows_is_rejected_and_the_rest_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "MAX_SECONDS", 1)
+    harm = (("1", "kill"), ("2", "hang"), ("3", "grow"))
+    report = prepared(Recordings(tmp_path / "log", harm=harm), tmp_path / "out", jobs=2)
+    expected = {"crashed the decoder": 1, "too slow": 1, "too large": 1}
+    assert report.rejected == expected | {"missing": 1, "cannot be rendered": 16}
+    assert report.files == 81 == report.accepted + sum(report.rejected.values())
+
+
+def test_another_command_or_a_changed_source_starts_anew_and_a_refusal_leaves_nothing(
+    tmp_path, monkeypatch
+):
+    source, out = Recordings(tmp_path / "log"), tmp_path / "out"
+    interrupt = lambda: monkeypatch.setattr(units, "cut", fails(cut, 20, KeyboardInterrupt))
+    cut = units.cut
+    interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, out, jobs=1)
     heard = []
-    again = prepare("here", parts, encoder=encoder(), progress=heard.append, **options)
-    assert "continues after" in heard[0] and len(source.rendered) < in_all
-    assert replace(again, out=whole) == report and content(parts) == content(whole)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
-
-
-def test_another_command_starts_anew_and_a_refusal_leaves_nothing(source, tmp_path):
-    out = str(tmp_path / "out")
+    prepared(source, tmp_path / "other", jobs=1, seed=1, progress=heard.append)
+    assert not heard
+    changed = replace(source, count=81)
+    prepared(changed, out, jobs=1, progress=heard.append)
+    assert "has changed" in heard[0] and not any("continues" in text for text in heard)
+    interrupt()
     with pytest.raises(KeyboardInterrupt):
-        prepare("here", out, encoder=encoder(fail_at=9), **OPTIONS)
-    for other in (dict(encoder=encoder(fingerprint="b")), dict(encoder=encoder(), seed=1)):
-        heard, target = [], tmp_path / "out"
-        prepare("here", out, progress=heard.append, **OPTIONS, **other)
-        assert not any("continues" in text for text in heard)
-        for path in [*target.iterdir()]:
-            path.unlink()
-    (kept,) = (path for path in tmp_path.iterdir() if path.name != "out")
-    state = json.loads((kept / module.SAVED).read_text())
-    assert state["tally"]["done"] > 0
-    broken = replace(encoder(), encode=lambda audio, valid: audio[:, ::100] * np.nan)
-    with pytest.raises(Refusal, match="not finite"):
-        prepare("here", out, encoder=broken, **OPTIONS)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_interrupted_waveforms_go_on_too(source, tmp_path, monkeypatch):
-    report = prepare("here", str(tmp_path / "whole"), **OPTIONS)
-    cut, count = module.cut, []
-
-    def interrupted(*arguments):
-        count.append(1)
-        if len(count) == 9:
-            raise KeyboardInterrupt
-        return cut(*arguments)
-
-    monkeypatch.setattr(module, "cut", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare("here", str(tmp_path / "parts"), **OPTIONS)
-    again = prepare("here", str(tmp_path / "parts"), **OPTIONS)
-    assert replace(again, out=report.out) == report and len(count) < 9 + PIECES
-    assert content(str(tmp_path / "parts")) == content(str(tmp_path / "whole"))
+        prepared(source, tmp_path / "third", jobs=1)
+    monkeypatch.setattr(module, "choose", fails(module.choose, 1, Refusal("no")))
+    with pytest.raises(Refusal):
+        prepared(source, tmp_path / "third", jobs=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "other", "out"]
 
 
 class Full(OSError):
@@ -180,51 +152,53 @@ def fails(original, at, error):
 
 
 @pytest.mark.parametrize(
-    "full", ["a shard", "the state", "the metadata", "the licences", "the rejections", "the name"]
+    "full",
+    ["a shard", "a unit", "a copy", "the metadata", "licences", "rejected", "report", "the name"],
 )
-@pytest.mark.parametrize("encoding", [False, True])
-def test_a_full_disk_costs_no_finished_work(source, tmp_path, monkeypatch, full, encoding):
-    given = lambda: dict(OPTIONS, encoder=encoder() if encoding else None)
-    report = prepare("here", str(tmp_path / "whole"), **given())
-    parts = tmp_path / "parts"
+def test_a_full_disk_costs_no_finished_work(whole, tmp_path, monkeypatch, full):
+    source, out = Recordings(tmp_path / "log"), tmp_path / "out"
     with monkeypatch.context() as patch:
         if full == "a shard":
 
-            class Writer(shards.ArrayRecordWriter):
+            class Writer(writing.ArrayRecordWriter):
                 # This is what a full disk makes it raise.
-                close = fails(shards.ArrayRecordWriter.close, 6, RuntimeError("write() failed"))
+                close = fails(writing.ArrayRecordWriter.close, 4, RuntimeError("write() failed"))
 
-            patch.setattr(shards, "ArrayRecordWriter", Writer)
-        elif full == "the state":
-            patch.setattr(module, "write_text", fails(module.write_text, 3, Full()))
+            patch.setattr(writing, "ArrayRecordWriter", Writer)
+        elif full == "a unit":
+            patch.setattr(units, "write_text", fails(units.write_text, 3, Full()))
+        elif full == "a copy":
+            patch.setattr(commit, "name_shards", fails(commit.name_shards, 1, Full()))
         elif full == "the metadata":
-            place = shards.tfds.folder_dataset
+            from data_pipeline._tf import tfds
+
+            place = tfds.folder_dataset
             patch.setattr(place, "write_metadata", fails(place.write_metadata, 1, Full()))
         elif full == "the name":
             rename = os.replace
 
             def renamed(old, new):
-                if Path(new) == parts:
+                if Path(new) == out:
                     raise Full
                 rename(old, new)
 
             patch.setattr(os, "replace", renamed)
         else:
-            name = {"the licences": shards.LICENCES, "the rejections": "rejected.jsonl"}[full]
+            name = {"licences": layout.LICENCES, "rejected": commit.REJECTED}.get(full, "report")
             write = Path.open
 
             def opened(path, mode="r", *more, **options):
-                if path.name == name and "w" in mode:
+                if path.name.startswith(name) and "w" in mode:
                     raise Full
                 return write(path, mode, *more, **options)
 
             patch.setattr(Path, "open", opened)
         with pytest.raises(Refusal, match=r"Writing .* failed"):
-            prepare("here", str(parts), **given())
-    assert not parts.exists()
-    done = len(source.rendered)
-    again = prepare("here", str(parts), **given())
-    assert replace(again, out=report.out) == report and content(parts) == content(report.out)
-    rendered = len(source.rendered) - done
-    assert rendered < PIECES if full in ("a shard", "the state") else rendered == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+            prepared(source, out, jobs=1)
+    assert not out.exists()
+    done = len(source.rendered())
+    report = prepared(source, out, jobs=1)
+    assert replace(report, out=whole[1].out) == whole[1] and content(out) == content(whole[0])
+    again = len(source.rendered()) - done
+    assert again < 80 if full in ("a shard", "a unit") else again == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out"]

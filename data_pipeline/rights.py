@@ -1,0 +1,54 @@
+"""Which recordings may be used, by who holds the rights to them and until when."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from data_pipeline.sources import Rejection
+from jen1_numpy.errors import Refusal
+
+FIELDS = ("rightsholder", "licence", "territory", "expires")
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What the user has said about rights; by default all recordings that have not expired.
+
+    Args:
+        denied: ids of recordings, and rightsholders.
+        licences: the only ones that are taken; None takes all.
+    """
+
+    denied: frozenset[str] = frozenset()
+    licences: frozenset[str] | None = None
+
+    def refusal(self, id: str, meta: Mapping) -> Rejection | None:
+        """Why a recording must not be used; None if it may."""
+        holder, licence, expires = (
+            meta.get(name) for name in ("rightsholder", "licence", "expires")
+        )
+        for name in (id, holder):
+            if isinstance(name, str) and name in self.denied:
+                return Rejection(id, "denied", f"the list of the denied names {name}")
+        if self.licences is not None and licence not in self.licences:
+            return Rejection(id, "licence not allowed", "none" if licence is None else str(licence))
+        if isinstance(expires, str) and expires < date.today().isoformat():
+            return Rejection(id, "rights expired", expires)
+        return None
+
+
+def read_rights(deny: str | None, licences: Sequence[str] | None) -> Rights:
+    """The rights from a file that denies one id or rightsholder a line, and from licences.
+
+    Raises:
+        Refusal: the file cannot be read.
+    """
+    allowed = None if licences is None else frozenset(licences)
+    if deny is None:
+        return Rights(licences=allowed)
+    try:
+        lines = Path(deny).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"Cannot read {deny} ({error}); give a text file in UTF-8.") from None
+    return Rights(frozenset(filter(None, map(str.strip, lines))), allowed)

@@ -1,0 +1,177 @@
+"""One unit of recordings to its shards and its outcomes: a pure function, run in any process.
+
+The unit is complete when its file UNIT.json is there:
+    shards: of each lot, name, records, bytes and SHA-256 of each shard.
+    outcomes: what became of each recording, in order. A rejected one has `reason` and `detail`. An
+        accepted one has its lot, the valid samples of each of its clips, and what pieces/ says.
+The lots become splits when all units are there (`commit`): `train` and `test`, where the source
+says so, and `undecided-train` and `undecided-test`, by a hash of the group or of the id.
+"""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from data_pipeline.clips import Dropped, Recording, cut
+from data_pipeline.layout import blocks_of
+from data_pipeline.listing import hashed, read_lines
+from data_pipeline.rights import FIELDS, Rights
+from data_pipeline.sources import Entry, Item, Rejection, Source
+from data_pipeline.writing import Shards, serialise
+from jen1_numpy.errors import Refusal
+from jen1_numpy.files import write_text
+
+ENTRIES = "entries.jsonl"
+LOTS = ("train", "undecided-train", "undecided-test", "test")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all units of a data set share.
+
+    `folder` holds the entries, and gets the shards and the outcomes. The rest is as for `prepare`.
+    """
+
+    source: Source
+    folder: Path
+    seconds: float
+    seed: int
+    test_fraction: float
+    loudness: float | None
+    rights: Rights
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some recordings: where their lines begin, and those that cannot be decoded: id -> reason."""
+
+    number: int
+    lines: Sequence[int]
+    unusable: Mapping[str, str]
+
+
+def outcomes_file(folder: Path, number: int) -> Path:
+    """The file that completes a unit."""
+    return folder / f"{number:05d}.json"
+
+
+# On several threads BLAS rounds otherwise, and the same source must give the same data set.
+@threadpool_limits.wrap(limits=1)
+def prepare_unit(plan: Plan, unit: Unit, alive: Callable[[str], None]) -> None:
+    """Decodes the recordings of a unit and writes its shards and its outcomes.
+
+    `alive` is called with the id of a recording when it begins, and before each of its blocks.
+    """
+    lots = {lot: Shards(plan.folder, f"{unit.number:05d}-{lot}") for lot in LOTS}
+    outcomes = []
+    for id, entries, rejected in read_lines(plan.folder / ENTRIES, unit.lines):
+        outcomes += map(asdict, rejected)
+        if entries and id in unit.unusable:
+            outcomes.append(asdict(Rejection(id, unit.unusable[id])))
+        elif entries:
+            alive(id)
+            outcomes.append(_recording(plan, id, entries, lots, lambda id=id: alive(id)))
+    shards = {lot: shards.close() for lot, shards in lots.items() if shards.done}
+    text = json.dumps({"shards": shards, "outcomes": outcomes})
+    write_text(outcomes_file(plan.folder, unit.number), text)
+
+
+def _recording(
+    plan: Plan,
+    id: str,
+    entries: Sequence[Entry],
+    lots: Mapping[str, Shards],
+    alive: Callable[[], None],
+) -> dict:
+    """The outcome of one recording, whose clips are written."""
+    item, outcome = _item(plan, id, entries), {"id": id}
+    if isinstance(item, Rejection):
+        return asdict(item)
+    try:
+        made = cut(item, plan.seconds, loudness=plan.loudness, folder=plan.folder, alive=alive)
+        if isinstance(made, Rejection):
+            return asdict(made)
+        outcome |= _found(plan, item, made)
+        for clip in _clips(made, outcome):
+            lots[outcome["lot"]].write([serialise(block) for block in in_blocks(clip)])
+            outcome["valid"].append(clip["valid_samples"])
+    # Clips that are written already are dropped by the commit.
+    except Refusal as error:
+        return outcome | asdict(Rejection(id, "cannot be rendered", str(error)))
+    except MemoryError:
+        return outcome | asdict(Rejection(id, "too large", "it does not fit in memory"))
+    if not outcome["valid"]:
+        return asdict(Rejection(id, "nothing left", "all its pieces are silent or too short"))
+    outcome["captions"] = list(outcome["captions"])
+    return outcome
+
+
+def _item(plan: Plan, id: str, entries: Sequence[Entry]) -> Item | Rejection:
+    """The item of a recording that may be used."""
+    item = plan.source.item(id, entries)
+    if isinstance(item, Rejection):
+        return item
+    first = item.stretches[0][0] if item.stretches else 0.0
+    try:
+        meta = item.about(first, first + plan.seconds).meta
+    except Refusal as error:
+        return Rejection(id, "cannot be rendered", str(error))
+    return plan.rights.refusal(id, meta) or item
+
+
+def _found(plan: Plan, item: Item, made: Recording) -> dict:
+    verdict = made.verdict
+    mono = "mono" if made.channels == 1 else "mono as stereo" if verdict.mono else "stereo"
+    return dict(
+        lot=_lot(plan, item),
+        valid=[],
+        captions={},
+        dropped=Counter(),
+        seconds=made.seconds,
+        stretches=item.stretches,
+        group=item.group,
+        sha256=made.digest,
+        fingerprint=base64.b64encode(verdict.fingerprint).decode(),
+        loudness=verdict.loudness,
+        peak=verdict.peak,
+        clipped=verdict.clipped,
+        channels=mono,
+        sample_rate=made.sample_rate,
+    )
+
+
+def _lot(plan: Plan, item: Item) -> str:
+    if item.split:
+        return item.split
+    place = hashed(f"split:{plan.seed}:{item.group or item.id}") / 2**64
+    return "undecided-test" if place < plan.test_fraction else "undecided-train"
+
+
+def _clips(made: Recording, outcome: dict) -> Iterator[dict]:
+    """The clips of a recording; notes their captions, the first metadata, and what is dropped."""
+    for piece in made.pieces:
+        if isinstance(piece, Dropped):
+            outcome["dropped"][piece.reason] += piece.seconds
+            continue
+        outcome.setdefault("meta", json.loads(piece["meta"]))
+        outcome["captions"] |= dict.fromkeys(piece["captions"])
+        yield piece
+
+
+def in_blocks(clip: Mapping) -> Iterator[dict]:
+    """The records of a waveform clip."""
+    for block, audio in enumerate(np.split(clip["audio"], blocks_of(len(clip["audio"])))):
+        yield clip | dict(audio=audio, block=block)
+
+
+def piece(outcome: Mapping) -> dict:
+    """What pieces/ says of an accepted recording, but for its split and its place there."""
+    names = ("id", "seconds", "group", "loudness", "peak", "sha256", "fingerprint", "stretches")
+    rights = {name: outcome["meta"][name] for name in FIELDS if name in outcome["meta"]}
+    return {name: outcome[name] for name in names} | {"meta": rights}
