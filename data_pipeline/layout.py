@@ -75,7 +75,7 @@ class Info:
     examples: Mapping[str, int]  # clips, by split
     shape: tuple[int, int]  # of one clip: [samples, 2] or [frames, k]
     blocks: int  # records of one clip
-    shards: Mapping[str, np.ndarray]  # records of each shard, by split
+    shards: Mapping[str, tuple[int, ...]]  # records of each shard, by split
     fingerprint: Mapping | None  # of the encoder; None for waveforms
     licences: Mapping[str, int]  # training clips by licence; empty if they were not counted
 
@@ -128,11 +128,11 @@ def info(folder: str) -> Info:
     blocks = layout.get("blocks")
     if type(blocks) is not int or blocks < 1:
         raise Refusal(f"{path / LAYOUT} is missing or damaged; copy it again, or prepare again.")
-    shards = {name: np.array(split.shard_lengths, int) for name, split in about.splits.items()}
+    shards = {name: tuple(split.shard_lengths) for name, split in about.splits.items()}
     return Info(
         path,
         kind,
-        {name: int(lengths.sum()) // blocks for name, lengths in shards.items()},
+        {name: sum(lengths) // blocks for name, lengths in shards.items()},
         (rows * blocks, channels),
         blocks,
         shards,
@@ -156,7 +156,7 @@ def _licences(path: Path) -> dict[str, int]:
         return {}
     found = _object(path)
     if not found or not all(type(each) is int for each in found.values()):
-        raise Refusal(f"{path} is damaged; delete it, and the licences count as unknown.")
+        raise Refusal(f"{path} is damaged: delete it, and the licences count as unknown.")
     return found
 
 
