@@ -1,206 +1,193 @@
-"""Clips to latents: every clip is encoded once, and its texts are kept.
+"""Waveform clips to a data set of latents, unit by unit; a unit that is finished is kept."""
 
-The latents at both ends of a clip depend on the audio beyond them. Each clip is therefore encoded
-together with the adjoining clips of its piece.
-"""
-
+import fcntl
+import hashlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.embeddings import Embed, write_embeddings
+from data_pipeline.commit import PIECES, name_shards
+from data_pipeline.embeddings import write_embeddings
+from data_pipeline.encoding import Encoder, encoded
 from data_pipeline.layout import (
     FINGERPRINT,
+    LICENCES,
     SAMPLE_RATE,
     Info,
-    adjoining,
+    blocks_of,
     info,
     latent_features,
 )
-from data_pipeline.reading import examples
-from data_pipeline.writing import Writer
+from data_pipeline.reading import Clips, Damaged, joined
+from data_pipeline.units import outcomes_file
+from data_pipeline.writing import Shards, read_part, serialise
 from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
+from jen1_numpy.files import local, write_text
 
-GROUP = 4  # batches of clips that are encoded at a time, those with neighbours on the same sides
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What makes latents of clips, and embeddings of captions.
-
-    Args:
-        encode: audio float32 [batch_size, frames * hop, 2] and how many samples of each are audio,
-            [batch_size] -> whitened latents [batch_size, frames, k]. There are at most four numbers
-            of frames: a clip is padded to whole hops and has none, one or two neighbours.
-        fingerprint: JSON values that identify the encoder (and the text encoder), written to
-            fingerprint.json.
-        around: frames of the adjoining clips on each side that are encoded with a clip and then
-            cut off. With the encoder's receptive field, a clip of whole hops has the latents that
-            it has in its piece.
-        embed: captions -> (embedding [n, tokens, d], lengths [n]); None stores only captions.
-    """
-
-    encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    fingerprint: Mapping
-    k: int
-    hop: int
-    around: int = 0
-    embed: Embed | None = None
-    batch_size: int = 8
+__all__ = ["Encoder", "encode", "encode_unit", "write_texts"]
 
 
 def encode(
-    folder: str, out: str, encoder: Encoder, progress: Callable[[str], None] = print
-) -> Info:
+    folder: str,
+    out: str,
+    encoder: Encoder,
+    progress: Callable[[str], None] = print,
+    *,
+    process: int = 0,
+    processes: int = 1,
+) -> Info | None:
     """Writes the latent data set `out` from the waveform data set `folder`, in the same order.
+
+    A call that is interrupted leaves a hidden folder beside `out`, and the same call goes on with
+    the units that are not finished there.
+
+    Args:
+        process, processes: this call encodes every `processes`-th unit, from number `process` on;
+            calls on other machines, which share the folder of `out`, encode the others. The one
+            that finishes last makes `out`; the others return None.
 
     Raises:
         Refusal: `folder` is no waveform data set, latents are not finite or of another shape, or
             `out` cannot be written.
     """
     about = info(folder)
-    if about.kind != "waveform":
+    if about.kind != "waveform" or about.seconds is None:
         raise Refusal(f"{folder} holds {about.kind}; `encode` takes a waveform data set.")
-    done, total, seconds = 0, sum(about.examples.values()), about.shape[0] / SAMPLE_RATE
-    began = reported = time.monotonic()
-    with (
-        whole_folder(out) as target,
-        latent_writer(target, encoder, seconds, f"latents of {folder}", progress) as writer,
-    ):
-        for split in about.examples:
-            for clip in examples(folder, split):
-                writer.write(split, clip)
-                done += 1
-                if time.monotonic() - reported > 5:
-                    reported = time.monotonic()
-                    speed = done * seconds / (reported - began)
-                    progress(f"{done}/{total} clips, {speed:.0f} times real time")
+    if not 0 <= process < processes:
+        raise Refusal(f"There is no process {process} of {processes}; the first one is 0.")
+    pieces = sorted(Path(folder, PIECES).glob("*.jsonl"))
+    command = dict(folder=folder, fingerprint=encoder.fingerprint, examples=dict(about.examples))
+    key = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()[:16]
+    with _staging(out, key, process, processes) as work:
+        mine = range(process, len(pieces), processes)
+        todo = [number for number in mine if not outcomes_file(work, number).exists()]
+        if len(todo) < len(mine):
+            progress(f"continues after {len(mine) - len(todo)} units that are finished")
+        clips = {split: Clips(folder, split) for split in about.examples}
+        began = time.monotonic()
+        for done, number in enumerate(todo, 1):
+            encode_unit(work, number, _read(folder, clips, pieces[number]), encoder, about.seconds)
+            took = time.monotonic() - began
+            end = datetime.now() + timedelta(seconds=took * (len(todo) - done) / done)
+            progress(f"{done}/{len(todo)} units; ends at about {end:%d %b %H:%M}")
+        if not all(outcomes_file(work, number).exists() for number in range(len(pieces))):
+            progress("the other processes have units to encode")
+            return None
+        with whole_folder(out, key) as target:
+            _commit(target, work, folder, about, encoder, progress)
+        shutil.rmtree(work, ignore_errors=True)
     return info(out)
 
 
 @contextmanager
-def latent_writer(
-    folder: Path,
+def _staging(out: str, key: str, process: int, processes: int) -> Iterator[Path]:
+    """The folder for the units of `out`, in which this process is the only one of its number."""
+    target = local(out).resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Refusal(f"{out} already exists and is not empty; name another folder.")
+    work = target.with_name(f".{target.name}.{key}.units")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with open(work / f"{process}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Refusal(f"Another command is writing {out}; wait for its end.") from None
+            yield work
+    except Refusal:
+        if processes == 1:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise Refusal(
+            f"Writing {out} failed: {error.strerror or error}; if the disk is full, free some "
+            "space or name another folder."
+        ) from None
+
+
+def encode_unit(
+    work: Path,
+    number: int,
+    clips: Iterable[tuple[str, Mapping]],
     encoder: Encoder,
     seconds: float,
-    description: str,
-    progress: Callable[[str], None],
-    written: Mapping | None = None,
-) -> Iterator["LatentWriter"]:
-    """Writes a latent data set into `folder`, from clips of `seconds` each.
-
-    `written` is what `LatentWriter.pause` returned in an earlier call for this folder.
-    """
-    shards, captions = (written["shards"], written["captions"]) if written else (None, [])
-    frames = -(-round(seconds * SAMPLE_RATE) // encoder.hop)
-    with Writer(folder, latent_features(frames, encoder.k), 1, description, shards) as shard_writer:
-        writer = LatentWriter(shard_writer, encoder, seconds)
-        writer.captions.update(captions)
-        yield writer
-        writer.pause()
-        fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
-        (folder / FINGERPRINT).write_text(fingerprint + "\n")
-        if encoder.embed is not None:
-            write_embeddings(folder, sorted(writer.captions), encoder.embed, progress)
+    outcomes: list[dict] | None = None,
+) -> None:
+    """Writes the latents of a unit's clips, which come with their lot or split, and finishes it."""
+    lots: dict[str, Shards] = {}
+    captions: dict[str, None] = {}
+    named = ({**clip, "lot": lot} for lot, clip in clips)
+    for example in encoded(named, encoder, seconds):
+        lot = example.pop("lot")
+        shards = lots.setdefault(lot, Shards(work, f"{number:05d}-{lot}"))
+        shards.write([serialise(example)])
+        captions |= dict.fromkeys(example["captions"])
+    shards = {lot: shards.close() for lot, shards in lots.items()}
+    content = {"shards": shards, "captions": list(captions), "outcomes": outcomes or []}
+    write_text(outcomes_file(work, number), json.dumps(content))
 
 
-class LatentWriter:
-    """Takes the clips of each split in order, as `shards.Writer` does, and writes their latents.
+def read_unit(folder: Path, unit: Mapping, seconds: float) -> Iterator[tuple[str, dict]]:
+    """The clips of a unit of waveforms, as `units.prepare_unit` has written it, and their lots."""
+    samples = round(seconds * SAMPLE_RATE)
+    count = blocks_of(samples)
+    for lot, shards in unit["shards"].items():
+        for shard in shards:
+            records = read_part(folder / shard["name"], range(shard["records"]))
+            for clip in zip(*[records] * count, strict=True):
+                yield lot, joined(clip, "audio", np.int16, (samples // count, 2))
 
-    It holds back clips until it has `GROUP` batches of a split and the clip after them.
-    """
 
-    def __init__(self, shards: Writer, encoder: Encoder, seconds: float):
-        self.captions: set[str] = set()
-        self._shards, self._encoder, self._seconds = shards, encoder, seconds
-        self._samples = round(seconds * SAMPLE_RATE)
-        self._frames = -(-self._samples // encoder.hop)
-        self._around = min(encoder.around, self._samples // encoder.hop)
-        # Of each split the clips that wait, after the last one that is written.
-        self._held: dict[str, list[Mapping]] = {}
-        self._written: set[str] = set()
-
-    def write(self, split: str, clip: Mapping) -> None:
-        held = self._held.setdefault(split, [])
-        held.append(clip)
-        first = int(split in self._written)
-        if len(held) > first + GROUP * self._encoder.batch_size:
-            self._write(split, range(first, len(held) - 1))
-            del held[: len(held) - 2]
-
-    def pause(self) -> dict:
-        """Writes all clips so far; the next one must begin a piece. Returns what is written."""
-        for split, held in self._held.items():
-            self._write(split, range(int(split in self._written), len(held)))
-        self._held.clear()
-        self._written.clear()
-        return {"shards": self._shards.pause(), "captions": sorted(self.captions)}
-
-    def _write(self, split: str, chosen: range) -> None:
-        """Writes the `chosen` ones of the clips that are held; the others are neighbours."""
-        clips = self._held[split]
-        for place, latents in zip(chosen, self._encode(clips, chosen), strict=True):
-            clip = clips[place]
-            if not np.isfinite(latents).all():
+def _read(folder: str, clips: Mapping[str, Clips], pieces: Path) -> Iterator[tuple[str, dict]]:
+    """The clips of the recordings that a file in pieces/ lists, and their splits."""
+    with open(pieces) as lines:
+        rows = [json.loads(line) for line in lines]
+    for row in sorted(rows, key=lambda row: (row["split"], row["first"])):
+        for place in range(row["first"], row["first"] + row["clips"]):
+            try:
+                yield row["split"], clips[row["split"]].read(place)
+            except Damaged as damage:
                 raise Refusal(
-                    f"The latents of {clip['id']} are not finite in float16; check the autoencoder."
-                )
-            kept = {name: clip[name] for name in ("captions", "id", "meta", "start", "total")}
-            valid = -(-int(clip["valid_samples"]) // self._encoder.hop)
-            self._shards.write(split, dict(latents=latents, valid_frames=valid) | kept)
-            self.captions.update(clip["captions"])
-        self._written.add(split)
+                    f"Clip {place} of {row['split']} in {folder} is damaged ({damage}); see "
+                    "`jen1 data validate`."
+                ) from None
 
-    def _encode(self, clips: Sequence[Mapping], chosen: range) -> list[np.ndarray]:
-        """Latents float16 [frames, k] of the `chosen` ones of consecutive clips.
 
-        Clips with neighbours on the same sides are encoded together.
-        """
-        adjoins = adjoining(
-            [clip["id"].encode() for clip in clips],
-            [clip["start"] for clip in clips],
-            self._seconds,
-        )
-        size, around = self._encoder.batch_size, self._around
-        groups: dict[tuple[bool, bool], list[int]] = {}
-        for place in chosen:
-            before = around > 0 and place > 0 and bool(adjoins[place - 1])
-            after = around > 0 and place + 1 < len(clips) and bool(adjoins[place])
-            groups.setdefault((before, after), []).append(place)
-        encoded = {}
-        for (before, after), places in groups.items():
-            for batch in (places[at : at + size] for at in range(0, len(places), size)):
-                encoded |= zip(batch, self._encode_batch(clips, batch, before, after), strict=False)
-        return [encoded[place] for place in chosen]
+def _commit(
+    target: Path,
+    work: Path,
+    folder: str,
+    about: Info,
+    encoder: Encoder,
+    progress: Callable[[str], None],
+) -> None:
+    shards: dict[str, list[dict]] = {split: [] for split in about.examples}
+    captions: set[str] = set()
+    for number in range(len(list(Path(folder, PIECES).glob("*.jsonl")))):
+        unit = json.loads(outcomes_file(work, number).read_text())
+        captions.update(unit["captions"])
+        for split, those in unit["shards"].items():
+            shards[split] += those
+    features = latent_features(encoder.frames(about.seconds or 0), encoder.k)
+    name_shards(work, target, shards, 1, features, f"latents of {folder}")
+    shutil.copytree(Path(folder, PIECES), target / PIECES, dirs_exist_ok=True)
+    if (licences := Path(folder, LICENCES)).exists():
+        shutil.copy(licences, target)
+    write_texts(target, captions, encoder, progress)
 
-    def _encode_batch(
-        self, clips: Sequence[Mapping], places: Sequence[int], before: bool, after: bool
-    ) -> np.ndarray:
-        """Latents float16 [batch_size, frames, k] of the clips at `places`, then of zeros."""
-        encoder, samples, hop = self._encoder, self._samples, self._encoder.hop
-        first, length = self._around * before, self._frames + self._around * (before + after)
-        audio = np.zeros((encoder.batch_size, length * hop, 2), np.float32)
-        valid = np.zeros(encoder.batch_size, np.int64)
-        for number, place in enumerate(places):
-            row = audio[number]
-            parts = [clips[place - 1]["audio"][samples - first * hop :]] if before else []
-            parts += [clips[place]["audio"]]
-            parts += [clips[place + 1]["audio"]] if after else []
-            whole = np.concatenate(parts)[: len(row)]
-            row[: len(whole)] = whole / np.float32(32767)
-            valid[number] = first * hop + clips[place]["valid_samples"]
-            valid[number] += clips[place + 1]["valid_samples"] if after else 0
-        latents = np.asarray(encoder.encode(audio, np.minimum(valid, length * hop)))
-        expected = (encoder.batch_size, length, encoder.k)
-        if latents.shape != expected:
-            raise Refusal(
-                f"The encoder gave {latents.shape} for {encoder.batch_size} clips, not {expected}."
-            )
-        with np.errstate(over="ignore"):  # refused later, by name
-            return latents[:, first : first + self._frames].astype(np.float16)
+
+def write_texts(
+    folder: Path, captions: Iterable[str], encoder: Encoder, progress: Callable[[str], None]
+) -> None:
+    """Writes the fingerprint and the embeddings of captions, of which none comes twice."""
+    fingerprint = json.dumps(dict(encoder.fingerprint), indent=2, sort_keys=True)
+    (folder / FINGERPRINT).write_text(fingerprint + "\n")
+    if encoder.embed is not None:
+        write_embeddings(folder, sorted(captions), encoder.embed, progress)

@@ -20,7 +20,8 @@ from pathlib import Path
 from data_pipeline import report_page
 from data_pipeline.choice import Choice, Units, choose
 from data_pipeline.commit import REJECTED, Commit
-from data_pipeline.layout import SAMPLE_RATE, blocks_of, waveform_features
+from data_pipeline.encoding import Encoder
+from data_pipeline.layout import SAMPLE_RATE, blocks_of, latent_features, waveform_features
 from data_pipeline.listing import Listing, write_listing
 from data_pipeline.local import prepare_units
 from data_pipeline.report import Report
@@ -34,6 +35,7 @@ from jen1_numpy.files import write_text
 MIN_CLIP, MAX_CLIP = 0.1, 600.0  # seconds
 REPORT = "report.json"
 WORK = "work"  # of an unfinished data set: its listing and its units
+LATENTS = "latents"  # in it, those of the units
 STATE = 3  # version of what it holds; an unfinished data set of another version is not gone on with
 
 
@@ -41,6 +43,7 @@ def prepare(
     source: str,
     out: str,
     *,
+    encoder: Encoder | None = None,
     seconds: float = 10.24,
     seed: int = 0,
     clips: int = 1000,
@@ -56,6 +59,8 @@ def prepare(
     """Writes the data set `out` from `source`, which `sources.open_source` describes.
 
     Args:
+        encoder: writes the clips' latents, the same as `latents.encode` of the waveforms; None
+            writes the waveforms.
         seconds: length of every clip; see `clips.cut`.
         seed: of the synthesiser, of the order of the recordings, and of the split.
         clips: number of clips of the synthesiser; other sources ignore it.
@@ -91,7 +96,7 @@ def prepare(
     opened, rights = open_source(source, **reading), read_rights(deny, licences)
     command = dict(reading, limit_hours=limit_hours, test_fraction=test_fraction, source=source)
     command |= dict(loudness=loudness, licences=licences and sorted(licences), state=STATE)
-    command |= dict(denied=sorted(rights.denied))
+    command |= dict(denied=sorted(rights.denied), encoder=encoder and encoder.fingerprint)
     key = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
     with whole_folder(out, key) as folder:
         work = folder / WORK
@@ -99,8 +104,8 @@ def prepare(
             work.mkdir(exist_ok=True)
             plan = Plan(opened, work, seconds, seed, test_fraction, loudness, rights)
             listing = _list(plan, source, progress)
-            choice, units = _prepare_units(plan, listing, limit_hours, jobs, progress)
-            _write(folder, plan, choice, units, listing.files, source, out)
+            choice, units = _prepare_units(plan, listing, limit_hours, encoder, jobs, progress)
+            _write(folder, plan, choice, units, encoder, listing.files, source, out, progress)
         shutil.rmtree(work, ignore_errors=True)
         return Report(**json.loads((folder / REPORT).read_text()))
 
@@ -117,7 +122,9 @@ def _list(plan: Plan, source: str, progress: Callable[[str], None]) -> Listing:
         if digest.exists():
             progress(f"{source} has changed, so an earlier call is not gone on with")
         for path in work.iterdir():
-            if path != new:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != new:
                 path.unlink()
         write_text(digest, listing.digest)
     os.replace(new, work / ENTRIES)
@@ -128,12 +135,17 @@ def _prepare_units(
     plan: Plan,
     listing: Listing,
     limit_hours: float | None,
+    encoder: Encoder | None,
     jobs: int | None,
     progress: Callable[[str], None],
 ) -> tuple[Choice, Units]:
-    """Prepares units in order until they are all done, or enough for the limit."""
+    """Prepares units in order until they are all done, or enough for the limit.
+
+    With an encoder each is then encoded here, and its waveforms are deleted.
+    """
     limit = inf if limit_hours is None else limit_hours * 3600
-    folder, total = plan.folder, listing.units
+    folder, total = plan.folder / LATENTS if encoder else plan.folder, listing.units
+    folder.mkdir(exist_ok=True)
     done = {n: _seconds(folder, n) for n in range(total) if outcomes_file(folder, n).exists()}
     if done:
         progress(f"continues after {len(done)} of {total} units that are finished")
@@ -151,6 +163,8 @@ def _prepare_units(
                     return choice, units
                 least = have + limit - choice.seconds
             number = next(finished)
+            if encoder:
+                _encode_unit(plan, number, encoder)
             done[number] = _seconds(folder, number)
             if time.monotonic() - reported > 5:
                 reported = time.monotonic()
@@ -180,17 +194,49 @@ def _seconds(folder: Path, number: int) -> float:
 
 
 def _write(
-    folder: Path, plan: Plan, choice: Choice, units: Units, files: int, source: str, out: str
+    folder: Path,
+    plan: Plan,
+    choice: Choice,
+    units: Units,
+    encoder: Encoder | None,
+    files: int,
+    source: str,
+    out: str,
+    progress: Callable[[str], None],
 ) -> None:
     """Commits the units, and writes the reports, of which report.json comes last."""
     samples = round(plan.seconds * SAMPLE_RATE)
-    commit = Commit(folder, units, choice, blocks_of(samples))
     text = f"48 kHz stereo clips of {plan.seconds} s from {Path(source).name}"
-    totals = commit.write(waveform_features(samples), text)
+    if encoder:
+        features = latent_features(encoder.frames(plan.seconds), encoder.k)
+        totals = Commit(folder, units, choice, 1).write(features, f"latents of {text}")
+        from data_pipeline.latents import write_texts
+
+        write_texts(folder, _captions(units, choice), encoder, progress)
+    else:
+        commit = Commit(folder, units, choice, blocks_of(samples))
+        totals = commit.write(waveform_features(samples), text)
     report = totals.report(out, files, choice.decided)
     _check(report, folder, source)
     report_page.write(totals.page(report, source), folder)
     write_text(folder / REPORT, json.dumps(asdict(report), indent=2) + "\n")
+
+
+def _encode_unit(plan: Plan, number: int, encoder: Encoder) -> None:
+    """Encodes a unit whose waveforms are prepared, and deletes them."""
+    from data_pipeline.latents import encode_unit, read_unit  # it imports TensorFlow
+
+    unit = json.loads((file := outcomes_file(plan.folder, number)).read_text())
+    clips = read_unit(plan.folder, unit, plan.seconds)
+    encode_unit(plan.folder / LATENTS, number, clips, encoder, plan.seconds, unit["outcomes"])
+    file.unlink()
+    for shard in (shard for shards in unit["shards"].values() for shard in shards):
+        (plan.folder / shard["name"]).unlink()
+
+
+def _captions(units: Units, choice: Choice) -> set[str]:
+    taken = (outcome for place, outcome in units.outcomes() if choice.clips(place, outcome))
+    return {caption for outcome in taken for caption in outcome["captions"]}
 
 
 def _check(report: Report, folder: Path, source: str) -> None:

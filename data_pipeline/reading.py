@@ -58,24 +58,38 @@ class Clips:
             raise ValueError(f"rows {first} to {stop} of clip {place}")
         begin, end = first // block, -(-stop // block)
         records = self._records(place * self._about.blocks + begin, end - begin)
-        try:
-            parsed = [_features(record) for record in records]
-            parts = [np.frombuffer(each.pop(self._data)[0], self._dtype) for each in parsed]
-            parts = [part.reshape(block, channels) for part in parts]
-            clip = {
-                name: [text.decode() for text in values] if name == "captions" else _single(values)
-                for name, values in parsed[0].items()
-            }
-        except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
-            raise Damaged(f"it is no record of this data set ({error!r})") from None
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return {self._data: whole[first - begin * block : stop - begin * block]} | clip
+        clip = joined(records, self._data, self._dtype, (block, channels))
+        clip[self._data] = clip[self._data][first - begin * block : stop - begin * block]
+        return clip
 
     def _records(self, first: int, count: int) -> list[bytes]:
         number = int(np.searchsorted(self._ends, first, side="right"))
         path = self._about.shard(self._split, number)
         offset = first - (int(self._ends[number - 1]) if number else 0)
         return self._files.read(path, range(offset, offset + count))
+
+
+def joined(
+    records: Iterable[bytes], data: str, dtype: type[np.generic], shape: tuple[int, int]
+) -> dict:
+    """What consecutive records of one clip hold, with all of their audio or latents.
+
+    Args:
+        data: the field with the audio or the latents; `shape` is that of one record.
+
+    Raises:
+        Damaged: a record is not of this shape, or no record of a data set.
+    """
+    try:
+        parsed = [_features(record) for record in records]
+        parts = [np.frombuffer(each.pop(data)[0], dtype).reshape(shape) for each in parsed]
+        clip = {
+            name: [text.decode() for text in values] if name == "captions" else _single(values)
+            for name, values in parsed[0].items()
+        }
+    except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+        raise Damaged(f"it is no record of this data set ({error!r})") from None
+    return clip | {data: parts[0] if len(parts) == 1 else np.concatenate(parts)}
 
 
 class _Files:

@@ -67,7 +67,10 @@ def prepare_unit(plan: Plan, unit: Unit, alive: Callable[[str], None]) -> None:
     """Decodes the recordings of a unit and writes its shards and its outcomes.
 
     `alive` is called with the id of a recording when it begins, and before each of its blocks.
+    A unit that is complete is left as it is.
     """
+    if outcomes_file(plan.folder, unit.number).exists():
+        return
     lots = {lot: Shards(plan.folder, f"{unit.number:05d}-{lot}") for lot in LOTS}
     outcomes = []
     for id, entries, rejected in read_lines(plan.folder / ENTRIES, unit.lines):
