@@ -40,17 +40,20 @@ class Commit:
     _shards: dict[str, list[dict]] = field(default_factory=dict)  # split -> as `writing` has them
     _first: dict[str, int] = field(default_factory=dict)  # split -> clips so far
 
-    def write(self, features: "FeaturesDict", description: str) -> Totals:
-        """Writes all files of the data set but the reports, and returns what is in it."""
+    def take(self) -> Totals:
+        """Chooses from the units, writes pieces/ and rejected.jsonl, and returns what there is."""
         (self.folder / PIECES).mkdir(exist_ok=True)
         rejected = self.folder / REJECTED
         with rejected.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for number in range(self.units.count):
                 self._unit(number, file)
+        return self.totals
+
+    def finish(self, features: "FeaturesDict", description: str) -> None:
+        """Gives the shards their names, and writes the metadata."""
+        _write_json(self.folder / LICENCES, dict(self.totals.licences.most_common()))
         parts = self.units.folder
         name_shards(parts, self.folder, self._shards, self.blocks, features, description)
-        _write_json(self.folder / LICENCES, dict(self.totals.licences.most_common()))
-        return self.totals
 
     def _unit(self, number: int, rejected: IO[str]) -> None:
         unit = self.units.read(number)

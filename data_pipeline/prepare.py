@@ -207,17 +207,18 @@ def _write(
     """Commits the units, and writes the reports, of which report.json comes last."""
     samples = round(plan.seconds * SAMPLE_RATE)
     text = f"48 kHz stereo clips of {plan.seconds} s from {Path(source).name}"
-    if encoder:
-        features = latent_features(encoder.frames(plan.seconds), encoder.k)
-        totals = Commit(folder, units, choice, 1).write(features, f"latents of {text}")
-        from data_pipeline.latents import write_texts
-
-        write_texts(folder, _captions(units, choice), encoder, progress)
-    else:
-        commit = Commit(folder, units, choice, blocks_of(samples))
-        totals = commit.write(waveform_features(samples), text)
+    commit = Commit(folder, units, choice, 1 if encoder else blocks_of(samples))
+    totals = commit.take()
     report = totals.report(out, files, choice.decided)
     _check(report, folder, source)
+    if encoder:
+        from data_pipeline.latents import write_texts
+
+        features = latent_features(encoder.frames(plan.seconds), encoder.k)
+        commit.finish(features, f"latents of {text}")
+        write_texts(folder, _captions(units, choice), encoder, progress)
+    else:
+        commit.finish(waveform_features(samples), text)
     report_page.write(totals.page(report, source), folder)
     write_text(folder / REPORT, json.dumps(asdict(report), indent=2) + "\n")
 

@@ -93,6 +93,10 @@ def _prepare(options: argparse.Namespace, encoder=None):
         soundfonts=options.soundfont,
         limit_hours=options.limit_hours,
         test_fraction=options.test_fraction,
+        loudness=options.loudness,
+        deny=options.deny,
+        licences=options.licences,
+        jobs=options.jobs,
     )
 
 
@@ -133,8 +137,9 @@ def data_encode(options: argparse.Namespace) -> None:
     if options.data is None:
         print(_prepare(options, encoder))
     else:
-        encode(options.data, options.out, encoder)
-        print(f"latents written to {options.out}")
+        share = dict(process=options.process, processes=options.processes)
+        if encode(options.data, options.out, encoder, **share):
+            print(f"latents written to {options.out}")
 
 
 def _join(options) -> None:
@@ -487,6 +492,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_reading(sub.add_argument_group("how --source is read"))
     sub.add_argument("--autoencoder", required=True, metavar="RUN")
     sub.add_argument("--out", required=True)
+    shared = "that encode --data together, into the same folder"
+    sub.add_argument(
+        "--processes", type=_count, default=1, help=f"commands {shared} (default: %(default)s)"
+    )
+    sub.add_argument("--process", type=int, default=0, help="number of this one, from 0")
     sub.add_argument(
         "--text",
         default="none",
@@ -717,6 +727,22 @@ def _add_reading(sub) -> None:
         metavar="FILE[,MORE]",
         help=".sf2 or .sf3 files that render the MIDI files of a folder (default: a small one)",
     )
+    sub.add_argument(
+        "--loudness",
+        type=float,
+        metavar="LUFS",
+        help="scale each recording to this loudness, as far as its peak stays below 1",
+    )
+    sub.add_argument(
+        "--deny", metavar="FILE", help="ids and rightsholders to leave out, one a line"
+    )
+    sub.add_argument(
+        "--licences",
+        type=lambda text: text.split(","),
+        metavar="NAME[,MORE]",
+        help="take only recordings with one of these licences",
+    )
+    sub.add_argument("--jobs", type=_count, help="processes that decode (default: one a core)")
     sub.add_argument(
         "--limit-hours",
         type=float,

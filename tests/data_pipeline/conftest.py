@@ -60,3 +60,18 @@ def worded(tmp_path_factory):
     (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     prepare(str(folder / "list.jsonl"), str(folder / "out"), seconds=SECONDS, test_fraction=0)
     return str(folder / "out")
+
+
+def write_data_set(folder, features, clips):
+    """A data set of clips by split, as `clips.cut` gives them; they may be damaged on purpose."""
+    from data_pipeline.commit import name_shards
+    from data_pipeline.units import in_blocks
+    from data_pipeline.writing import Shards, serialise
+
+    shards = {}
+    for split, those in clips.items():
+        parts = Shards(folder, split)
+        for clip in those:
+            parts.write([serialise(block) for block in in_blocks(clip)])
+        shards[split] = parts.close()
+    name_shards(folder, folder, shards, 1, features, "made for a test")

@@ -1,7 +1,6 @@
 import csv
 import json
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ from data_pipeline import layout as store
 from data_pipeline import synthesis, writing
 from data_pipeline.captioning import write
 from data_pipeline.prepare import prepare
+from data_pipeline.report import Totals
 from data_pipeline.validate import validate
-from data_pipeline.writing import Writer
 from jen1_numpy.errors import Refusal
-from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
+from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone, write_data_set
 
 
 def source(folder, split="train"):
@@ -165,16 +164,15 @@ def test_training_clips_are_counted_by_licence(mixed):
     assert all(expected.values()) and store.info(str(out)).licences == expected
 
 
-def test_a_licence_is_one_line_of_text(mixed, tmp_path):
-    about = dict(captions=[""], id="a@0.000", start=0.0, total=0.25)
-    example = dict(audio=np.zeros((SAMPLES, 2), np.int16), valid_samples=SAMPLES) | about
-    out = tmp_path / "set"
-    out.mkdir()
-    with Writer(out, store.waveform_features(SAMPLES), 1, "") as writer:
-        for stated in ("CC0\n# more", None, ["CC0"], 5, "x" * 100):
-            writer.write("train", example | {"meta": json.dumps({"licence": stated})})
-        writer.write("test", example | {"meta": json.dumps({"licence": "CC-BY"})})
-    assert store.info(str(out)).licences == {"CC0 # more": 1, "": 3, "x" * 80: 1}
+def test_a_licence_is_one_line_of_text(shards, tmp_path):
+    totals = Totals()
+    outcome = dict(valid=[SAMPLES], dropped={}, clipped=0.0, seconds=0.25, loudness=None)
+    outcome |= dict(sample_rate=48_000, channels="mono", captions=[""])
+    for stated in ("CC0\n# more", None, ["CC0"], 5, "x" * 100):
+        totals.accept(outcome | {"meta": {"licence": stated}}, "train", 1)
+    totals.accept(outcome | {"meta": {"licence": "CC-BY"}}, "test", 1)
+    assert totals.licences == {"CC0 # more": 1, "": 3, "x" * 80: 1}
+    out = shutil.copytree(shards, tmp_path / "set")
     for damaged in ("{", "[1]", '{"CC0": "many"}'):
         (out / store.LICENCES).write_text(damaged)
         with pytest.raises(Refusal, match="damaged: delete it"):
@@ -216,7 +214,7 @@ def test_a_source_that_names_splits_decides_them(assigned, tmp_path):
     assert report.clips == {"train": 9, "test": 3} and "source decides" in str(report)
     assert all(json.loads(e["meta"]) == {} for e in source(tmp_path / "out", "test"))
     report = prepare(str(assigned), str(tmp_path / "some"), limit_hours=4 / 3600, **options)
-    assert report.clips == {"train": 3, "test": 1} and report.not_needed == 8
+    assert sum(report.clips.values()) == 4 and report.not_needed == 8
 
 
 def test_other_names_of_splits_and_sources_without_train_are_refused(assigned, tmp_path):
@@ -230,20 +228,29 @@ def test_other_names_of_splits_and_sources_without_train_are_refused(assigned, t
     assert "'dev'" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
-def test_a_limit_takes_that_much_in_both_splits_and_renders_little_more(tmp_path, monkeypatch):
-    class AtOnce(ThreadPoolExecutor):
-        def submit(self, render):
-            rendered.append(render)
-            (future := Future()).set_result(render())
-            return future
-
-    rendered = []
-    monkeypatch.setattr("data_pipeline.prepare.ThreadPoolExecutor", AtOnce)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+def test_a_limit_takes_that_much_and_renders_little_more(tmp_path, monkeypatch):
+    clip, rendered = synthesis.clip, []
+    monkeypatch.setattr(synthesis, "clip", lambda *given: rendered.append(given) or clip(*given))
     options = dict(seconds=1.0, clips=40, test_fraction=0.25)
-    report = prepare("synthetic", str(tmp_path / "out"), limit_hours=12 / 3600, **options)
-    assert report.clips == {"train": 9, "test": 3} and report.not_needed == 28
-    assert 12 <= len(rendered) <= 12 + 2 * 3  # up to three a split are rendered and not needed
+    whole = prepare("synthetic", str(tmp_path / "whole"), jobs=1, **options)
+    assert sum(whole.clips.values()) == len(rendered) == 40
+    rendered.clear()
+    report = prepare("synthetic", str(tmp_path / "out"), limit_hours=12 / 3600, jobs=1, **options)
+    assert sum(report.clips.values()) == 12 and report.not_needed == 28
+    assert len(rendered) == 16  # one unit
+    ids = lambda name: [e["id"] for s in ("train", "test") for e in source(tmp_path / name, s)]
+    assert set(ids("out")) <= set(ids("whole"))
+    again = prepare("synthetic", str(tmp_path / "pool"), limit_hours=12 / 3600, jobs=3, **options)
+    assert again.clips == report.clips and ids("pool") == ids("out")
+
+
+def test_a_limit_is_reached_within_a_recording(tmp_path, music):
+    limit = 5 * SECONDS / 3600
+    report = prepare(str(music), str(tmp_path / "out"), seconds=SECONDS, limit_hours=limit)
+    rows = [json.loads(row) for row in (tmp_path / "out/pieces/00000.jsonl").open()]
+    assert sum(report.clips.values()) == sum(row["clips"] for row in rows) >= 5
+    assert sum(report.hours.values()) * 3600 < 6 * SECONDS
+    assert report.accepted == len(rows) and report.accepted + report.not_needed == 8
 
 
 def test_synthetic_clips_are_those_of_the_synthesiser(tmp_path):
@@ -338,14 +345,16 @@ def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
     silent = dict(
         audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, captions=[""], meta="{}"
     )
-    with Writer(bad, features, 1, "broken on purpose") as writer:
-        for split in ("train", "test"):
-            writer.write(split, silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000"))
-        noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
-        noisy |= dict(captions=["loud", "noise"])
-        writer.write("train", noisy | dict(valid_samples=100, id="padding.wav@0.000"))
-        writer.write("train", silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"))
-        writer.write("train", silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05))
+    leak = silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000")
+    noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
+    noisy |= dict(captions=["loud", "noise"])
+    train = [
+        leak,
+        noisy | dict(valid_samples=100, id="padding.wav@0.000"),
+        silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"),
+        silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05),
+    ]
+    write_data_set(bad, features, {"train": train, "test": [leak]})
     report = validate(str(bad))
     assert sorted(problem.split(":")[0] for problem in report.problems) == [
         "1 files are in train and in test, for instance leak.wav",
@@ -361,11 +370,10 @@ def test_validate_counts_what_written_captions_name(tmp_path):
     known, id = dict(tempo=96.0, meter="3/4", source="midi"), "a.mid@0.000"
     written = write(known, id)
     example = dict(audio=np.ones((SAMPLES, 2), np.int16), valid_samples=SAMPLES, start=0, total=1)
-    with Writer(tmp_path, store.waveform_features(SAMPLES), 1, "a score") as writer:
-        said = [each.text for each in written] + ["a given caption in 5/4"]
-        writer.write("train", example | dict(id=id, captions=said, meta=json.dumps(known)))
-        other = dict(id="b.wav@0.000", captions=["fast"], meta='{"tempo": "fast"}')
-        writer.write("train", example | other)
+    said = [each.text for each in written] + ["a given caption in 5/4"]
+    score = example | dict(id=id, captions=said, meta=json.dumps(known))
+    other = example | dict(id="b.wav@0.000", captions=["fast"], meta='{"tempo": "fast"}')
+    write_data_set(tmp_path, store.waveform_features(SAMPLES), {"train": [score, other]})
     naming = lambda field: sum(field in each.fields for each in written)
     expected = {field: (1, len(written), naming(field)) for field in ("tempo", "meter")}
     assert validate(str(tmp_path)).truth == expected
