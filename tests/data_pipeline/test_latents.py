@@ -267,3 +267,81 @@ def test_wrong_latents_are_refused_and_leave_nothing(shards, latents, tmp_path):
     with pytest.raises(Refusal, match="holds latents"):
         encode(latents, out, Encoder(means, FINGERPRINT, k=K, hop=HOP))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A data set of 48 recordings in three units."""
+    out = tmp_path_factory.mktemp("several") / "data"
+    prepare("synthetic", str(out), seconds=0.25, clips=48, jobs=1)
+    return str(out)
+
+
+def test_an_interrupted_encode_goes_on_with_the_unit_at_which_it_was(several, tmp_path):
+    whole, parts, calls = str(tmp_path / "whole"), str(tmp_path / "parts"), []
+
+    def interrupted(audio, valid):
+        calls.append(len(audio))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return means(audio)
+
+    encoder = Encoder(means, FINGERPRINT, k=K, hop=HOP)
+    encode(several, whole, encoder)
+    with pytest.raises(KeyboardInterrupt):
+        encode(several, parts, replace(encoder, encode=interrupted))
+    heard = []
+    counted = lambda audio, valid: calls.append(len(audio)) or means(audio)
+    encode(several, parts, replace(encoder, encode=counted), heard.append)
+    assert heard[0] == "continues after 2 units that are finished" and calls == [8] * 7
+    assert same(parts, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+
+
+def test_processes_encode_the_units_together(several, tmp_path):
+    whole, shared, rows = str(tmp_path / "whole"), str(tmp_path / "shared"), []
+    encoder = Encoder(
+        lambda audio, valid: rows.append(len(audio)) or means(audio), FINGERPRINT, k=K, hop=HOP
+    )
+    encode(several, whole, encoder)
+    in_all = len(rows)
+    assert encode(several, shared, encoder, process=1, processes=2) is None
+    assert not Path(shared).exists() and len(rows) == in_all + 2
+    assert encode(several, shared, encoder, process=0, processes=2).examples
+    assert len(rows) == 2 * in_all and same(shared, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shared", "whole"]
+    with pytest.raises(Refusal, match="no process 2 of 2"):
+        encode(several, str(tmp_path / "other"), encoder, process=2, processes=2)
+
+
+def same(one, other):
+    """Whether all files are equal but JSON, of which TFDS writes other bytes each time."""
+    read = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in Path(folder).rglob("*")
+            if path.is_file() and path.suffix != ".json"
+        }
+        for folder in (one, other)
+    ]
+    assert any("array_record" in str(name) for name in read[0])
+    return read[0] == read[1]
+
+
+def test_few_frames_are_wasted(tmp_path):
+    """Rows of eight clips: of 61 clips 56, four and one, with a quarter of a clip on both sides."""
+    clip, frames = 40 * HOP, []
+    (tmp_path / "music").mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (61 * clip, 2))
+    soundfile.write(tmp_path / "music" / "long.wav", noise, 48_000)
+    prepare(str(tmp_path / "music"), str(tmp_path / "data"), seconds=clip / 48_000, test_fraction=0)
+    count = lambda audio, valid: frames.append(int((valid > 0).sum()) * audio.shape[1] // HOP)
+    encoder = Encoder(
+        lambda audio, valid: count(audio, valid) or means(audio),
+        FINGERPRINT,
+        k=K,
+        hop=HOP,
+        around=10,
+    )
+    encode(str(tmp_path / "data"), str(tmp_path / "out"), encoder)
+    assert sum(frames) == 61 * 40 + 9 * 20  # 7 % more; with each clip's own 50 % more
