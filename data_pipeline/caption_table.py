@@ -90,7 +90,7 @@ class CaptionTable:
     def distinct(self) -> Iterator[str]:
         """The distinct captions of the table.
 
-        About 150 MB of memory serve: a table of more than 2.5 million captions is read several
+        About 200 MB of memory serve: a table of more than 2.5 million captions is read several
         times, each time for a share of them.
         """
         shares = 1 + self._count // HELD

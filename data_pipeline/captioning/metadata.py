@@ -55,7 +55,7 @@ def composed(fields: dict, key: str, templates: Sequence[Template] = ()) -> tupl
     first = [facts.pop("description", ""), _names(facts)]
     found = {text.lower().strip("."): text for text in first if text}
     for attempt in range(40 if facts.keys() & SOUND else 0):  # the same text may come again
-        number = {0: len(facts), 1: 1 + dice.below(2)}.get(attempt, 2 + dice.below(4))
+        number = {0: len(facts), 1: 1 + dice.below(2)}.get(attempt, 3 + dice.below(3))
         chosen = dice.shuffled(list(facts))[:number]
         if SOUND & set(chosen):
             text = _one(facts, chosen, dice)
