@@ -74,6 +74,11 @@ def test_many_values_take_bounded_memory_and_the_frequent_ones_are_found():
     assert len(statistics.fields) == MOST_FIELDS
     assert statistics.other_fields + sum(f.records for f in statistics.fields.values()) == added
     assert len(json.dumps(statistics.to_json())) < 100_000
+    total = counted([({"x": "once"}, [])])
+    total.merge(statistics)
+    assert total.fields["x"].values.distinct == "more than 1,000"
+    about.values.counts.clear()
+    assert about.values.distinct == "more than 1,000"
 
 
 def test_a_field_that_never_varies_is_warned_of():
@@ -89,7 +94,10 @@ def test_a_field_that_never_varies_is_warned_of():
     ("name", "meant"),
     [("bmp", "bpm"), ("Tempo", "tempo"), ("genres", "genre"), ("Title ", "title")]
     + [("license", "licence"), ("capton", "caption"), ("instrument", "instruments")]
-    + [(name, None) for name in ("bpm", "metre", "name", "note", "velocity", "language", "x", "")],
+    + [
+        (name, None)
+        for name in ("bpm", "metre", "name", "note", "velocity", "language", "node", "x", "")
+    ],
 )
 def test_a_name_that_is_nearly_that_of_a_field_is_warned_of(name, meant):
     warnings = counted([({name: "a"}, [])]).warnings()
