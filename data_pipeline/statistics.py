@@ -118,7 +118,7 @@ class Statistics:
             words = re.findall(r"[^\W_](?:[\w'’#/-]*[\w#])?", caption.lower())
             self.lengths[min(len(caption.split()), LONG)] += 1
             self.words.add({word[:LONGEST] for word in words})
-            digest = hashlib.sha256(caption.encode()).hexdigest()[:16]
+            digest = hashlib.sha256(caption.encode(errors="replace")).hexdigest()[:16]
             self.texts.add([digest])
             if len(self.examples) < EXAMPLES or digest < max(self.examples):
                 self._keep({digest: caption[:LONGEST_EXAMPLE]})

@@ -113,7 +113,7 @@ def test_captions_that_are_all_the_same_are_warned_of():
 
 def test_strange_values_are_counted():
     values = [None, True, 10**400, float("nan"), {}, {"a": []}, [[]], [{"name": "Flute"}], "\n", 0]
-    statistics = counted(({"x": value}, ["ä" * 10**5]) for value in values)
+    statistics = counted(({"x": value}, ["ä" * 10**5, "\ud800"]) for value in values)
     assert statistics.fields["x"].values.counts["Flute"] == 1
     assert len(json.dumps(statistics.to_json())) < 10_000
 
