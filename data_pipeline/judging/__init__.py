@@ -2,5 +2,6 @@
 
 from data_pipeline.judging.duplicates import duplicates
 from data_pipeline.judging.judge import SILENCE, Judge, Verdict
+from data_pipeline.judging.truncated import truncated
 
-__all__ = ["SILENCE", "Judge", "Verdict", "duplicates"]
+__all__ = ["SILENCE", "Judge", "Verdict", "duplicates", "truncated"]

@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data_pipeline.judging.fingerprint import BITS, SIZE
 
-MOST_WRONG = 0.14  # share of the bits that differ between two fingerprints of one recording
+MOST_WRONG = 0.16  # share of the bits that differ between two fingerprints of one recording
 LONGER = (0.3, 0.02)  # seconds, and share of the length, by which one of the two may be longer
 TABLES = 128  # each finds the pairs that agree in a few bytes, other ones in every table
 NEIGHBOURS = 8  # that a recording is compared with in one table
