@@ -25,6 +25,13 @@ def duplicates(prints: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     Two recordings sound the same if their lengths and fingerprints nearly agree, or if both sound
     like a third. Not all pairs are compared: bits are sampled (P. Indyk and R. Motwani,
     "Approximate nearest neighbors", STOC 1998).
+
+    Measured (`python -m benchmarks.duplicates`) on 10.24 s of 110 recordings of game music: of
+    copies at half gain, at 44.1 kHz, as MP3, Vorbis or Opus, or 50 ms later, 0 to 1.8 % are missed;
+    of 60 clips of the built-in music 0 to 3.3 %. None of 324 stretches of the game music is taken
+    for another. A piece that repeats a loop to the sample can match itself, and so can music that a
+    model generates from one noise with similar prompts. 200,000 fingerprints take 3 s and 150 MB;
+    2,000,000 took 34 s and 1.25 GB.
     """
     ids, joined = [], bytearray()
     for id, fingerprint in prints:

@@ -65,7 +65,7 @@ class Judge:
         self._low.add(-block, -low)
         self._fingerprint.add(block)
         weighted = self._loudness.add(block)
-        self._shared += weighted @ weighted.T
+        self._shared += np.einsum("at,bt->ab", weighted, weighted)
 
     def verdict(self) -> Verdict:
         if not self._finite:

@@ -110,3 +110,13 @@ def test_recordings_of_another_length_are_different(prints):
     assert duplicates([("a", prints["0"]), ("b", longer.tobytes())]) == {}
     longer[0] /= 1.09
     assert duplicates([("a", prints["0"]), ("b", longer.tobytes())]) == {"b": "a"}
+
+
+def test_fingerprints_that_differ_in_a_fifth_of_the_bits_are_of_different_music(prints):
+    rng = np.random.default_rng(0)
+    others = {}
+    for name, print in prints.items():
+        wrong = np.packbits(rng.random(8 * len(print[4:])) < 0.2)
+        bits = np.frombuffer(print[4:], np.uint8) ^ wrong
+        others[f"like {name}"] = print[:4] + bits.tobytes()
+    assert duplicates((prints | others).items()) == {}
