@@ -1,5 +1,7 @@
+import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +170,10 @@ def test_a_file_without_templates_is_refused(tmp_path, content):
         (tmp_path / "t.txt").write_bytes(content)
     with pytest.raises(Refusal, match=r"t\.txt"):
         read_templates(tmp_path / "t.txt")
+
+
+def test_the_example_in_the_docs_is_real():
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text("utf-8")
+    section = text.split("## Captions from metadata")[1]
+    fields, examples = re.findall(r"```\w*\n(.*?)```", section, re.S)[:2]
+    assert examples.splitlines() == list(composed(json.loads(fields), "a"))
