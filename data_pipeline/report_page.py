@@ -24,8 +24,9 @@ h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .5rem}p{margin
 .tiles div{border:1px solid #d9dce3;border-radius:.5rem;padding:.6rem 1rem;min-width:7rem}
 .tiles b{display:block;font-size:1.5rem}img{width:100%}
 .warning{background:#fbeee9;border-left:4px solid #b5573a;padding:.5rem .9rem;margin:.5rem 0}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;
-padding:.3rem .7rem .3rem 0;border-bottom:1px solid #d9dce3;overflow-wrap:anywhere}
+table{border-collapse:collapse;margin:.8rem 0}td,th{text-align:left;vertical-align:top;
+padding:.3rem 1.6rem .3rem 0;border-bottom:1px solid #d9dce3;overflow-wrap:anywhere}
+td:first-child{min-width:6rem}
 th{color:#6b7280;font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
 """
 
@@ -86,6 +87,7 @@ def _page(report: Mapping[str, Any], statistics: Statistics, picture: bytes) -> 
         (f"{sum(rejected.values()):,}", "files rejected"),
         (statistics.texts.distinct, "distinct captions"),
     ]
+    licensed = sum(report["licences"].values())
     image = base64.b64encode(picture).decode()
     dropped = ", ".join(f"{s:,.1f} s {name}" for name, s in report["dropped_seconds"].items() if s)
     total = (
@@ -130,7 +132,7 @@ def _page(report: Mapping[str, Any], statistics: Statistics, picture: bytes) -> 
         _table(
             ("licence", "clips", "share"),
             [
-                (name or "none stated", f"{count:,}", _share(count, clips))
+                (name or "none stated", f"{count:,}", _share(count, licensed))
                 for name, count in largest(report["licences"])
             ],
         ),
@@ -138,7 +140,7 @@ def _page(report: Mapping[str, Any], statistics: Statistics, picture: bytes) -> 
         *_fields(statistics),
         "<h2>Captions</h2>",
         f"<p>{statistics.captions:,} captions, {statistics.texts.distinct} of them distinct; "
-        f"{statistics.without_caption:,} of {statistics.records:,} clips have none. Examples:</p>",
+        f"{statistics.without_caption:,} of {statistics.records:,} records have none.</p>",
         "<ul>" + "".join(f"<li>{_text(each)}</li>" for each in statistics.examples.values()),
         "</ul>",
     ]
@@ -164,7 +166,14 @@ def _fields(statistics: Statistics) -> Iterable[str]:
         )
         for name, about in known[:MOST_FIELDS]
     ]
-    heads = ("field", "clips with it", "share", "distinct values", "range", "most frequent values")
+    heads = (
+        "field",
+        "records with it",
+        "share",
+        "distinct values",
+        "range",
+        "most frequent values",
+    )
     yield _table(heads, rows)
     if len(known) > MOST_FIELDS or statistics.other_fields:
         yield f"<p>The {MOST_FIELDS} most frequent fields are shown.</p>"
@@ -191,7 +200,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; columns that hold only numbers are aligned to the right."""
     if not rows:
         return '<p class="grey">none</p>'
-    number = re.compile(r"[\d,.]*( %)?|more than [\d,]+")
+    number = re.compile(r"[\d,.]*( %)?|more than [\d,]+|[-+\d,.e]+ to [-+\d,.e]+")
     classes = [
         ' class="n"' if all(map(number.fullmatch, column)) else ""
         for column in zip(*rows, strict=True)
