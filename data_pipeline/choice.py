@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from data_pipeline.judging.duplicates import duplicates
+from data_pipeline.judging import duplicates
 from data_pipeline.layout import SAMPLE_RATE
 from data_pipeline.units import outcomes_file
 

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_pipeline.judging import SILENCE, Judge, Verdict
+from data_pipeline.judging import SILENCE, Judge, Verdict, truncated
 from data_pipeline.layout import SAMPLE_RATE
 from data_pipeline.sources import Item, Rejection, Section
 from data_pipeline.sources.sections import opened
@@ -168,6 +168,8 @@ def _digest(audio: Path | Section) -> str:
 def _sound(audio: Path | Section) -> soundfile.SoundFile:
     """A file that is stereo or mono and has a usable rate."""
     try:
+        if isinstance(audio, Path) and (lacking := truncated(audio)):
+            raise Unusable("truncated", lacking)
         file = soundfile.SoundFile(audio if isinstance(audio, Path) else opened(audio))
     except (OSError, RuntimeError, TypeError) as error:  # TypeError: the suffix is .raw
         raise Unusable("undecodable", str(error)) from None

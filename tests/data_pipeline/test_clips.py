@@ -111,6 +111,13 @@ def test_an_unusable_item_gives_a_rejection(tmp_path):
     assert clips.cut(given, SECONDS) == Rejection("a.wav", "NaN or Inf")
 
 
+def test_a_file_that_ends_before_its_header_says_is_rejected(tmp_path):
+    given = item(tmp_path / "a.wav", tone(2 * SECONDS))
+    content = given.audio.read_bytes()
+    given.audio.write_bytes(content[: len(content) // 2])
+    assert clips.cut(given, SECONDS).reason == "truncated"
+
+
 def test_a_recording_that_refuses_to_be_rendered_gives_a_rejection():
     def render():
         raise Refusal("The score has no notes.")
