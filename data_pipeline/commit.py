@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from data_pipeline.choice import Choice, Units
-from data_pipeline.layout import LAYOUT, LICENCES, NAME, VERSION
+from data_pipeline.layout import LAYOUT, LICENCES, NAME, PIECES, VERSION
 from data_pipeline.report import Totals
 from data_pipeline.units import LOTS, piece
 from data_pipeline.writing import Shards, read_part
@@ -21,7 +21,7 @@ from data_pipeline.writing import Shards, read_part
 if TYPE_CHECKING:
     from tensorflow_datasets.features import FeaturesDict
 
-CHECKSUMS, PIECES, REJECTED = "checksums.json", "pieces", "rejected.jsonl"
+CHECKSUMS, REJECTED = "checksums.json", "rejected.jsonl"
 
 
 @dataclass

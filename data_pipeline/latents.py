@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.commit import PIECES, name_shards
+from data_pipeline.commit import name_shards
 from data_pipeline.embeddings import write_embeddings
 from data_pipeline.encoding import Encoder, encoded
 from data_pipeline.layout import (
     FINGERPRINT,
     LICENCES,
+    PIECES,
     SAMPLE_RATE,
     Info,
     blocks_of,

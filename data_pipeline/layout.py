@@ -16,7 +16,7 @@ size and are not compressed, since PCM hardly becomes smaller and reading must b
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ SAMPLE_RATE = 48_000
 NAME = "jen1"
 TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
 VERSION = "3.0.0"  # of the features and their meaning; readers refuse another major version
+PIECES = "pieces"  # a folder with a file a unit, and a line a recording
 LAYOUT = "layout.json"  # {"blocks": records of a clip}
 FINGERPRINT = "fingerprint.json"
 LICENCES = "licences.json"  # licence -> training clips; "" stands for none stated
@@ -158,6 +159,23 @@ def _licences(path: Path) -> dict[str, int]:
     if not found or not all(type(each) is int for each in found.values()):
         raise Refusal(f"{path} is damaged: delete it, and the licences count as unknown.")
     return found
+
+
+def pieces(folder: str) -> Iterator[dict]:
+    """What the data set says of each recording: its id, split, first clip there, captions, ...
+
+    Raises:
+        Refusal: there are no pieces, or a line is damaged.
+    """
+    paths = sorted((local(folder) / PIECES).glob("*.jsonl"))
+    if not paths:
+        raise Refusal(f"{local(folder) / PIECES} is missing; copy it again, or prepare again.")
+    for path in paths:
+        with open(path, encoding="utf-8") as lines:
+            try:
+                yield from map(json.loads, lines)
+            except ValueError as error:
+                raise Refusal(f"{path} is damaged ({error}); copy it again.") from None
 
 
 def piece_of(id: str) -> str:

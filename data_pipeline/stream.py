@@ -19,7 +19,7 @@ import numpy as np
 from data_pipeline._tf import tf
 from data_pipeline.damage import Damages
 from data_pipeline.embeddings import open_embeddings
-from data_pipeline.layout import Info, adjoining, info
+from data_pipeline.layout import Info, adjoining, info, pieces
 from data_pipeline.reading import Clips, Damaged
 from jen1_numpy.errors import Refusal
 
@@ -300,7 +300,5 @@ def _close() -> None:
 
 def captions(folder: str, split: str) -> list[str]:
     """The distinct captions of a split, sorted."""
-    clips, found = Clips(folder, split), set()
-    for place in range(len(clips)):
-        found.update(clips.read(place, 0, 1)["captions"])
-    return sorted(found)
+    found = (row["captions"] for row in pieces(folder) if row["split"] == split)
+    return sorted({caption for captions in found for caption in captions})

@@ -175,6 +175,6 @@ def in_blocks(clip: Mapping) -> Iterator[dict]:
 
 def piece(outcome: Mapping) -> dict:
     """What pieces/ says of an accepted recording, but for its split and its place there."""
-    names = ("id", "seconds", "group", "loudness", "peak", "sha256", "fingerprint", "stretches")
+    names = ("id", "captions", "seconds", "group", "loudness", "peak", "sha256", "fingerprint")
     rights = {name: outcome["meta"][name] for name in FIELDS if name in outcome["meta"]}
-    return {name: outcome[name] for name in names} | {"meta": rights}
+    return {name: outcome[name] for name in (*names, "stretches")} | {"meta": rights}

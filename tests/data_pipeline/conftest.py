@@ -64,14 +64,23 @@ def worded(tmp_path_factory):
 
 def write_data_set(folder, features, clips):
     """A data set of clips by split, as `clips.cut` gives them; they may be damaged on purpose."""
-    from data_pipeline.commit import name_shards
+    from data_pipeline.commit import PIECES, name_shards
+    from data_pipeline.layout import blocks_of
     from data_pipeline.units import in_blocks
     from data_pipeline.writing import Shards, serialise
 
-    shards = {}
+    shards, blocks = {}, blocks_of(len(next(iter(clips.values()))[0]["audio"]))
+    (folder / PIECES).mkdir()
     for split, those in clips.items():
         parts = Shards(folder, split)
         for clip in those:
             parts.write([serialise(block) for block in in_blocks(clip)])
+        rows = [
+            {"id": clip["id"].rpartition("@")[0], "captions": clip["captions"]}
+            | {"split": split, "first": first, "clips": 1}
+            for first, clip in enumerate(those)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / PIECES / f"{split}.jsonl").write_text(text)
         shards[split] = parts.close()
-    name_shards(folder, folder, shards, 1, features, "made for a test")
+    name_shards(folder, folder, shards, blocks, features, "made for a test")

@@ -13,8 +13,8 @@ from data_pipeline.damage import Damages
 from data_pipeline.layout import SAMPLE_RATE, blocks_of, info, waveform_features
 from data_pipeline.reading import Clips, Damaged
 from data_pipeline.shard_data import ShardData
-from data_pipeline.writing import Writer
 from jen1_numpy.errors import Refusal
+from tests.data_pipeline.conftest import write_data_set
 
 SAMPLES = 3 * SAMPLE_RATE
 COUNT = 6
@@ -24,16 +24,15 @@ def write(folder, first=0, count=COUNT, samples=SAMPLES, valid=None):
     """A data set of clips of noise, the quieter the later; returns their audio."""
     folder.mkdir()
     rng, clips = np.random.default_rng(first), []
-    with Writer(folder, waveform_features(samples), blocks_of(samples), "noise") as writer:
-        for number in range(first, first + count):
-            audio = rng.integers(-3000, 3000, (samples, 2)).astype(np.int16)
-            audio[samples if valid is None else valid :] = 0
-            clips.append(audio)
-            about = dict(captions=[f"noise {number}"], id=f"{number}@0.000", meta="{}")
-            times = dict(start=0.0, total=samples / SAMPLE_RATE)
-            size = dict(valid_samples=samples if valid is None else valid)
-            writer.write("train", about | times | size | {"audio": audio})
-    return clips
+    for number in range(first, first + count):
+        audio = rng.integers(-3000, 3000, (samples, 2)).astype(np.int16)
+        audio[samples if valid is None else valid :] = 0
+        about = dict(captions=[f"noise {number}"], id=f"{number}@0.000", meta="{}")
+        times = dict(start=0.0, total=samples / SAMPLE_RATE)
+        size = dict(valid_samples=samples if valid is None else valid)
+        clips.append(about | times | size | {"audio": audio})
+    write_data_set(folder, waveform_features(samples), {"train": clips})
+    return [clip["audio"] for clip in clips]
 
 
 @pytest.fixture(scope="module")
