@@ -1,30 +1,145 @@
-"""Writing that leaves a whole folder under its final name, or none."""
+"""Paths on this machine and in an object store, and writing that leaves whole files or none.
 
+`anywhere` gives a path that reads and writes like pathlib's. gs:// is the one scheme that is known,
+by etils.epath with gcsfs (extra `gcs`). These libraries repeat a request that failed, with longer
+and longer pauses, six times.
+
+A store has no locks and no renaming. There an upload is atomic, and a folder counts as whole when
+it has its record, which is uploaded last. `upload` never replaces an object, so that of two writers
+of one folder one is refused.
+"""
+
+import base64
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
+# The processes that train do not import TensorFlow, whose reader epath would choose otherwise.
+os.environ.setdefault("EPATH_USE_TF", "0")
+
+import fsspec
+from etils import epath
+
+from jen1_numpy import files
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
+
+AnyPath: TypeAlias = Path | epath.Path
+_LIBRARIES = ("gcsfs", "google", "requests", "aiohttp")  # whose errors mean that the store failed
+RECORDS = ("config.json", "dataset_info.json")  # of a run and of a data set
+
+
+def anywhere(path: str | os.PathLike) -> AnyPath:
+    """`path` on this machine or in a bucket of Google Cloud Storage (gs://BUCKET/...).
+
+    Raises `Refusal` for any other URL, and for gs:// where gcsfs is not installed.
+    """
+    text = os.fspath(path)
+    if not text.startswith("gs://"):
+        return local(text)
+    _store()
+    return epath.Path(text)
+
+
+@contextmanager
+def fetched(path: AnyPath) -> Iterator[Path]:
+    """A local path to a file or a folder: `path` itself, or a copy that lasts as long as the block.
+
+    For what can only read local files: libsndfile, safetensors, tokenizers.
+    """
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with _answered(path):
+            _store().get(str(path), str(copy), recursive=path.is_dir())
+        yield copy
+
+
+def listing(folder: AnyPath) -> Iterator[tuple[str, int]]:
+    """Name within `folder` and size in bytes of each file in it and in its folders, sorted by name
+    within each of them. Of a store it holds one folder's names in memory at a time.
+    """
+    top = str(folder).rstrip("/")
+    if isinstance(folder, Path):
+        for where, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(where, name)
+                yield os.path.relpath(path, top), os.stat(path).st_size
+        return
+    with _answered(folder):
+        for where, _, found in _store().walk(top, detail=True, on_error="raise"):
+            for name in sorted(found):
+                whole = f"gs://{where}/{name}".removeprefix(f"{top}/")
+                yield whole, found[name]["size"]
+
+
+def upload(source: Path, target: AnyPath) -> None:
+    """Copies the local file `source` to the object `target`, which must not exist yet.
+
+    If it exists with the same content, as after a lost answer or an interrupted command, that is
+    enough. Raises `FileExistsError` if it has another content: another command writes there.
+    """
+    with _answered(target):
+        try:
+            _store().put_file(str(source), str(target), mode="create")
+        except FileExistsError:
+            with source.open("rb") as file:
+                ours = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+            if _store().info(str(target)).get("md5Hash") != ours:
+                raise FileExistsError(f"{target} exists with another content") from None
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A local path to write to, which becomes `path` when the block ends, unless it raises."""
+    where = anywhere(path)
+    if isinstance(where, Path):
+        with files.whole_file(where) as partial:
+            yield partial
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        partial = Path(folder) / where.name
+        yield partial
+        with _answered(where):
+            _store().put_file(str(partial), str(where))
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file (UTF-8), whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Path]:
-    """A new folder, which is renamed to `path` when the block ends, or deleted if it raises.
+    """A new local folder, which becomes `path` when the block ends, or is deleted if it raises.
 
     With a `key`, only a Refusal deletes it. A block that is interrupted leaves it as it is, and the
-    next block with the same path and key gets it again.
+    next block with the same path and key gets it again. In a store the records of runs and of data
+    sets are uploaded last, and the local folder needs space for all of the files.
 
     Raises:
         Refusal: `path` holds something already, or cannot be written, or another process has the
             folder of this path and key.
     """
-    target = local(path).resolve()  # of a link to a folder, the folder
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    where = anywhere(path)
+    if isinstance(where, Path):
+        target = where.resolve()  # of a link to a folder, the folder
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    else:
+        name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
+        target = Path(tempfile.gettempdir()) / f"jen1-{os.getuid()}-{name}"
+        taken = where.is_file() or any((where / record).exists() for record in RECORDS)
+    if taken:
         raise Refusal(f"{path} already exists and is not empty; name another folder.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +161,17 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
     keep = False
     try:
         yield folder
-        folder.chmod(0o755)
-        os.replace(folder, target)
+        if isinstance(where, Path):
+            folder.chmod(0o755)
+            os.replace(folder, target)
+        else:
+            names = [name for name, _ in listing(folder)]
+            for name in sorted(names, key=lambda name: (name in RECORDS, name)):
+                upload(folder / name, where / name)
     except Refusal:
         raise
+    except FileExistsError as error:
+        raise Refusal(f"Another command has written to {path} ({error}); name another.") from None
     except OSError as error:
         keep = key is not None
         raise Refusal(
@@ -63,3 +185,33 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _store() -> Any:
+    """The file system of gs://.
+
+    It remembers no listings: they would not show what another process has written since.
+    """
+    try:
+        import gcsfs  # noqa: F401
+    except ImportError:
+        raise Refusal(
+            "gs:// needs gcsfs, which is not installed; install the extra `gcs` "
+            "(pip install 'jen1-jax[gcs]')."
+        ) from None
+    for scheme in ("gs", "gcs"):  # epath's file system has the same settings
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+    return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+@contextmanager
+def _answered(path: AnyPath) -> Iterator[None]:
+    """Raises `OSError` with one sentence where the store has refused a request to the end."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        raise OSError(f"The object store did not do what was asked for {path}: {error}") from error
