@@ -326,12 +326,13 @@ def plan(options: argparse.Namespace) -> None:
 def _configured(options):
     """The configuration, which is also printed, and the run folder of a training command."""
     from jen1_jax.config import load_config, to_plain
+    from jen1_jax.files import anywhere
     from jen1_jax.models.run import Run
 
     config = load_config(options.config, options.overrides)
     for section, values in to_plain(config).items():
         print(f"{section}: {json.dumps(values)}")
-    return config, Run(Path(options.workdir))
+    return config, Run(anywhere(options.workdir))
 
 
 def _source(options):

@@ -82,6 +82,26 @@ def listing(folder: AnyPath) -> Iterator[tuple[str, int]]:
                 yield whole, found[name]["size"]
 
 
+@contextmanager
+def filled(folder: AnyPath) -> Iterator[Path]:
+    """A local folder to write into: `folder` itself, or a new one.
+
+    The files of a new one replace those of the same name in `folder` when the block ends, unless it
+    raises.
+    """
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as new:
+        local_folder = Path(new) / folder.name
+        local_folder.mkdir()
+        yield local_folder
+        with _answered(folder):
+            for name, _ in listing(local_folder):
+                _store().put_file(str(local_folder / name), str(folder / name))
+
+
 def upload(source: Path, target: AnyPath) -> None:
     """Copies the local file `source` to the object `target`, which must not exist yet.
 

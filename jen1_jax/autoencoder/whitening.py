@@ -13,15 +13,14 @@ operands to bfloat16 or TF32: where the standard deviations of two directions di
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
+from jen1_jax.files import AnyPath, whole_file
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -90,19 +89,19 @@ class Whitening:
     def arrays(self) -> Mapping[str, np.ndarray]:
         return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Writes an .npz file, which appears under its final name only when it is complete."""
         with whole_file(path) as partial, partial.open("wb") as file:
             np.savez(file, mean=self.mean, basis=self.basis, scale=self.scale)
 
     @classmethod
-    def load(cls, path: Path) -> "Whitening":
+    def load(cls, path: AnyPath) -> "Whitening":
         """Reads the file of `save`.
 
         Raises `Refusal` if it is missing, holds pickles, or its arrays do not fit together.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = [np.asarray(file[name], np.float64) for name in ("mean", "basis", "scale")]
             mean, basis, scale = arrays
             if basis.shape != (len(mean), len(scale)) or not (scale > 0).all():

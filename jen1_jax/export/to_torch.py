@@ -266,7 +266,7 @@ def _write_text(run: Run, folder: Path, text: TextEncoder, by_name: str | None) 
     held.mkdir(parents=True)
     digests = {}
     for each in files:
-        shutil.copyfile(original / each, held / each)
+        (held / each).write_bytes((original / each).read_bytes())
         with (held / each).open("rb") as file:
             digests[each] = hashlib.file_digest(file, "sha256").hexdigest()
     described = source | {"encoder": name, "files": digests}

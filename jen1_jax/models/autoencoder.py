@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.autoencoder.model import ACTIVATIONS, MASK_UNITS, Autoencoder
 from jen1_jax.autoencoder.whitening import Whitening
+from jen1_jax.files import AnyPath
 from jen1_jax.models import weights
 from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
@@ -115,7 +115,7 @@ def load_codec(run: Run) -> Codec:
     return codec
 
 
-def _load_measured(path: Path, model: Autoencoder) -> dict[str, Any]:
+def _load_measured(path: AnyPath, model: Autoencoder) -> dict[str, Any]:
     """The fields `loudest` and `margin` of a `Codec`, which `train_autoencoder` has measured."""
     try:
         return check_measured(json.loads(path.read_text()), model)

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from jen1_jax.files import AnyPath, anywhere
 from jen1_numpy.errors import Refusal
 
 # Largest part of an array that is stored, and so read, as a whole. On another mesh the shares of
@@ -38,8 +39,9 @@ class Checkpoints:
     in the background; its errors are raised by `raise_failure`, the next `save` and `close`.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, keep_every: int = 0):
-        self.directory = Path(directory).absolute()
+    def __init__(self, directory: AnyPath, keep: int | None = None, keep_every: int = 0):
+        where = anywhere(directory)
+        self.directory = where.absolute() if isinstance(where, Path) else where
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics[HELD_OUT],
@@ -62,9 +64,9 @@ class Checkpoints:
         self._saving: Any = None  # the last save, until its end has been seen
 
     @classmethod
-    def existing(cls, directory: Path, missing: str) -> "Checkpoints":
+    def existing(cls, directory: AnyPath, missing: str) -> "Checkpoints":
         """The checkpoints in `directory`; raises `Refusal` with `missing` if there are none."""
-        if not Path(directory).is_dir():
+        if not anywhere(directory).is_dir():
             raise Refusal(missing)
         checkpoints = cls(directory)
         if checkpoints.latest is None:
@@ -72,9 +74,9 @@ class Checkpoints:
         return checkpoints
 
     @classmethod
-    def newest(cls, directory: Path) -> int:
+    def newest(cls, directory: AnyPath) -> int:
         """The step of the newest checkpoint; -1 if there is none or the folder does not exist."""
-        if not Path(directory).is_dir():
+        if not anywhere(directory).is_dir():
             return -1
         checkpoints = cls(directory)
         latest = checkpoints.latest

@@ -18,7 +18,7 @@ from jen1_jax.diffusion.objectives import OBJECTIVES
 from jen1_jax.diffusion.samplers import make_sampler
 from jen1_jax.diffusion.schedules import make_schedule
 from jen1_jax.distributed import on_first
-from jen1_jax.files import whole_folder
+from jen1_jax.files import fetched, whole_folder
 from jen1_jax.keys import named_key
 from jen1_jax.models import weights
 from jen1_jax.models.autoencoder import load_codec
@@ -186,10 +186,10 @@ def copy_autoencoder(source: Run, run: Run) -> None:
         )
 
     def copy():
-        with whole_folder(run.path / "autoencoder") as folder:
+        original = source.path / "autoencoder"
+        with fetched(original) as copied, whole_folder(run.path / "autoencoder") as folder:
             left_out = shutil.ignore_patterns("tensorboard", "demos")
-            original = source.path / "autoencoder"
-            shutil.copytree(original, folder, ignore=left_out, dirs_exist_ok=True)
+            shutil.copytree(copied, folder, ignore=left_out, dirs_exist_ok=True)
             run.write(source.config, {"autoencoder": fingerprint})
 
     on_first(copy)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jen1_jax.autoencoder.codec import fingerprint
-from jen1_jax.files import whole_folder
+from jen1_jax.files import fetched, whole_folder
 from jen1_jax.models import weights
 from jen1_jax.models.diffusion import load_diffusion
 from jen1_jax.models.run import Run
@@ -49,11 +49,12 @@ def release(run: Run, out: str, encoder: str = "", step: str = "") -> None:
         config.text.encoder = name
         target = Run(Path(folder))
         target.write(config, run.record["fingerprints"] | {"autoencoder": identity})
-        shutil.copytree(run.text, target.text)
+        with fetched(run.text) as text:
+            shutil.copytree(text, target.text)
         write_text(target.text / "source.json", json.dumps(source | {"encoder": name}, indent=1))
         target.whitening.parent.mkdir()
-        shutil.copy(run.whitening, target.whitening)
-        shutil.copy(run.measured, target.measured)
+        target.whitening.write_bytes(run.whitening.read_bytes())
+        target.measured.write_bytes(run.measured.read_bytes())
         data = trained.trained.get("data")
         record = target.record | ({"data": data} if data else {})
         weights.write(target.weights("autoencoder"), autoencoder, record)

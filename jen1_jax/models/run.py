@@ -12,15 +12,14 @@ import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jen1_jax import __version__
 from jen1_jax.config import from_plain, to_plain
+from jen1_jax.files import AnyPath, anywhere, write_text
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import local, write_text
 
 SCHEMA = 1  # of a run folder: raised when an older program could not read a newer folder
 # What the record holds besides the schema, and the type of the values there.
@@ -49,38 +48,38 @@ _FIXED = {
 class Run:
     """Paths and the record (`config.json`) of one run folder."""
 
-    path: Path
+    path: AnyPath
 
     def __post_init__(self):
-        object.__setattr__(self, "path", local(self.path))
+        object.__setattr__(self, "path", anywhere(self.path))
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Run":
         """An existing run; raises `Refusal` where there is none."""
-        run = cls(Path(local(path)))
+        run = cls(anywhere(path))
         _ = run.record
         return run
 
     @property
-    def record_path(self) -> Path:
+    def record_path(self) -> AnyPath:
         return self.path / "config.json"
 
     @property
-    def text(self) -> Path:
+    def text(self) -> AnyPath:
         return self.path / "text"
 
     @property
-    def whitening(self) -> Path:
+    def whitening(self) -> AnyPath:
         return self.path / "autoencoder" / "whitening.npz"
 
     @property
-    def measured(self) -> Path:
+    def measured(self) -> AnyPath:
         return self.path / "autoencoder" / "measured.json"
 
-    def checkpoints(self, part: str) -> Path:
+    def checkpoints(self, part: str) -> AnyPath:
         return self.path / part / "checkpoints"
 
-    def weights(self, part: str) -> Path:
+    def weights(self, part: str) -> AnyPath:
         """The file that a release has instead of checkpoints."""
         return self.path / part / "weights.safetensors"
 

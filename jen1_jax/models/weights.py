@@ -7,7 +7,6 @@ checkpoints, which also hold the optimiser and the parameters before the average
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +17,10 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from jen1_jax.files import AnyPath, fetched, whole_file
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import whole_file
 
 
 def check(run: Run, part: str, missing: str) -> None:
@@ -78,7 +77,7 @@ def half(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), jax.device_get(params))
 
 
-def write(path: Path, params: PyTree, record: Mapping[str, Any]) -> None:
+def write(path: AnyPath, params: PyTree, record: Mapping[str, Any]) -> None:
     """Writes parameters under their paths, whole or not at all."""
     # The library writes memory as it lies, whatever the order of an array's axes there.
     flat = {"/".join(n): np.ascontiguousarray(leaf) for n, leaf in flatten_dict(params).items()}
@@ -87,14 +86,14 @@ def write(path: Path, params: PyTree, record: Mapping[str, Any]) -> None:
         partial.write_bytes(save(flat, {"record": json.dumps(record)}))
 
 
-def _shapes(path: Path) -> PyTree:
+def _shapes(path: AnyPath) -> PyTree:
     with _opened(path) as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     shape = lambda sizes: jax.ShapeDtypeStruct(tuple(sizes), np.float32)
     return unflatten_dict({tuple(name.split("/")): shape(found[name]) for name in found})
 
 
-def _read(path: Path, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
+def _read(path: AnyPath, shapes: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
     wanted, params = flatten_dict(shapes), {}
     with _opened(path) as file:
         record = json.loads(file.metadata()["record"])
@@ -113,10 +112,10 @@ def _placed(array: np.ndarray, sharding: Sharding | None) -> jax.Array:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: AnyPath) -> Iterator[Any]:
     """The file; what fails in the block, since the file is damaged, becomes a `Refusal`."""
     try:
-        with safe_open(path, "numpy") as file:
+        with fetched(path) as copy, safe_open(copy, "numpy") as file:
             yield file
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(

@@ -25,12 +25,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float16, Int32, PyTree
 from ml_collections import ConfigDict
 
+from jen1_jax.files import AnyPath, anywhere, fetched, write_text
 from jen1_jax.text.encoders import EncoderConfig, abstract_params, load, read_config
 from jen1_jax.text.hub import find
 from jen1_jax.text.t5 import T5Config
 from jen1_jax.text.vocabulary import train
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import write_text
 from jen1_numpy.folder import read_json
 from jen1_numpy.tokenizer import Tokenizer
 
@@ -116,7 +116,7 @@ class TextEncoder:
     def create(
         cls,
         config: ConfigDict,
-        folder: str | Path,
+        folder: str | AnyPath,
         captions: Iterable[str],
         layout: Layout = _on_one_device,
     ) -> "TextEncoder":
@@ -125,7 +125,7 @@ class TextEncoder:
         One that is recorded there already is opened. `captions` are read only if `config.encoder`
         is "": for the vocabulary, and to warn about captions that are too long.
         """
-        folder, captions = Path(folder), () if config.encoder else list(captions)
+        folder, captions = anywhere(folder), () if config.encoder else list(captions)
         ours = T5Config(
             **{
                 name: config[name]
@@ -155,7 +155,8 @@ class TextEncoder:
         else:
             train(captions, folder / "spiece.model", ours.vocab_size)
             write_text(folder / "config.json", json.dumps(ours.to_json(), indent=1))
-            text = cls._without_params("", ours, folder, config.max_length, config.dtype)
+            with fetched(folder) as copy:
+                text = cls._without_params("", ours, copy, config.max_length, config.dtype)
             text._warn_of_long(captions)
         source = {
             "encoder": text.encoder,
@@ -167,18 +168,19 @@ class TextEncoder:
         return text
 
     @classmethod
-    def open(cls, folder: str | Path, layout: Layout = _on_one_device) -> "TextEncoder":
+    def open(cls, folder: str | AnyPath, layout: Layout = _on_one_device) -> "TextEncoder":
         """The text encoder that is recorded in `folder` (RUN/text).
 
         Refuses one whose fingerprint differs from the recorded one.
         """
-        folder = Path(folder)
-        source = read_json(folder / "source.json")
-        max_length, dtype = source["max_length"], source["dtype"]
-        if source["encoder"]:
-            text = cls.frozen(source["encoder"], max_length, dtype, layout)
-        else:
-            text = cls._without_params("", read_config(folder), folder, max_length, dtype)
+        folder = anywhere(folder)
+        with fetched(folder) as copy:
+            source = read_json(copy / "source.json")
+            max_length, dtype = source["max_length"], source["dtype"]
+            if source["encoder"]:
+                text = cls.frozen(source["encoder"], max_length, dtype, layout)
+            else:
+                text = cls._without_params("", read_config(copy), copy, max_length, dtype)
         if text.fingerprint != source["sha256"]:
             raise Refusal(
                 f"The text encoder {source['encoder'] or folder} has the fingerprint"

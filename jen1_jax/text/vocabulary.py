@@ -2,15 +2,14 @@
 
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
 import sentencepiece
 
+from jen1_jax.files import AnyPath, whole_file
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import whole_file
 
 
-def train(captions: Iterable[str], path: str | Path, vocab_size: int) -> None:
+def train(captions: Iterable[str], path: AnyPath, vocab_size: int) -> None:
     """Writes a sentencepiece BPE model (Sennrich et al. 2016) of the captions to `path`.
 
     It has T5's special ids. Words that many captions share become one piece each. The same set of

@@ -17,6 +17,7 @@ from jen1_jax.autoencoder.whitening import Whitening, fit_whitening
 from jen1_jax.batch import as_float
 from jen1_jax.config import from_plain
 from jen1_jax.distributed import on_first
+from jen1_jax.files import write_text
 from jen1_jax.models.autoencoder import init_autoencoder, load_codec, make_autoencoder
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run
@@ -31,7 +32,6 @@ from jen1_jax.training.optimizer import adamw
 from jen1_jax.training.start import source_run
 from jen1_jax.training.whitening import CLIPS, measure, whitening_error, whole_params
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import write_text
 
 DECODER = ("^decoder/",)  # the parameters that a decoder-only stage trains
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jen1_jax.autoencoder.codec import Codec
 from jen1_jax.batch import Clips
 from jen1_jax.config import to_plain
+from jen1_jax.files import AnyPath, filled
 from jen1_jax.models.denoiser import Denoiser
 from jen1_jax.models.diffusion import Diffusion
 from jen1_jax.models.run import Run
@@ -61,7 +62,7 @@ class Demos(Hook):
                 self._make(self._run.path / "diffusion" / "demos" / str(step), params)
         return {}
 
-    def _make(self, folder: Path, params: PyTree) -> None:
+    def _make(self, folder: AnyPath, params: PyTree) -> None:
         batch: Any = next(iter(self._held_out()), None)
         if batch is None:
             return
@@ -74,6 +75,7 @@ class Demos(Hook):
         record = {"config": to_plain(self._config)}
         model = Diffusion(self._codec, self._text, text_params, self._unet, params["unet"], record)
         try:
-            self._write(folder, self._run, model, np.array(audio), str(batch["caption"][0]))
+            with filled(folder) as local:
+                self._write(local, self._run, model, np.array(audio), str(batch["caption"][0]))
         except (Refusal, OSError, jax.errors.JaxRuntimeError) as error:
             self._progress(f"demos: {error}")  # it must not end the training

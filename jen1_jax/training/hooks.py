@@ -5,7 +5,9 @@ from pathlib import Path
 
 import jax
 
+from jen1_jax.files import AnyPath
 from jen1_jax.training.step import TrainState
+from jen1_numpy.errors import Refusal
 
 
 class Hook:
@@ -38,8 +40,10 @@ class Hook:
 class Profiler(Hook):
     """Writes a trace of `count` steps from step `first` on to `directory`/profile."""
 
-    def __init__(self, directory: Path, first: int, count: int):
+    def __init__(self, directory: AnyPath, first: int, count: int):
         self._directory, self._running = directory / "profile", False
+        if count > 0 and not isinstance(directory, Path):
+            raise Refusal("A profile is written to local folders alone; leave train_*.profile out.")
         self._first, self._end = (first, first + count) if count > 0 else (-1, -1)
 
     def start(self, step: int) -> None:

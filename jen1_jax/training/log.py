@@ -12,7 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jen1_jax.models.metrics import WRITERS, append, reopen
+from jen1_jax.files import AnyPath
+from jen1_jax.models.metrics import WRITERS, Lines
 from jen1_jax.training.utilisation import Utilisation
 
 MAX_NAMED = 5  # steps in a row
@@ -32,7 +33,7 @@ class Log:
     def __init__(
         self,
         name: str,
-        directory: Path,
+        directory: AnyPath,
         start: int,
         *,
         mesh: Mesh,
@@ -47,7 +48,7 @@ class Log:
         makers = [WRITERS[each] for each in training.writers]
         writes = jax.process_index() == 0
         self._writers = [make(directory, start) for make in makers if writes]
-        self._bad = reopen(directory / "skipped.jsonl", start) if writes else None
+        self._bad = Lines(directory / "skipped.jsonl", start) if writes else None
         self._pending: list[dict[str, jax.Array]] = []
         self._indices: list[np.ndarray] = []
         self._figures: dict[str, float] = {}
@@ -149,7 +150,7 @@ class Log:
             reason, problem = "exploded", f"the gradient of step {step} exploded ({norm:.3g})"
         known = norm if math.isfinite(norm) else None
         record = {"step": step, "reason": reason, "norm": known, "ids": index.tolist()}
-        append(self._bad, record)
+        self._bad.append(record)
         if self.skipped <= MAX_NAMED:
             some = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
             self._progress(f"{self._name}: {problem}; skipped its batch, records {some}")

@@ -14,7 +14,6 @@ Invariants:
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -24,6 +23,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.batch import Clips
+from jen1_jax.files import AnyPath
 from jen1_jax.models.checkpoints import HELD_OUT, Checkpoints
 from jen1_jax.models.run import Run
 from jen1_jax.sharding import local_rows, put, put_batch, shardings
@@ -66,7 +66,7 @@ class Data(Protocol):
 def fit(
     name: str,
     *,
-    directory: Path,
+    directory: AnyPath,
     trainables: Mapping[str, Trainable],
     draw: Callable,
     batches: Callable[[int, int, Sequence[int]], Iterator[Mapping[str, Any]]],

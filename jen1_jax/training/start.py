@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jen1_jax.autoencoder.codec import Codec
-from jen1_jax.files import whole_folder
+from jen1_jax.files import AnyPath, anywhere, fetched, whole_folder, write_text
 from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
@@ -27,7 +26,6 @@ from jen1_jax.sharding import shardings
 from jen1_jax.training.resume import check_position, moved, position
 from jen1_jax.training.step import Trainable, TrainState, init_state, path_name, trained_part
 from jen1_numpy.errors import Refusal
-from jen1_numpy.files import local, write_text
 
 
 class Start(NamedTuple):
@@ -45,7 +43,7 @@ def source_run(init_from: str, run: Run, part: str) -> Run | None:
     """
     if not init_from:
         return None
-    if local(init_from).resolve() == run.path.resolve():
+    if anywhere(init_from).resolve() == run.path.resolve():
         raise Refusal(f"train_{part}.init_from is {run.path} itself; choose another --workdir.")
     if Checkpoints.newest(run.checkpoints(part)) >= 0:
         return None
@@ -74,8 +72,8 @@ def take_vocabulary(source: Run, run: Run, config: ConfigDict) -> None:
     if config.text.encoder or source.config.text.encoder:
         return
     if not (run.text / "source.json").is_file():
-        with whole_folder(run.text) as folder:
-            shutil.copytree(source.text, folder, dirs_exist_ok=True)
+        with fetched(source.text) as original, whole_folder(run.text) as folder:
+            shutil.copytree(original, folder, dirs_exist_ok=True)
     theirs, ours = ((each.text / "spiece.model").read_bytes() for each in (source, run))
     if theirs != ours:
         raise Refusal(
@@ -87,7 +85,7 @@ def take_vocabulary(source: Run, run: Run, config: ConfigDict) -> None:
 def begin(
     name: str,
     *,
-    directory: Path,
+    directory: AnyPath,
     checkpoints: Checkpoints,
     trainables: Mapping[str, Trainable],
     training: ConfigDict,

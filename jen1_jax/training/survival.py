@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jen1_jax.files import AnyPath
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.training.hooks import Hook
 from jen1_jax.training.step import TrainState
@@ -121,7 +121,7 @@ class Watchdog(Hook):
     that was stopped: the same command goes on from the last checkpoint.
     """
 
-    def __init__(self, directory: Path, seconds: float):
+    def __init__(self, directory: AnyPath, seconds: float):
         self._path = directory / f"hang-{jax.process_index()}.txt"
         self._seconds, self._deadline = seconds, 0.0
         self._closed = threading.Event()
