@@ -24,6 +24,8 @@ os.environ.update(
     CUDA_VISIBLE_DEVICES="-1",  # keeps TensorFlow and torch off an accelerator too
     HF_HUB_OFFLINE="1",
     MPLBACKEND="Agg",
+    NO_GCE_CHECK="true",  # Google's libraries look for no credentials on the network,
+    GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",  # nor for the kind of a bucket
 )
 
 from jaxtyping import install_import_hook
