@@ -3,8 +3,8 @@
 import json
 import logging
 import threading
-from pathlib import Path
 
+from jen1_jax.files import AnyPath, write_text
 from jen1_numpy.errors import Refusal
 
 log = logging.getLogger("jen1_jax.data")
@@ -14,19 +14,23 @@ class Damages:
     """The damaged clips of a run. Threads may share it.
 
     Args:
-        folder: of the run's part. Each process appends what it finds to a file of its own there,
-            and a process that starts reads the files of all; so no clip comes back after a restart.
+        folder: of the run's part. Each process writes what it finds to a file of its own there, and
+            a process that starts reads the files of all; so no clip comes back after a restart.
         most: clips; more of them end the run.
         process: the number of this process.
     """
 
-    def __init__(self, folder: Path | None = None, most: int = 0, process: int = 0):
+    def __init__(self, folder: AnyPath | None = None, most: int = 0, process: int = 0):
         self._file = folder and folder / f"damaged-{process}.jsonl"
         self._most, self._lock = most, threading.Lock()
         self._found: set[tuple[int, int]] = set()
+        self._lines: list[str] = []  # of this process's file
         for path in sorted(folder.glob("damaged-*.jsonl")) if folder else ():
             try:
-                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                texts = path.read_text().splitlines()
+                lines = [json.loads(line) for line in texts]
+                if path == self._file:
+                    self._lines = texts
                 self._found.update((line["set"], line["clip"]) for line in lines)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refusal(f"{path} is unreadable ({error}); mend or delete it.") from None
@@ -45,9 +49,9 @@ class Damages:
                 log.warning(f"{what} is damaged and is left out: {damage}")
             if self._file:
                 line = {"set": number, "clip": place, "what": what, "damage": str(damage)}
+                self._lines.append(json.dumps(line))
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._file, "a") as file:
-                    file.write(json.dumps(line) + "\n")
+                write_text(self._file, "\n".join(self._lines) + "\n")
 
     def check(self) -> None:
         """Refuses to go on where there are too many."""

@@ -4,10 +4,17 @@ import asyncio
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from jen1_jax.files import anywhere, fetched, listing, upload, whole_file, whole_folder, write_text
+from jen1_jax.models.checkpoints import Checkpoints
+from jen1_jax.models.run import Run
 from jen1_numpy.errors import Refusal
+from tests import tiny
 
 pytest.importorskip("gcsfs")
 from tests.bucket import serve
@@ -112,3 +119,24 @@ def test_a_store_that_always_fails_ends_with_one_sentence(monkeypatch, tmp_path)
         (tmp_path / "a").write_bytes(b"a")
         with pytest.raises(OSError, match="did not do what was asked for gs://bucket/a"):
             upload(tmp_path / "a", anywhere("gs://bucket/a"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objects", [50], indirect=True)
+def test_checkpoints_and_the_record_of_a_run_lie_in_a_bucket(objects):
+    run = Run(anywhere("gs://bucket/run"))
+    run.write(tiny.config(), {"autoencoder": "abc"})
+    assert Run.open("gs://bucket/run").record["fingerprints"] == {"autoencoder": "abc"}
+    folder = run.path / "diffusion" / "checkpoints"
+    state = lambda step: {"ema": {"net": {"w": jnp.full((8, 4), float(step))}}}
+    device = SingleDeviceSharding(jax.devices()[0])
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    checkpoints = Checkpoints(folder, keep=1)
+    for step in (1, 2):
+        checkpoints.save(step, state(step), {"step": step})
+    checkpoints.close()
+    again = Checkpoints(folder, keep=1)
+    found, record = again.restore(jax.tree.map(place, state(0)))
+    again.close()
+    np.testing.assert_array_equal(found["ema"]["net"]["w"], 2.0)
+    assert record["step"] == 2 and not any("/checkpoints/1/" in name for _, name in objects.objects)

@@ -1,7 +1,16 @@
-"""A run whose folder is in an object store trains, goes on and generates."""
+"""Trains a run in an object store, goes on, generates, and compares it with a local run.
 
+A stand-in for Google Cloud Storage on loopback answers, and one in `--failing` requests fails. The
+audio that both runs generate must be equal. It needs two minutes and the extra `gcs`. Run it with
+`python -m benchmarks.soak_store`.
+"""
+
+import argparse
 import gc
 import json
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +23,27 @@ from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.npz import NpzData
 from tests import tiny
-
-pytest.importorskip("gcsfs")
 from tests.bucket import serve
 from tests.test_store import point_at
 
 
-@pytest.mark.slow
-def test_a_run_in_a_bucket_goes_on_and_generates_what_a_local_one_does(tmp_path, monkeypatch):
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--failing", type=int, default=50, help="one request in so many; 0: none")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        failed = compare(Path(folder), patch, options.failing)
+    seconds = time.monotonic() - began
+    print(f"the run in the bucket generates what the local one does; {failed} requests failed")
+    print(json.dumps({"equal": True, "failed_requests": failed, "seconds": round(seconds)}))
+
+
+def compare(tmp_path: Path, patch: pytest.MonkeyPatch, failing: int) -> int:
+    """Raises AssertionError if the runs differ; returns how many requests have failed."""
     audio = str(tiny.write_audio_npz(tmp_path / "audio.npz"))
-    with serve(failing=50) as (address, store):
-        point_at(address, monkeypatch)
+    with serve(failing) as (address, store):
+        point_at(address, patch)
         music = {}
         for path in ("gs://bucket/run", str(tmp_path / "run")):
             run = Run(anywhere(path))
@@ -46,4 +65,8 @@ def test_a_run_in_a_bucket_goes_on_and_generates_what_a_local_one_does(tmp_path,
         assert released.shape == music[path].shape
         kinds = {name.split("/")[2] for _, name in store.objects if name.startswith("run/diff")}
         assert kinds >= {"checkpoints", "metrics.jsonl", "tensorboard", "start.txt"}
-        assert store.failed > 0
+        return store.failed
+
+
+if __name__ == "__main__":
+    main()
