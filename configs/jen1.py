@@ -144,6 +144,9 @@ def get_config() -> ConfigDict:
         # The diffusion model learns only this many clips; 0: all. A model that cannot memorise 8
         # clips has a fault.
         limit=0,
+        # A .jsonl, .csv or .tsv file with other captions for clips or recordings. "": that of the
+        # data set (captions.jsonl in its folder), if it has one.
+        captions="",
         # Where `dir` names several data sets with commas between them: how many of sum(shares)
         # consecutive examples come from each. (): one of each.
         shares=(),

@@ -1,6 +1,6 @@
 """Stored embeddings of captions: written once for each distinct caption, and read in any order.
 
-A file holds, of up to 2,048 captions in the order of their hashes,
+A file holds, of up to 2,048 captions,
     keys: uint64 [n], of the captions.
     ends: int64 [n], where the tokens of each end in `values`.
     values: float16 [tokens of all, d].
@@ -37,26 +37,24 @@ def caption_key(caption: str) -> int:
 def write_embeddings(
     folder: Path, captions: Sequence[str], embed: Embed, progress: Callable[[str], None]
 ) -> None:
-    """Writes the embeddings of distinct captions, float16 [length, d] each.
-
-    A file that an interrupted call has written in `folder` is kept.
+    """Writes the embeddings of captions that `folder` lacks, float16 [length, d] each.
 
     Args:
+        captions: distinct ones.
         embed: captions -> (embedding [n, tokens, d], lengths [n]).
     """
-    ordered, done, full, tokens = sorted(captions, key=caption_key), 0, 0, 0
-    for number, chosen in enumerate(_split(ordered, IN_FILE)):
-        path = folder / EMBEDDINGS.replace("*", f"{number:05d}")
-        if not path.exists():
-            arrays, shape = _embedded(chosen, embed)
-            with whole_file(path) as partial:
-                # `save_file` would make a file that only its owner can read.
-                partial.write_bytes(save(arrays, {"shape": json.dumps(shape)}))
-        done += len(chosen)
+    stored = open_embeddings(str(folder))
+    missing = [caption for caption in captions if stored is None or caption not in stored]
+    missing.sort(key=caption_key)
+    done, full, tokens = len(captions) - len(missing), 0, 0
+    for number, chosen in enumerate(_split(missing, IN_FILE), len(_files(folder))):
+        arrays, shape = _embedded(chosen, embed)
+        with whole_file(folder / EMBEDDINGS.replace("*", f"{number:05d}")) as partial:
+            # `save_file` would make a file that only its owner can read.
+            partial.write_bytes(save(arrays, {"shape": json.dumps(shape)}))
+        done, tokens = done + len(chosen), shape[0]
+        full += int((np.diff(arrays["ends"], prepend=0) == tokens).sum())
         progress(f"{done}/{len(captions)} captions embedded")
-        with safe_open(path, "numpy") as file:
-            tokens = json.loads(file.metadata()["shape"])[0]
-            full += int((np.diff(file.get_tensor("ends"), prepend=0) == tokens).sum())
     cut = f", {full} of them with all of {tokens} tokens, where longer ones are cut" if full else ""
     progress(f"{len(captions)} captions embedded{cut}")
 
@@ -85,7 +83,7 @@ def _split(captions: Sequence[str], size: int) -> list[Sequence[str]]:
 class Embeddings:
     """The stored embeddings of a data set. Threads may share it.
 
-    In memory are 16 bytes a caption; the rest is read when it is needed.
+    In memory are 24 bytes a caption; the rest is read when it is needed.
 
     Raises:
         Refusal: a file is damaged.
@@ -107,16 +105,28 @@ class Embeddings:
                     f"{paths[number]} is damaged ({error}); copy it again, or encode again."
                 ) from None
             first.append(first[-1] + len(keys[-1]))
-        self._keys, self._ends, self._first = np.concatenate(keys), ends, np.array(first)
+        together = np.concatenate(keys)
+        self._order = np.argsort(together)  # files may have been added
+        self._keys, self._ends, self._first = together[self._order], ends, np.array(first)
 
-    def __call__(self, caption: str) -> np.ndarray:
-        """Float16 [length, d]. Raises Refusal if there is none of the caption."""
+    def __contains__(self, caption: str) -> bool:
+        return self._place(caption) is not None
+
+    def _place(self, caption: str) -> int | None:
+        """The number of a caption's embedding in the files."""
         key = np.uint64(caption_key(caption))
         place = int(np.searchsorted(self._keys, key))
         if place == len(self._keys) or self._keys[place] != key:
+            return None
+        return int(self._order[place])
+
+    def __call__(self, caption: str) -> np.ndarray:
+        """Float16 [length, d]. Raises Refusal if there is none of the caption."""
+        place = self._place(caption)
+        if place is None:
             raise Refusal(
                 f"{self._folder} lacks the embedding of the caption {caption!r}: copy its files "
-                f"{EMBEDDINGS} again, or encode it again."
+                f"{EMBEDDINGS} again, or make it with `jen1 data embed`."
             )
         number = int(np.searchsorted(self._first, place, side="right")) - 1
         place -= self._first[number]
@@ -131,7 +141,11 @@ class Embeddings:
         return values[begin : int(self._ends[number][place])]
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(EMBEDDINGS))
+
+
 def open_embeddings(folder: str) -> Embeddings | None:
     """The embeddings of a data set; None if it has none."""
-    paths = sorted(Path(folder).glob(EMBEDDINGS))
+    paths = _files(Path(folder))
     return Embeddings(folder, paths) if paths else None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.commit import name_shards
-from data_pipeline.embeddings import write_embeddings
+from data_pipeline.embeddings import Embed, write_embeddings
 from data_pipeline.encoding import Encoder, encoded
 from data_pipeline.layout import (
     FINGERPRINT,
@@ -26,13 +26,14 @@ from data_pipeline.layout import (
     latent_features,
 )
 from data_pipeline.reading import Clips, Damaged, joined
+from data_pipeline.stream import captions
 from data_pipeline.units import outcomes_file
 from data_pipeline.writing import Shards, read_part, serialise
 from jen1_jax.files import whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
 
-__all__ = ["Encoder", "encode", "encode_unit", "write_texts"]
+__all__ = ["Encoder", "add_embeddings", "encode", "encode_unit", "write_texts"]
 
 
 def encode(
@@ -123,15 +124,15 @@ def encode_unit(
 ) -> None:
     """Writes the latents of a unit's clips, which come with their lot or split, and finishes it."""
     lots: dict[str, Shards] = {}
-    captions: dict[str, None] = {}
+    said: dict[str, None] = {}
     named = ({**clip, "lot": lot} for lot, clip in clips)
     for example in encoded(named, encoder, seconds):
         lot = example.pop("lot")
         shards = lots.setdefault(lot, Shards(work, f"{number:05d}-{lot}"))
         shards.write([serialise(example)])
-        captions |= dict.fromkeys(example["captions"])
+        said |= dict.fromkeys(example["captions"])
     shards = {lot: shards.close() for lot, shards in lots.items()}
-    content = {"shards": shards, "captions": list(captions), "outcomes": outcomes or []}
+    content = {"shards": shards, "captions": list(said), "outcomes": outcomes or []}
     write_text(outcomes_file(work, number), json.dumps(content))
 
 
@@ -170,10 +171,10 @@ def _commit(
     progress: Callable[[str], None],
 ) -> None:
     shards: dict[str, list[dict]] = {split: [] for split in about.examples}
-    captions: set[str] = set()
+    said: set[str] = set()
     for number in range(len(list(Path(folder, PIECES).glob("*.jsonl")))):
         unit = json.loads(outcomes_file(work, number).read_text())
-        captions.update(unit["captions"])
+        said.update(unit["captions"])
         for split, those in unit["shards"].items():
             shards[split] += those
     features = latent_features(encoder.frames(about.seconds or 0), encoder.k)
@@ -181,7 +182,7 @@ def _commit(
     shutil.copytree(Path(folder, PIECES), target / PIECES, dirs_exist_ok=True)
     if (licences := Path(folder, LICENCES)).exists():
         shutil.copy(licences, target)
-    write_texts(target, captions, encoder, progress)
+    write_texts(target, said, encoder, progress)
 
 
 def write_texts(
@@ -192,3 +193,31 @@ def write_texts(
     (folder / FINGERPRINT).write_text(fingerprint + "\n")
     if encoder.embed is not None:
         write_embeddings(folder, sorted(captions), encoder.embed, progress)
+
+
+def add_embeddings(
+    folder: str, fingerprint: str, embed: Embed, progress: Callable[[str], None] = print
+) -> None:
+    """Adds to latents the embeddings of captions that they lack, such as those of a new table.
+
+    Args:
+        fingerprint: of the text encoder, whose `embed` is as in `write_embeddings`.
+
+    Raises:
+        Refusal: `folder` holds no latents, or its embeddings come from another text encoder.
+    """
+    about = info(folder)
+    if about.fingerprint is None:
+        raise Refusal(f"{folder} holds no latents; waveforms are trained on without embeddings.")
+    theirs = about.fingerprint.get("text", fingerprint)
+    if theirs != fingerprint:
+        raise Refusal(
+            f"The embeddings in {folder} come from another text encoder (fingerprint "
+            f"{theirs[:12]}) than this one ({fingerprint[:12]}), or from another maximum length "
+            "or dtype; give the same, or delete its files embeddings-*.safetensors and the line "
+            f"with text in {FINGERPRINT}."
+        )
+    found = {caption for split in about.examples for caption in captions(folder, split)}
+    write_embeddings(Path(folder), sorted(found), embed, progress)
+    identity = json.dumps(dict(about.fingerprint) | {"text": fingerprint}, indent=2, sort_keys=True)
+    write_text(Path(folder, FINGERPRINT), identity + "\n")

@@ -18,6 +18,7 @@ from math import inf
 from pathlib import Path
 
 from data_pipeline import report_page
+from data_pipeline.captioning import read_templates
 from data_pipeline.choice import Choice, Units, choose
 from data_pipeline.commit import REJECTED, Commit
 from data_pipeline.encoding import Encoder
@@ -53,6 +54,7 @@ def prepare(
     loudness: float | None = None,
     deny: str | None = None,
     licences: Sequence[str] | None = None,
+    captions: str | None = None,
     jobs: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> Report:
@@ -74,6 +76,8 @@ def prepare(
             leaves it as it is.
         deny: a file with an id or a rightsholder a line, whose recordings are rejected.
         licences: the only ones that are taken; None takes all.
+        captions: a file of templates (`captioning.templates`), after which captions are written
+            where none are given.
         jobs: processes that prepare units; by default as many as there are cores. With one job, or
             one unit, it is this process, and a file that crashes its decoder ends it.
 
@@ -94,15 +98,17 @@ def prepare(
         raise Refusal(f"--loudness {loudness} is no level for music; give -70 to 0 LUFS.")
     reading = dict(clips=clips, seconds=seconds, seed=seed, soundfonts=soundfonts)
     opened, rights = open_source(source, **reading), read_rights(deny, licences)
+    templates = read_templates(captions) if captions else ()
     command = dict(reading, limit_hours=limit_hours, test_fraction=test_fraction, source=source)
     command |= dict(loudness=loudness, licences=licences and sorted(licences), state=STATE)
     command |= dict(denied=sorted(rights.denied), encoder=encoder and encoder.fingerprint)
+    command |= dict(templates=[template.text for template in templates])
     key = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
     with whole_folder(out, key) as folder:
         work = folder / WORK
         if not (folder / REPORT).exists():
             work.mkdir(exist_ok=True)
-            plan = Plan(opened, work, seconds, seed, test_fraction, loudness, rights)
+            plan = Plan(opened, work, seconds, seed, test_fraction, loudness, rights, templates)
             listing = _list(plan, source, progress)
             choice, units = _prepare_units(plan, listing, limit_hours, encoder, jobs, progress)
             _write(folder, plan, choice, units, encoder, listing.files, source, out, progress)

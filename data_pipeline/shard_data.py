@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import stream
+from data_pipeline.caption_table import CaptionTable
 from data_pipeline.damage import Damages
 from data_pipeline.layout import info
 
@@ -16,6 +17,8 @@ class ShardData:
 
     Args:
         folder: a data set, or several with commas between them, which are mixed by `shares`.
+        captions: a file with other captions (`caption_table`); default: the one in a data set's
+            folder, if there is one.
         damages: what becomes of damaged clips in training; a pass in order refuses them.
 
     The other arguments are those of `stream.batches`.
@@ -31,6 +34,7 @@ class ShardData:
         crop: int | None = None,
         limit: int = 0,
         prefetch: int = 2,
+        captions: str = "",
         damages: Damages | None = None,
     ):
         self._folders = folder.split(",")
@@ -47,6 +51,10 @@ class ShardData:
             "seed": seed,
             "batch_size": batch_size,
         }
+        self._table = CaptionTable(captions) if captions else None
+        tables = [self._table or stream.open_table(each) for each in self._folders]
+        if any(tables):
+            self.description["captions"] = [table and table.fingerprint for table in tables]
         if len(abouts) > 1:
             sizes = [each.examples.get("train", 0) for each in abouts]
             self.description["mixture"] = {"shares": list(shares), "examples": sizes}
@@ -56,11 +64,12 @@ class ShardData:
                 self.description["text_fingerprint"] = about.fingerprint["text"]
         self._batch_size, self._limit = batch_size, limit
         self._options = {"seed": seed, "crop": crop, "limit": limit, "prefetch": prefetch}
-        self._options |= {"shares": shares, "damages": damages}
+        self._options |= {"shares": shares, "damages": damages, "table": self._table}
 
     def captions(self) -> list[str]:
         """The distinct captions of the training split."""
-        return sorted({text for each in self._folders for text in stream.captions(each, "train")})
+        found = {text for each in self._folders for text in stream.captions(each, "train")}
+        return sorted(found.union(self._table.distinct() if self._table else ()))
 
     def batches(
         self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
@@ -103,6 +112,7 @@ class ShardData:
                 epochs=1,
                 limit=min(limits, default=0),
                 around=around,
+                table=self._table,
             ):
                 pcm = [name for name, array in batch.items() if array.dtype == np.int16]
                 yield batch | {name: batch[name] / np.float32(32767) for name in pcm}

@@ -12,11 +12,13 @@ that share it, and a run that starts at step s continues as if it had never stop
 import atexit
 import weakref
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline._tf import tf
+from data_pipeline.caption_table import TABLE, CaptionTable
 from data_pipeline.damage import Damages
 from data_pipeline.embeddings import open_embeddings
 from data_pipeline.layout import Info, adjoining, info, pieces
@@ -45,6 +47,7 @@ def batches(
     rows: Sequence[int] | None = None,
     prefetch: int = 2,
     damages: Damages | None = None,
+    table: CaptionTable | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a split of one or several data sets, endless unless `epochs` is given.
 
@@ -66,6 +69,7 @@ def batches(
         around: samples of audio directly before and after each clip in its piece, to yield with
             it; of waveforms without `crop` only, otherwise ignored.
         damages: what becomes of clips that cannot be read; default: a refusal.
+        table: other captions; default: the one in a data set's folder, if there is one.
 
     Yields:
         Waveforms: audio int16 [b, samples, 2] and valid_samples int32 [b]. With `around`, also
@@ -92,7 +96,7 @@ def batches(
             f"Cannot read {around} samples around clips of {about.shape[0]} in {folders[0]}; "
             "prepare longer clips or read fewer samples."
         )
-    reader = _Reader(folders, split, crop, around, damages or Damages())
+    reader = _Reader(folders, split, crop, around, damages or Damages(), table)
     counts = np.array([len(clips) for clips in reader.clips])
     sizes = np.minimum(limit or counts, counts)
     places = np.arange(batch_size) if rows is None else np.array(rows)
@@ -177,13 +181,20 @@ class _Reader:
     """Reads the clips of a batch from the data sets, in a thread of tf.data."""
 
     def __init__(
-        self, folders: list[str], split: str, crop: int | None, around: int, damages: Damages
+        self,
+        folders: list[str],
+        split: str,
+        crop: int | None,
+        around: int,
+        damages: Damages,
+        table: CaptionTable | None,
     ):
         self.clips = [Clips(folder, split) for folder in folders]
         self.damages, self.refusal = damages, None
         self._folders, self._split, self._crop, self._around = folders, split, crop, around
         self._about = info(folders[0])
         self._first = np.cumsum([0, *map(len, self.clips)])  # index of each data set's first clip
+        self._tables = [table or open_table(folder) for folder in folders]
         self._embeddings = [open_embeddings(folder) for folder in folders]
 
     def empty(self, size: int) -> dict[str, np.ndarray]:
@@ -222,7 +233,10 @@ class _Reader:
             for name in (*self._about.data_fields, *TIMING):
                 if name in batch:
                     batch[name][row] = clip[name]
-            caption = clip["captions"][int(choice * len(clip["captions"]))]
+            captions = clip["captions"]
+            if table := self._tables[part]:
+                captions = table.captions(clip["id"], captions) or captions
+            caption = captions[int(choice * len(captions))]
             batch["caption"][row], batch["meta"][row] = caption.encode(), clip["meta"].encode()
             if embeddings := self._embeddings[part]:
                 found = embeddings(caption)
@@ -299,6 +313,13 @@ def _close() -> None:
 
 
 def captions(folder: str, split: str) -> list[str]:
-    """The distinct captions of a split, sorted."""
-    found = (row["captions"] for row in pieces(folder) if row["split"] == split)
-    return sorted({caption for captions in found for caption in captions})
+    """The distinct captions of a split and of the data set's table, sorted."""
+    found = {text for row in pieces(folder) if row["split"] == split for text in row["captions"]}
+    table = open_table(folder)
+    return sorted(found.union(table.distinct() if table else ()))
+
+
+def open_table(folder: str) -> CaptionTable | None:
+    """The table of captions in a data set's folder; None if there is none."""
+    path = Path(folder, TABLE)
+    return CaptionTable(path) if path.exists() else None

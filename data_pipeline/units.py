@@ -12,17 +12,19 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from data_pipeline.captioning import Template, composed
 from data_pipeline.clips import Dropped, Recording, cut
 from data_pipeline.layout import blocks_of
 from data_pipeline.listing import hashed, read_lines
 from data_pipeline.rights import FIELDS, Rights
-from data_pipeline.sources import Entry, Item, Rejection, Source
+from data_pipeline.sources import About, Entry, Item, Rejection, Source
 from data_pipeline.writing import Shards, serialise
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import write_text
@@ -45,6 +47,7 @@ class Plan:
     test_fraction: float
     loudness: float | None
     rights: Rights
+    templates: Sequence[Template]
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,16 @@ def _item(plan: Plan, id: str, entries: Sequence[Entry]) -> Item | Rejection:
         meta = item.about(first, first + plan.seconds).meta
     except Refusal as error:
         return Rejection(id, "cannot be rendered", str(error))
-    return plan.rights.refusal(id, meta) or item
+    about = partial(_captioned, item, plan.templates)
+    return plan.rights.refusal(id, meta) or replace(item, about=about)
+
+
+def _captioned(item: Item, templates: Sequence[Template], start: float, stop: float) -> About:
+    """What is said about a stretch; where no caption is given, some are written."""
+    about = item.about(start, stop)
+    if any(about.captions):
+        return about
+    return replace(about, captions=composed(about.meta, item.id, templates) or ("",))
 
 
 def _found(plan: Plan, item: Item, made: Recording) -> dict:

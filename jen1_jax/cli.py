@@ -95,6 +95,7 @@ def _prepare(options: argparse.Namespace, encoder=None):
         test_fraction=options.test_fraction,
         loudness=options.loudness,
         deny=options.deny,
+        captions=options.captions,
         licences=options.licences,
         jobs=options.jobs,
     )
@@ -140,6 +141,14 @@ def data_encode(options: argparse.Namespace) -> None:
         share = dict(process=options.process, processes=options.processes)
         if encode(options.data, options.out, encoder, **share):
             print(f"latents written to {options.out}")
+
+
+def data_embed(options: argparse.Namespace) -> None:
+    from data_pipeline.latents import add_embeddings
+    from jen1_jax.text.prompts import TextEncoder
+
+    text = TextEncoder.frozen(options.text, options.text_max_length, options.text_dtype)
+    add_embeddings(options.dir, text.fingerprint, text.embed)
 
 
 def _join(options) -> None:
@@ -362,6 +371,7 @@ def _data(config, part: Path, directory: str, *, crop: int | None = None, limit:
         crop=crop,
         limit=limit,
         prefetch=config.data.prefetch,
+        captions=config.data.captions,
         damages=Damages(part, config.data.most_damaged, jax.process_index()),
     )
 
@@ -498,23 +508,10 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=_count, default=1, help=f"commands {shared} (default: %(default)s)"
     )
     sub.add_argument("--process", type=int, default=0, help="number of this one, from 0")
-    sub.add_argument(
-        "--text",
-        default="none",
-        help="folder or hub name of a frozen FLAN-T5 or BERT to embed captions with",
-    )
-    sub.add_argument(
-        "--text-max-length",
-        type=int,
-        default=128,
-        help="its tokens per caption (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--text-dtype",
-        choices=("float32", "bfloat16"),
-        default="bfloat16",
-        help="of its arithmetic (default: %(default)s)",
-    )
+    _add_text(sub, default="none")
+    sub = _command(data, "embed", data_embed, "embed the captions whose embeddings latents lack")
+    sub.add_argument("dir", metavar="LATENTS")
+    _add_text(sub, required=True)
 
     train = commands.add_parser(
         "train", help="train the autoencoder or the diffusion model"
@@ -709,6 +706,26 @@ def _add_step(sub) -> None:
     )
 
 
+def _add_text(sub, **given) -> None:
+    sub.add_argument(
+        "--text",
+        help="folder or hub name of a frozen FLAN-T5 or BERT to embed captions with",
+        **given,
+    )
+    sub.add_argument(
+        "--text-max-length",
+        type=int,
+        default=128,
+        help="its tokens per caption (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--text-dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16",
+        help="of its arithmetic (default: %(default)s)",
+    )
+
+
 def _add_reading(sub) -> None:
     """The options that say how --source is read and cut into clips."""
     sub.add_argument(
@@ -733,6 +750,9 @@ def _add_reading(sub) -> None:
         type=float,
         metavar="LUFS",
         help="scale each recording to this loudness, as far as its peak stays below 1",
+    )
+    sub.add_argument(
+        "--captions", metavar="FILE", help="templates for the captions where none are given"
     )
     sub.add_argument(
         "--deny", metavar="FILE", help="ids and rightsholders to leave out, one a line"

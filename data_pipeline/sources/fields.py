@@ -29,10 +29,9 @@ def described(
 
     Fields with `start` and `end` (or `start_s` and `end_s`, both in seconds) are said about this
     stretch, the others about the whole recording. If there are stretches, only they are taken. All
-    texts in `caption` and `captions` are captions, without repeats. Without any, one is composed
-    from title, artist, genre and game. Of a field that is given several times, the metadata has the
-    first value; that of a stretch goes before that of the whole, and this before the tags in the
-    file.
+    texts in `caption` and `captions` are captions, without repeats. Of a field that is given
+    several times, the metadata has the first value; that of a stretch goes before that of the
+    whole, and this before the tags in the file.
     """
     whole: list[dict] = []
     parts: dict[tuple[float, float], list[dict]] = {}
@@ -146,7 +145,7 @@ def _about(entries: Sequence[dict]) -> About:
     meta = _merged(entries)
     meta.pop("caption", None)
     meta.pop("captions", None)
-    return About(distinct(captions or [_composed(meta)]), meta)
+    return About(distinct(captions), meta)
 
 
 def _told(told: Sequence[About], stops: Sequence[float], start: float, stop: float) -> About:
@@ -156,15 +155,6 @@ def _told(told: Sequence[About], stops: Sequence[float], start: float, stop: flo
         stops: the ends of all stretches but the last one.
     """
     return told[bisect_right(stops, (start + stop) / 2)]
-
-
-def _composed(fields: dict) -> str:
-    """A caption from the texts of title, artist, genre and game; several have commas."""
-    title, artist, game, genre = (
-        _text(fields.get(name)) for name in ("title", "artist", "game", "genre")
-    )
-    by = f"{title} by {artist}" if title and artist else title or (artist and f"music by {artist}")
-    return ", ".join(part for part in (by, genre, f"from {game}" if game else "") if part)
 
 
 def _text(value) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jen1_numpy.errors import Refusal
 
 # Of the data's description: what does not change which examples a batch holds.
-_FREE = ("dir", "fields", "licences", "batch_size", "seed")
+_FREE = ("dir", "fields", "licences", "captions", "batch_size", "seed")
 
 
 def position(training: ConfigDict, seed: int, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files
     assert len(list(parts.iterdir())) == 1
     counted = lambda chosen: calls.extend(chosen) or letters(chosen)
     embeddings.write_embeddings(parts, captions, counted, heard.append)
-    assert calls == captions[3:] and heard[-1] == heard[3]
+    assert calls == captions[3:] and heard[-1].startswith("8 captions embedded")
     content = lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
     assert content(parts) == content(whole)
 

@@ -40,7 +40,7 @@ def test_tags_become_metadata_below_the_sidecar_s(tmp_path, suffix):
     (found,) = recordings(open_source(str(tmp_path), clips=1, seconds=1, seed=0))
     expected = given | {"title": "Known", "mood": "calm"}
     assert found.about(0, 1).meta == expected
-    assert found.about(0, 1).captions == ("Known by Band" if given else "Known",)
+    assert found.about(0, 1).captions == ("",)
     assert found.group == ("Band" if given else None)
 
 
