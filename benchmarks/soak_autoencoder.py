@@ -24,6 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.waveform import get_config as waveform
+from jen1_jax.batch import as_float
 from jen1_jax.evaluation.reconstruction import si_sdr
 from jen1_jax.models.autoencoder import load_codec
 from jen1_jax.models.metrics import read_metrics
@@ -47,7 +48,7 @@ class BadData:
         self, start_step: int, around: int = 0, rows: Sequence[int] | None = None
     ) -> Iterator[dict[str, Any]]:
         for step, batch in enumerate(self._data.batches(start_step, rows=rows), start_step):
-            audio = np.array(batch["audio"])
+            audio = np.array(as_float(batch)["audio"])
             if step % 8 == 1:
                 audio[0] = 0
                 audio[1] = np.sign(np.sin(np.arange(audio.shape[1]) / 17.0))[:, None]

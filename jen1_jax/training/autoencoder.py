@@ -26,6 +26,7 @@ from jen1_jax.training import principal
 from jen1_jax.training.autoencoder_losses import make_trainables, uses_discriminator
 from jen1_jax.training.checks import check_autoencoder_training
 from jen1_jax.training.draw import draw_autoencoder
+from jen1_jax.training.held_out import EXAMPLES, first_clips, held_out_loss
 from jen1_jax.training.inputs import autoencoder_inputs
 from jen1_jax.training.loop import Data, fit
 from jen1_jax.training.optimizer import adamw
@@ -83,14 +84,20 @@ def train_autoencoder(
     else:
         start_from = {}
     keeps = kept.fingerprint if kept else None
+    trainables = make_trainables(config, model, DECODER if kept else tuple(training.trained))
+    draw = partial(draw_autoencoder, training=training)
+    clips = _held_out(data, config, model.hop)
+    if clips is None:
+        progress("There are no held-out clips: no held-out loss and no best checkpoint.")
     state = fit(
         "autoencoder",
         directory=run.path / "autoencoder",
-        trainables=make_trainables(config, model, DECODER if kept else tuple(training.trained)),
+        trainables=trainables,
         start_from=start_from,
         init_from=init_from,
         check=lambda record: _check_record(record, run, keeps),
-        draw=partial(draw_autoencoder, training=training),
+        draw=draw,
+        held_out=held_out_loss(trainables["autoencoder"], draw, clips) if clips else None,
         batches=lambda start, number, rows: (
             autoencoder_inputs(clips, step, training)
             for step, clips in enumerate(data.batches(number, rows=rows), start)
@@ -110,6 +117,19 @@ def train_autoencoder(
             "`jen1 data validate`."
         )
     _finish(config, run, data, model, whole_params(state.averaged["autoencoder"]), kept, progress)
+
+
+def _held_out(data: Data, config: ConfigDict, hop: int) -> dict[str, np.ndarray] | None:
+    """Crops of held-out clips; None if there are none. Their loss is without the adversary's."""
+    training = config.train_autoencoder
+    most = min(EXAMPLES, training.batch_size)
+    clips = first_clips(data.sweep("test", limit=most), most)
+    samples = round(training.seconds * config.audio.sample_rate)
+    samples -= samples % hop
+    if clips is None:
+        return None
+    valid = np.minimum(clips["valid_samples"], samples)
+    return {"audio": clips["audio"][:, :samples], "valid_samples": valid}
 
 
 def _same_layout(model: Autoencoder, other: Autoencoder) -> bool:

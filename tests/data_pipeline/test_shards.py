@@ -11,7 +11,7 @@ from data_pipeline.shard_data import ShardData
 from data_pipeline.validate import validate
 from jen1_numpy.errors import Refusal
 
-URL = "gs://bucket/data"
+URL = "s3://bucket/data"
 ENCODER = Encoder(lambda audio, valid: audio, {}, k=1, hop=1)
 
 
@@ -30,7 +30,7 @@ ENCODER = Encoder(lambda audio, valid: audio, {}, k=1, hop=1)
 )
 def test_a_url_is_refused(read_or_write, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refusal, match=rf"{URL} is a URL \(gs:\)"):
+    with pytest.raises(Refusal, match=rf"{URL} is a URL \(s3:\)"):
         read_or_write(shards, str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 

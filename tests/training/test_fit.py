@@ -116,7 +116,7 @@ def test_a_loss_that_is_infinite_from_the_start_stops_the_run(tmp_path):
         train_autoencoder(config, Run(tmp_path / "run"), data, progress=messages.append)
     records = ", ".join(map(str, next(data.batches(0))["index"]))
     skipped = f"the loss of step 0 was not finite; skipped its batch, records {records}"
-    assert messages[0] == f"autoencoder: {skipped}"
+    assert f"autoencoder: {skipped}" in messages
 
 
 class Stops(Hook):
