@@ -144,7 +144,8 @@ def read_unit(folder: Path, unit: Mapping, seconds: float) -> Iterator[tuple[str
         for shard in shards:
             records = read_part(folder / shard["name"], range(shard["records"]))
             for clip in zip(*[records] * count, strict=True):
-                yield lot, joined(clip, "audio", np.int16, (samples // count, 2))
+                audio = np.empty((samples, 2), np.int16)
+                yield lot, joined(clip, "audio", samples // count, audio)
 
 
 def _read(folder: str, clips: Mapping[str, Clips], pieces: Path) -> Iterator[tuple[str, dict]]:

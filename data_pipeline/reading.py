@@ -41,8 +41,17 @@ class Clips:
     def __len__(self) -> int:
         return self._about.examples[self._split]
 
-    def read(self, place: int, first: int = 0, stop: int | None = None) -> dict:
+    def read(
+        self,
+        place: int,
+        first: int = 0,
+        stop: int | None = None,
+        into: np.ndarray | None = None,
+    ) -> dict:
         """The rows from `first` to `stop` of the clip at `place`, and what is said about it.
+
+        Args:
+            into: where to put the rows; default: a new array.
 
         Returns:
             audio int16 or latents float16 [stop - first, channels]; valid_samples or valid_frames
@@ -58,11 +67,10 @@ class Clips:
             raise ValueError(f"rows {first} to {stop} of clip {place}")
         begin, end = first // block, -(-stop // block)
         records = self._records(place * self._about.blocks + begin, end - begin)
-        clip = joined(records, self._data, self._dtype, (block, channels))
-        clip[self._data] = clip[self._data][first - begin * block : stop - begin * block]
-        return clip
+        into = np.empty((stop - first, channels), self._dtype) if into is None else into
+        return joined(records, self._data, block, into, first - begin * block)
 
-    def _records(self, first: int, count: int) -> list[bytes]:
+    def _records(self, first: int, count: int) -> Iterator[bytes]:
         number = int(np.searchsorted(self._ends, first, side="right"))
         path = self._about.shard(self._split, number)
         offset = first - (int(self._ends[number - 1]) if number else 0)
@@ -70,26 +78,34 @@ class Clips:
 
 
 def joined(
-    records: Iterable[bytes], data: str, dtype: type[np.generic], shape: tuple[int, int]
+    records: Iterable[bytes], data: str, block: int, into: np.ndarray, skip: int = 0
 ) -> dict:
-    """What consecutive records of one clip hold, with all of their audio or latents.
+    """What consecutive records of one clip hold.
+
+    Each is copied at once, which spares the memory of a second clip and the time to get it.
 
     Args:
-        data: the field with the audio or the latents; `shape` is that of one record.
+        data: the field with the audio or the latents, of which a record has `block` rows.
+        into: [rows, channels], for all the rows of the records but the first `skip`.
 
     Raises:
         Damaged: a record is not of this shape, or no record of a data set.
     """
+    clip, at = {}, -skip
     try:
-        parsed = [_features(record) for record in records]
-        parts = [np.frombuffer(each.pop(data)[0], dtype).reshape(shape) for each in parsed]
+        for record in records:
+            found = _features(record)
+            part = np.frombuffer(found.pop(data)[0], into.dtype).reshape(block, into.shape[1])
+            part = part[max(-at, 0) : len(into) - at]
+            into[max(at, 0) : max(at, 0) + len(part)] = part
+            clip, at = clip or found, at + block
         clip = {
             name: [text.decode() for text in values] if name == "captions" else _single(values)
-            for name, values in parsed[0].items()
+            for name, values in clip.items()
         }
     except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
         raise Damaged(f"it is no record of this data set ({error!r})") from None
-    return clip | {data: parts[0] if len(parts) == 1 else np.concatenate(parts)}
+    return clip | {data: into}
 
 
 class _Files:
@@ -99,14 +115,16 @@ class _Files:
         self._idle: OrderedDict[Path, ArrayRecordReader] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, path: Path, places: Iterable[int]) -> list[bytes]:
+    def read(self, path: Path, places: Iterable[int]) -> Iterator[bytes]:
         with self._lock:
             reader = self._idle.pop(path, None)
         try:
             if reader is None:
                 path.stat()  # the reader takes a missing file for an empty one
-                reader = ArrayRecordReader(str(path))
-            records = reader.read(list(places))
+                reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
+            # Its threads, which read several at once, cost more than they save.
+            for place in places:
+                yield reader.read([place])[0]
         except FileNotFoundError:
             raise Damaged(f"{path.name} is missing") from None
         except (RuntimeError, ValueError, IndexError, OSError) as error:
@@ -116,7 +134,6 @@ class _Files:
             over = [self._idle.popitem(last=False)[1]] if len(self._idle) > OPEN_FILES else []
         for each in over:
             each.close()
-        return records
 
 
 def _features(record: bytes) -> dict[str, list]:

@@ -227,10 +227,12 @@ class _Reader:
         batch = self.empty(len(chosen))
         for row, (part, place, start, choice) in enumerate(chosen):
             batch["index"][row] = self._first[part] + place
-            clip = self._read(part, place, start)
+            data, valid = self._about.data_fields
+            clip = self._read(part, place, start, batch[data][row])
             if clip is None:
+                batch[data][row] = 0
                 continue
-            for name in (*self._about.data_fields, *TIMING):
+            for name in (valid, *TIMING):
                 if name in batch:
                     batch[name][row] = clip[name]
             captions = clip["captions"]
@@ -246,7 +248,9 @@ class _Reader:
                 self._add_surroundings(batch, row, part, place, clip)
         return list(batch.values())
 
-    def _read(self, part: int, place: int, start: float) -> dict[str, Any] | None:
+    def _read(
+        self, part: int, place: int, start: float, into: np.ndarray
+    ) -> dict[str, Any] | None:
         """A whole clip, or a window at the share `start` of its valid part; None if damaged."""
         if (part, place) in self.damages:
             return None
@@ -254,10 +258,10 @@ class _Reader:
         crop = self._crop or rows
         try:
             first = int(start * (rows - crop + 1))
-            clip = self.clips[part].read(place, first, first + crop)
+            clip = self.clips[part].read(place, first, first + crop, into)
             if clip[valid] < rows and crop < rows:  # known only now
                 first = int(start * (max(clip[valid] - crop, 0) + 1))
-                clip = self.clips[part].read(place, first, first + crop)
+                clip = self.clips[part].read(place, first, first + crop, into)
         except Damaged as damage:
             self.damages.add(part, place, f"clip {place} of {self._split}", damage)
             return None
