@@ -1,4 +1,4 @@
-"""Prepared shards to batches: a tf.data pipeline whose only state is a counter.
+"""Prepared shards to batches: a pipeline whose only state is a counter.
 
 ```
 step s, row j -> global index g = s * batch + j -> data set by its share, number n in it
@@ -11,7 +11,9 @@ that share it, and a run that starts at step s continues as if it had never stop
 
 import atexit
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ __all__ = ["Info", "batches", "captions", "info"]
 
 TEXTS = ("caption", "meta")
 TIMING = ("start", "total")
+THREADS = 2  # that read batches
 
 
 def batches(
@@ -68,6 +71,7 @@ def batches(
             files; 0 means all.
         around: samples of audio directly before and after each clip in its piece, to yield with
             it; of waveforms without `crop` only, otherwise ignored.
+        prefetch: batches that are read ahead.
         damages: what becomes of clips that cannot be read; default: a refusal.
         table: other captions; default: the one in a data set's folder, if there is one.
 
@@ -127,13 +131,6 @@ def batches(
             choice = tf.random.stateless_uniform([], key(-1 - g))
         return part, clip * tf.gather(counts // sizes, part), start, choice
 
-    types = {name: tf.as_dtype(array.dtype) for name, array in reader.empty(0).items()}
-    types |= dict.fromkeys(TEXTS, tf.string)
-
-    def fetch(*drawn):
-        arrays = tf.numpy_function(reader.fetch, drawn, list(types.values()), stateful=False)
-        return dict(zip(types, arrays, strict=True))
-
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size - start_step)
     if epochs is not None:
         dataset = dataset.take_while(
@@ -142,8 +139,7 @@ def batches(
                 < epochs * total
             )
         )
-    dataset = dataset.map(place).batch(share).map(fetch, num_parallel_calls=2).prefetch(prefetch)
-    stream = _numpy(dataset, reader)
+    stream = _read(dataset.map(place).batch(share).prefetch(1), reader, prefetch)
     _streams.add(stream)
     return stream
 
@@ -178,7 +174,7 @@ def _check(
 
 
 class _Reader:
-    """Reads the clips of a batch from the data sets, in a thread of tf.data."""
+    """Reads the clips of a batch from the data sets. Threads may share it."""
 
     def __init__(
         self,
@@ -190,7 +186,7 @@ class _Reader:
         table: CaptionTable | None,
     ):
         self.clips = [Clips(folder, split) for folder in folders]
-        self.damages, self.refusal = damages, None
+        self.damages = damages
         self._folders, self._split, self._crop, self._around = folders, split, crop, around
         self._about = info(folders[0])
         self._first = np.cumsum([0, *map(len, self.clips)])  # index of each data set's first clip
@@ -212,20 +208,13 @@ class _Reader:
         if self._embeddings[0]:
             batch["text_embedding"] = np.zeros((size, *self._embeddings[0].shape), np.float16)
             batch["text_lengths"] = ints.copy()
-        return batch | {name: np.full(size, b"", object) for name in TEXTS}
+        return batch | {name: np.full(size, "", object) for name in TEXTS}
 
-    def fetch(self, parts, places, starts, choices) -> list[np.ndarray]:
-        """The arrays of a batch, as in `empty`."""
-        try:
-            columns = (array.tolist() for array in (parts, places, starts, choices))
-            return self._fetch(list(zip(*columns, strict=True)))
-        except Refusal as refusal:  # TensorFlow would wrap it
-            self.refusal = refusal
-            raise
-
-    def _fetch(self, chosen: list[tuple[int, int, float, float]]) -> list[np.ndarray]:
-        batch = self.empty(len(chosen))
-        for row, (part, place, start, choice) in enumerate(chosen):
+    def fetch(self, parts, places, starts, choices) -> dict[str, np.ndarray]:
+        """A batch of the clips that are drawn."""
+        batch = self.empty(len(parts))
+        columns = (array.tolist() for array in (parts, places, starts, choices))
+        for row, (part, place, start, choice) in enumerate(zip(*columns, strict=True)):
             batch["index"][row] = self._first[part] + place
             data, valid = self._about.data_fields
             clip = self._read(part, place, start, batch[data][row])
@@ -239,18 +228,16 @@ class _Reader:
             if table := self._tables[part]:
                 captions = table.captions(clip["id"], captions) or captions
             caption = captions[int(choice * len(captions))]
-            batch["caption"][row], batch["meta"][row] = caption.encode(), clip["meta"].encode()
+            batch["caption"][row], batch["meta"][row] = caption, clip["meta"]
             if embeddings := self._embeddings[part]:
                 found = embeddings(caption)
                 batch["text_embedding"][row, : len(found)] = found
                 batch["text_lengths"][row] = len(found)
             if self._around:
                 self._add_surroundings(batch, row, part, place, clip)
-        return list(batch.values())
+        return batch
 
-    def _read(
-        self, part: int, place: int, start: float, into: np.ndarray
-    ) -> dict[str, Any] | None:
+    def _read(self, part: int, place: int, start: float, into: np.ndarray) -> dict[str, Any] | None:
         """A whole clip, or a window at the share `start` of its valid part; None if damaged."""
         if (part, place) in self.damages:
             return None
@@ -292,18 +279,30 @@ def fields(about: Info, whole: bool) -> list[str]:
     return [*about.data_fields, *TEXTS, *(TIMING if whole else ()), "index"]
 
 
-def _numpy(dataset: tf.data.Dataset, reader: _Reader) -> Iterator[dict[str, np.ndarray]]:
+def _read(
+    drawn: tf.data.Dataset, reader: _Reader, prefetch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of the clips that are drawn, in order.
+
+    The threads are not those of tf.data, which would copy each batch into memory of its own.
+    """
+    coming: deque = deque()
+    threads = ThreadPoolExecutor(THREADS)
+
+    def due():
+        batch = coming.popleft().result()
+        reader.damages.check()
+        return batch
+
     try:
-        for batch in dataset.as_numpy_iterator():
-            reader.damages.check()
-            text = {
-                name: np.array([each.decode() for each in batch[name]], object) for name in TEXTS
-            }
-            yield batch | text
-    except tf.errors.OpError:
-        if reader.refusal:
-            raise reader.refusal from None
-        raise
+        for each in drawn.as_numpy_iterator():
+            coming.append(threads.submit(reader.fetch, *each))
+            if len(coming) > prefetch:
+                yield due()
+        while coming:
+            yield due()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 _streams: weakref.WeakSet = weakref.WeakSet()
