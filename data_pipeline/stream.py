@@ -284,25 +284,29 @@ def _read(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of the clips that are drawn, in order.
 
-    The threads are not those of tf.data, which would copy each batch into memory of its own.
+    The threads are not those of tf.data, which would copy each batch into memory of its own. One
+    draws, so that the order is kept and the caller does not wait for it.
     """
+    examples = drawn.as_numpy_iterator()
+    drawing, reading = ThreadPoolExecutor(1), ThreadPoolExecutor(THREADS)
     coming: deque = deque()
-    threads = ThreadPoolExecutor(THREADS)
 
-    def due():
-        batch = coming.popleft().result()
-        reader.damages.check()
-        return batch
+    def read(chosen):
+        arrays = chosen.result()
+        return reader.fetch(*arrays) if arrays else None
 
     try:
-        for each in drawn.as_numpy_iterator():
-            coming.append(threads.submit(reader.fetch, *each))
+        while True:
+            coming.append(reading.submit(read, drawing.submit(next, examples, None)))
             if len(coming) > prefetch:
-                yield due()
-        while coming:
-            yield due()
+                batch = coming.popleft().result()
+                reader.damages.check()
+                if batch is None:
+                    return
+                yield batch
     finally:
-        threads.shutdown(cancel_futures=True)
+        for threads in (reading, drawing):
+            threads.shutdown(cancel_futures=True)
 
 
 _streams: weakref.WeakSet = weakref.WeakSet()
