@@ -35,19 +35,21 @@ def music(samples: int, seed: int) -> np.ndarray:
     return np.round(32767 * np.clip(audio, -1, 1)).astype(np.int16)
 
 
-def write_waveforms(folder: Path, clips: int, seconds: float, distinct: int = 32) -> list[dict]:
-    """A data set of clips, of which so many are distinct, and those clips."""
+def write_waveforms(
+    folder: Path, clips: int, seconds: float, distinct: int = 32, shard_clips: int = 0
+) -> list[dict]:
+    """A data set of clips, of which so many are distinct, and those clips.
+
+    Args:
+        shard_clips: in each shard; 0 fills shards as preparation does.
+    """
     samples = round(seconds * SAMPLE_RATE)
     made = [
         {"audio": music(samples, seed), "valid_samples": samples}
         for seed in range(min(distinct, clips))
     ]
-    _write(
-        folder,
-        (_about(made[n % len(made)], n, seconds) for n in range(clips)),
-        waveform_features(samples),
-        blocks_of(samples),
-    )
+    examples = (_about(made[n % len(made)], n, seconds) for n in range(clips))
+    _write(folder, examples, waveform_features(samples), blocks_of(samples), shard_clips)
     return made
 
 
@@ -75,18 +77,21 @@ def _about(data: Mapping, number: int, seconds: float) -> dict:
     return about | dict(start=number % 20 * seconds, total=20 * seconds, **data)
 
 
-def _write(folder: Path, examples: Iterator[dict], features, blocks: int) -> None:
+def _write(
+    folder: Path, examples: Iterator[dict], features, blocks: int, shard_clips: int = 0
+) -> None:
     (folder / PIECES).mkdir(parents=True)
     shards = Shards(folder, "train")
     with open(folder / PIECES / "00000.jsonl", "w") as pieces:
         for place, example in enumerate(examples):
-            whole = "audio" in example
-            shards.write([serialise(each) for each in (in_blocks(example) if whole else [example])])
+            if shard_clips and place % shard_clips == 0:
+                shards.close()
+            parts = in_blocks(example) if "audio" in example else [example]
+            shards.write([serialise(part) for part in parts])
             row = dict(id=example["id"].partition("@")[0], captions=example["captions"])
             pieces.write(json.dumps(row | dict(split="train", first=place, clips=1)) + "\n")
-    name_shards(
-        folder, folder, {"train": shards.close()}, blocks, features, "noise for a benchmark"
-    )
+    train = {"train": shards.close()}
+    name_shards(folder, folder, train, blocks, features, "noise for a benchmark")
 
 
 def machine() -> str:
