@@ -72,7 +72,7 @@ def soak(
     """
     rng, began = np.random.default_rng(seed), time.monotonic()
     data, whole, killed = folder / "audio.npz", folder / "whole", folder / "killed"
-    _write_data(data)
+    write_data(data)
     command = lambda part, run: [
         *(sys.executable, "-m", "jen1_jax.cli", "train", part, "--config", __file__),
         *("--workdir", str(run), f"--config.data.dir={data}"),
@@ -120,7 +120,7 @@ def soak(
     }
 
 
-def _write_data(path: Path) -> None:
+def write_data(path: Path) -> None:
     rng = np.random.default_rng(0)
     shape = (8, round(SECONDS * 48_000), 2)
     path.parent.mkdir(parents=True, exist_ok=True)
