@@ -180,6 +180,8 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
         raise Refusal(f"Another command is writing {path}; wait for its end.") from None
     keep = False
     try:
+        for left in folder.rglob("*.partial"):  # of a `whole_file` that was killed
+            left.unlink()
         yield folder
         if isinstance(where, Path):
             folder.chmod(0o755)

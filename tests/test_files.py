@@ -60,3 +60,13 @@ def test_with_a_key_an_interrupted_folder_is_given_again(tmp_path):
     with whole_folder(out, "key") as folder:
         assert [path.name for path in folder.iterdir()] == ["half"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_file_left_is_not_in_the_folder_that_goes_on(tmp_path):
+    with pytest.raises(KeyError), whole_folder(tmp_path / "out", "key") as folder:
+        (folder / "kept").write_text("")
+        (folder / "report.png.0.partial").write_text("")  # as SIGKILL leaves it
+        raise KeyError
+    with whole_folder(tmp_path / "out", "key"):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept"]
