@@ -1,9 +1,7 @@
 """Prepared shards to batches: a pipeline whose only state is a counter.
 
 ```
-step s, row j -> global index g = s * batch + j -> data set by its share, number n in it
-              -> epoch n // size, place n % size -> clip shuffled(place, seed, epoch)
-              -> window, caption
+step s, row j -> global index g = s * batch + j -> data set and clip (order) -> window, caption
 ```
 Every example depends on (seed, g) alone. A batch is therefore the same for any number of processes
 that share it, and a run that starts at step s continues as if it had never stopped.
@@ -24,6 +22,7 @@ from data_pipeline.caption_table import TABLE, CaptionTable
 from data_pipeline.damage import Damages
 from data_pipeline.embeddings import open_embeddings
 from data_pipeline.layout import Info, adjoining, info, pieces
+from data_pipeline.order import Order
 from data_pipeline.reading import Clips, Damaged
 from jen1_numpy.errors import Refusal
 
@@ -101,35 +100,21 @@ def batches(
             "prepare longer clips or read fewer samples."
         )
     reader = _Reader(folders, split, crop, around, damages or Damages(), table)
-    counts = np.array([len(clips) for clips in reader.clips])
-    sizes = np.minimum(limit or counts, counts)
+    order = Order([len(clips) for clips in reader.clips], shares, limit, seed, shuffle)
     places = np.arange(batch_size) if rows is None else np.array(rows)
-    share, cycle, total = len(places), sum(shares), int(sizes.sum())
-    first_slots, shares = np.cumsum([0, *shares[:-1]]), np.array(shares)
-
-    def permuted(number, size, *key):
-        """`number` of `size`, shuffled by the key."""
-        key = tf.cast(tf.stack([tf.constant(seed % 2**32, tf.int64), *key]), tf.uint32)
-        return tf.random.experimental.index_shuffle(number, key, size - 1)
+    share, total = len(places), int(order.sizes.sum())
 
     def place(i):
         """Of this process's i-th example: data set, clip, and two numbers in [0, 1)."""
         g = (start_step + i // share) * batch_size + tf.gather(places, i % share)
-        part, n = tf.constant(0, tf.int64), g
-        if len(folders) > 1:
-            slot = g % cycle
-            slot = permuted(slot, tf.constant(cycle, tf.int64), -1 - g // cycle)
-            part = tf.searchsorted(first_slots, [slot], side="right", out_type=tf.int64)[0] - 1
-            n = g // cycle * tf.gather(shares, part) + slot - tf.gather(first_slots, part)
-        size = tf.gather(sizes, part)
-        clip, start, choice = n % size, 0.0, 0.0
+        part, clip, _ = order(g)
+        start, choice = 0.0, 0.0
         if shuffle:
-            clip = permuted(clip, size, n // size)
             # The seeds of the window and of the caption are (seed, g) and (seed, -1 - g).
             key = lambda number: tf.stack([tf.constant(seed, tf.int64), number])
             start = tf.random.stateless_uniform([], key(g), dtype=tf.float64)
             choice = tf.random.stateless_uniform([], key(-1 - g))
-        return part, clip * tf.gather(counts // sizes, part), start, choice
+        return part, clip, start, choice
 
     dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size - start_step)
     if epochs is not None:
