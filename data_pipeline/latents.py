@@ -27,6 +27,7 @@ from data_pipeline.layout import (
 )
 from data_pipeline.reading import Clips, Damaged, joined
 from data_pipeline.stream import captions
+from data_pipeline.tombstones import WITHDRAWN, tombstones
 from data_pipeline.units import outcomes_file
 from data_pipeline.writing import Shards, read_part, serialise
 from jen1_jax.files import whole_folder
@@ -66,6 +67,7 @@ def encode(
         raise Refusal(f"There is no process {process} of {processes}; the first one is 0.")
     pieces = sorted(Path(folder, PIECES).glob("*.jsonl"))
     command = dict(folder=folder, fingerprint=encoder.fingerprint, examples=dict(about.examples))
+    command |= dict(withdrawn=sorted(tombstones(folder)))
     key = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()[:16]
     with _staging(out, key, process, processes) as work:
         mine = range(process, len(pieces), processes)
@@ -154,13 +156,18 @@ def _read(folder: str, clips: Mapping[str, Clips], pieces: Path) -> Iterator[tup
         rows = [json.loads(line) for line in lines]
     for row in sorted(rows, key=lambda row: (row["split"], row["first"])):
         for place in range(row["first"], row["first"] + row["clips"]):
+            split = clips[row["split"]]
             try:
-                yield row["split"], clips[row["split"]].read(place)
+                clip = split.read(place)
             except Damaged as damage:
                 raise Refusal(
                     f"Clip {place} of {row['split']} in {folder} is damaged ({damage}); see "
                     "`jen1 data validate`."
                 ) from None
+            if place in split.withdrawn:  # it keeps its place, and nothing of it is left
+                audio = np.zeros_like(clip["audio"])
+                clip |= dict(audio=audio, valid_samples=0, captions=[""], meta="{}")
+            yield row["split"], clip
 
 
 def _commit(
@@ -181,8 +188,9 @@ def _commit(
     features = latent_features(encoder.frames(about.seconds or 0), encoder.k)
     name_shards(work, target, shards, 1, features, f"latents of {folder}")
     shutil.copytree(Path(folder, PIECES), target / PIECES, dirs_exist_ok=True)
-    if (licences := Path(folder, LICENCES)).exists():
-        shutil.copy(licences, target)
+    for name in (LICENCES, WITHDRAWN):
+        if Path(folder, name).exists():
+            shutil.copy(Path(folder, name), target)
     write_texts(target, said, encoder, progress)
 
 

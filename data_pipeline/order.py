@@ -55,8 +55,7 @@ class Order:
 
     def _shuffled(self, number: tf.Tensor, size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """`number` of `size`, shuffled by the key and the seed."""
-        fixed = [
-            tf.fill(tf.shape(key), np.int64(each)) for each in (_FIRST_SEED, self.seed % 2**32)
-        ]
-        seed = tf.cast(tf.stack([*fixed, key], -1), tf.uint32)
+        fixed = (_FIRST_SEED, self.seed % 2**32)
+        seed = tf.stack([*(tf.fill(tf.shape(key), np.int64(each)) for each in fixed), key], -1)
+        seed = tf.cast(seed, tf.uint32)
         return tf.raw_ops.RandomIndexShuffle(index=number, seed=seed, max_index=size - 1, rounds=4)

@@ -13,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipeline._tf import tf
 from data_pipeline.layout import info
+from data_pipeline.tombstones import find, tombstones
 from jen1_numpy.errors import Refusal
 
 OPEN_FILES = 64  # of a split; opening a shard takes .1 ms
@@ -24,6 +25,8 @@ class Damaged(Exception):
 
 class Clips:
     """The clips of a split, by place. Threads may share it.
+
+    `withdrawn` are the places of those that must not be used any more.
 
     Raises:
         Refusal: there is no such data set or split.
@@ -37,9 +40,20 @@ class Clips:
         self._ends = np.cumsum(self._about.shards[split])
         data, _ = self._about.data_fields
         self._data, self._dtype = data, np.int16 if data == "audio" else np.float16
+        self.withdrawn: frozenset[int] = frozenset()
+        if names := tombstones(folder):
+            found = find(folder, names, lambda name, at: self.id(at) if name == split else None)
+            self.withdrawn = frozenset(place for _, name, place in found if name == split)
 
     def __len__(self) -> int:
         return self._about.examples[self._split]
+
+    def id(self, place: int) -> str | None:
+        """Of the clip at `place`; None if it is damaged."""
+        try:
+            return self.read(place, 0, 1)["id"]
+        except Damaged:
+            return None
 
     def read(
         self,

@@ -83,7 +83,7 @@ class Totals:
         if split == "train":
             self.licences[_licence(outcome["meta"])] += clips
         for reason, seconds in outcome["dropped"].items():
-            self.dropped[reason] += seconds
+            self.dropped[reason] = self.dropped.get(reason, 0.0) + seconds
         self.clipped += outcome["clipped"] > CLIPPED
         self._bins["durations"][lower_edge(outcome["seconds"], DURATIONS)] += 1
         if outcome["loudness"] is not None:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 from data_pipeline.sources import Rejection
-from jen1_numpy.errors import Refusal
+from data_pipeline.tombstones import HOLDER, read_names
 
 FIELDS = ("rightsholder", "licence", "territory", "expires")
 
@@ -16,7 +15,7 @@ class Rights:
     """What the user has said about rights; by default all recordings that have not expired.
 
     Args:
-        denied: ids of recordings, and rightsholders.
+        denied: ids of recordings and of clips, and rightsholders.
         licences: the only ones that are taken; None takes all.
     """
 
@@ -28,8 +27,9 @@ class Rights:
         holder, licence, expires = (
             meta.get(name) for name in ("rightsholder", "licence", "expires")
         )
-        for name in (id, holder):
-            if isinstance(name, str) and name in self.denied:
+        names = (id, holder, HOLDER + holder) if isinstance(holder, str) else (id,)
+        for name in names:
+            if name in self.denied:
                 return Rejection(id, "denied", f"the list of the denied names {name}")
         if self.licences is not None and licence not in self.licences:
             return Rejection(id, "licence not allowed", "none" if licence is None else str(licence))
@@ -39,16 +39,10 @@ class Rights:
 
 
 def read_rights(deny: str | None, licences: Sequence[str] | None) -> Rights:
-    """The rights from a file that denies one id or rightsholder a line, and from licences.
+    """The rights from a file that denies a name a line (tombstones.py), and from licences.
 
     Raises:
         Refusal: the file cannot be read.
     """
     allowed = None if licences is None else frozenset(licences)
-    if deny is None:
-        return Rights(licences=allowed)
-    try:
-        lines = Path(deny).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"Cannot read {deny} ({error}); give a text file in UTF-8.") from None
-    return Rights(frozenset(filter(None, map(str.strip, lines))), allowed)
+    return Rights(frozenset() if deny is None else read_names(deny), allowed)

@@ -101,8 +101,10 @@ class ShardData:
         limits = [each for each in (limit, self._limit) if each]
         size = min(self._batch_size, 8)
         for folder in self._folders:
-            if split not in info(folder).examples:
+            about = info(folder)
+            if split not in about.examples:
                 continue
+            valid = about.data_fields[1]
             for batch in stream.batches(
                 folder,
                 split,
@@ -114,5 +116,9 @@ class ShardData:
                 around=around,
                 table=self._table,
             ):
+                used = batch[valid] > 0  # the others are withdrawn
+                if not used.any():
+                    continue
+                batch = {name: array[used] for name, array in batch.items()}
                 pcm = [name for name, array in batch.items() if array.dtype == np.int16]
                 yield batch | {name: batch[name] / np.float32(32767) for name in pcm}

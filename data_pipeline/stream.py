@@ -24,6 +24,7 @@ from data_pipeline.embeddings import open_embeddings
 from data_pipeline.layout import Info, adjoining, info, pieces
 from data_pipeline.order import Order
 from data_pipeline.reading import Clips, Damaged
+from data_pipeline.tombstones import naming, tombstones
 from jen1_numpy.errors import Refusal
 
 __all__ = ["Info", "batches", "captions", "info"]
@@ -84,7 +85,7 @@ def batches(
         Both: caption and meta (JSON), object arrays of str [b], and index int64 [b], the clip's
         place in the split, counted on through the data sets. Whole clips also have start and total
         float32 [b], the seconds at which they begin in their piece, and those that the whole piece
-        lasts. A damaged clip keeps its row, in which nothing is valid.
+        lasts. A damaged clip, and one that is withdrawn, keeps its row, in which nothing is valid.
 
     Raises:
         Refusal: no such data set or split, sizes that do not fit, or too many damaged clips.
@@ -223,8 +224,11 @@ class _Reader:
         return batch
 
     def _read(self, part: int, place: int, start: float, into: np.ndarray) -> dict[str, Any] | None:
-        """A whole clip, or a window at the share `start` of its valid part; None if damaged."""
-        if (part, place) in self.damages:
+        """A whole clip, or a window at the share `start` of its valid part.
+
+        None if it is damaged or withdrawn.
+        """
+        if (part, place) in self.damages or place in self.clips[part].withdrawn:
             return None
         rows, valid = self._about.shape[0], self._about.data_fields[1]
         crop = self._crop or rows
@@ -244,11 +248,12 @@ class _Reader:
         """The last samples of the clip before, and the first ones of the clip after it."""
         samples = self._about.shape[0]
         for name, neighbour in (("before", place - 1), ("after", place + 1)):
-            if not 0 <= neighbour < len(self.clips[part]):
+            clips = self.clips[part]
+            if not 0 <= neighbour < len(clips) or neighbour in clips.withdrawn:
                 continue
             first = samples - self._around if name == "before" else 0
             try:
-                other = self.clips[part].read(neighbour, first, first + self._around)
+                other = clips.read(neighbour, first, first + self._around)
             except Damaged:  # it is counted when its turn comes
                 continue
             order = (other, clip) if name == "before" else (clip, other)
@@ -306,8 +311,9 @@ def _close() -> None:
 
 def captions(folder: str, split: str) -> list[str]:
     """The distinct captions of a split and of the data set's table, sorted."""
-    found = {text for row in pieces(folder) if row["split"] == split for text in row["captions"]}
-    table = open_table(folder)
+    gone, rows = tombstones(folder), pieces(folder)
+    used = (row["captions"] for row in rows if row["split"] == split and not naming(row, gone))
+    found, table = {caption for captions in used for caption in captions}, open_table(folder)
     return sorted(found.union(table.distinct() if table else ()))
 
 

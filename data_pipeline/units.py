@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from data_pipeline.captioning import Template, composed
 from data_pipeline.clips import Dropped, Recording, cut
-from data_pipeline.layout import blocks_of
+from data_pipeline.layout import SAMPLE_RATE, blocks_of
 from data_pipeline.listing import hashed, read_lines
 from data_pipeline.rights import FIELDS, Rights
 from data_pipeline.sources import About, Entry, Item, Rejection, Source
@@ -105,6 +105,9 @@ def _recording(
             return asdict(made)
         outcome |= _found(plan, item, made)
         for clip in _clips(made, outcome):
+            if clip["id"] in plan.rights.denied:
+                outcome["dropped"]["denied"] += clip["valid_samples"] / SAMPLE_RATE
+                continue
             lots[outcome["lot"]].write([serialise(block) for block in in_blocks(clip)])
             outcome["valid"].append(clip["valid_samples"])
     # Clips that are written already are dropped by the commit.
