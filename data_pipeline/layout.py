@@ -34,6 +34,7 @@ SAMPLE_RATE = 48_000
 NAME = "jen1"
 TOLERANCE = 0.01  # seconds: resampling rounds, and so does float32 in a long file
 VERSION = "3.0.0"  # of the features and their meaning; readers refuse another major version
+REPAIR, REPAIRED = ".repair", "files.json"  # a folder of `repair`, and the list that ends it
 PIECES = "pieces"  # a folder with a file a unit, and a line a recording
 LAYOUT = "layout.json"  # {"blocks": records of a clip}
 FINGERPRINT = "fingerprint.json"
@@ -103,6 +104,10 @@ def info(folder: str) -> Info:
     from data_pipeline._tf import tfds
 
     path = local(folder)  # TFDS would try to read a URL
+    if (path / REPAIR / REPAIRED).exists():
+        raise Refusal(
+            f"A repair of {folder} was interrupted; give `jen1 data validate {folder} --repair`."
+        )
     try:
         about = tfds.builder_from_directory(folder).info
         known = {"audio", "latents"} & set(about.features or ())

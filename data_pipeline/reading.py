@@ -82,7 +82,10 @@ class Clips:
         begin, end = first // block, -(-stop // block)
         records = self._records(place * self._about.blocks + begin, end - begin)
         into = np.empty((stop - first, channels), self._dtype) if into is None else into
-        return joined(records, self._data, block, into, first - begin * block)
+        clip = joined(records, self._data, block, into, first - begin * block)
+        if clip.get("block", begin) != begin:
+            raise Damaged(f"its block {clip['block']} is where its block {begin} should be")
+        return clip
 
     def _records(self, first: int, count: int) -> Iterator[bytes]:
         number = int(np.searchsorted(self._ends, first, side="right"))
@@ -107,12 +110,16 @@ def joined(
     """
     clip, at = {}, -skip
     try:
-        for record in records:
+        for number, record in enumerate(records):
             found = _features(record)
+            clip = clip or found
+            follows = found.get("block", [number])[0] == clip.get("block", [0])[0] + number
+            if found["id"] != clip["id"] or not follows:
+                raise ValueError("its blocks do not follow each other")
             part = np.frombuffer(found.pop(data)[0], into.dtype).reshape(block, into.shape[1])
             part = part[max(-at, 0) : len(into) - at]
             into[max(at, 0) : max(at, 0) + len(part)] = part
-            clip, at = clip or found, at + block
+            at += block
         clip = {
             name: [text.decode() for text in values] if name == "captions" else _single(values)
             for name, values in clip.items()

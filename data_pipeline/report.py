@@ -81,7 +81,7 @@ class Totals:
         self.clips[split] += clips
         self.seconds[split] += sum(outcome["valid"][:clips]) / SAMPLE_RATE
         if split == "train":
-            self.licences[_licence(outcome["meta"])] += clips
+            self.licences[licence(outcome["meta"])] += clips
         for reason, seconds in outcome["dropped"].items():
             self.dropped[reason] = self.dropped.get(reason, 0.0) + seconds
         self.clipped += outcome["clipped"] > CLIPPED
@@ -133,7 +133,7 @@ class Totals:
         )
 
 
-def _licence(meta: Mapping) -> str:
+def licence(meta: Mapping) -> str:
     """The field `licence`, in one line of at most 80 characters; "" if it is no text."""
     stated = meta.get("licence")
     return " ".join(stated.split())[:80] if isinstance(stated, str) else ""

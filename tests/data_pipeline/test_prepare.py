@@ -9,12 +9,10 @@ import tensorflow_datasets as tfds
 
 from data_pipeline import layout as store
 from data_pipeline import synthesis, writing
-from data_pipeline.captioning import write
 from data_pipeline.prepare import prepare
 from data_pipeline.report import Totals
-from data_pipeline.validate import validate
 from jen1_numpy.errors import Refusal
-from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone, write_data_set
+from tests.data_pipeline.conftest import SAMPLES, SECONDS, tone
 
 
 def source(folder, split="train"):
@@ -330,68 +328,6 @@ def test_many_shards_read_as_one_split(tmp_path, monkeypatch):
     prepare("synthetic", str(tmp_path / "out"), seconds=0.25, clips=5, test_fraction=0)
     assert len(list((tmp_path / "out").glob("*.array_record-*-of-00005"))) == 5
     assert len({e["id"] for e in source(tmp_path / "out")}) == 5
-
-
-def test_validate_agrees_with_prepare_and_names_problems(shards, tmp_path):
-    report = validate(shards)
-    assert report.problems == [] and report.examples == store.info(shards).examples
-    assert report.without_caption == 0 and report.captions_each == (1, 1, 1)
-    assert report.captions == 8 and report.shares["mono-like"] == 0
-    assert report.levels["peak in dBFS"][1] == pytest.approx(20 * np.log10(0.5), abs=0.1)
-    assert "no problems" in str(report)
-
-    features, bad = store.waveform_features(SAMPLES), tmp_path / "bad"
-    bad.mkdir()
-    silent = dict(
-        audio=np.zeros((SAMPLES, 2), np.int16), start=0.0, total=0.25, captions=[""], meta="{}"
-    )
-    leak = silent | dict(valid_samples=SAMPLES, id="leak.wav@0.000")
-    noisy = silent | dict(audio=np.full((SAMPLES, 2), 32767, np.int16))
-    noisy |= dict(captions=["loud", "noise"])
-    train = [
-        leak,
-        noisy | dict(valid_samples=100, id="padding.wav@0.000"),
-        silent | dict(valid_samples=SAMPLES + 1, id="valid.wav@0.000"),
-        silent | dict(valid_samples=SAMPLES, id="late.wav@0.250", start=0.05),
-    ]
-    write_data_set(bad, features, {"train": train, "test": [leak]})
-    report = validate(str(bad))
-    assert sorted(problem.split(":")[0] for problem in report.problems) == [
-        "1 files are in train and in test, for instance leak.wav",
-        "late.wav@0.250",
-        "padding.wav@0.000",
-        "valid.wav@0.000",
-    ]
-    assert report.shares == pytest.approx({"mono-like": 1.0, "clipped": 1 / 4, "silent": 3 / 4})
-    assert (report.without_caption, report.captions_each, report.captions) == (3, (2, 2, 2), 2)
-
-
-def test_validate_counts_what_written_captions_name(tmp_path):
-    known, id = dict(tempo=96.0, meter="3/4", source="midi"), "a.mid@0.000"
-    written = write(known, id)
-    example = dict(audio=np.ones((SAMPLES, 2), np.int16), valid_samples=SAMPLES, start=0, total=1)
-    said = [each.text for each in written] + ["a given caption in 5/4"]
-    score = example | dict(id=id, captions=said, meta=json.dumps(known))
-    other = example | dict(id="b.wav@0.000", captions=["fast"], meta='{"tempo": "fast"}')
-    write_data_set(tmp_path, store.waveform_features(SAMPLES), {"train": [score, other]})
-    naming = lambda field: sum(field in each.fields for each in written)
-    expected = {field: (1, len(written), naming(field)) for field in ("tempo", "meter")}
-    assert validate(str(tmp_path)).truth == expected
-
-
-def test_broken_shards_are_refused_by_name(shards, tmp_path):
-    with pytest.raises(Refusal, match="not a prepared data set"):
-        validate(str(tmp_path))
-    torn = shutil.copytree(shards, tmp_path / "torn")
-    shard = next(torn.glob("*train.array_record*"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
-    shard.write_bytes(content)
-    with pytest.raises(Refusal, match="broken"):
-        validate(str(torn))
-    shard.unlink()
-    with pytest.raises(Refusal):
-        validate(str(torn))
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0, -1.0, 1e-6, 1e6])
