@@ -167,6 +167,10 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoint renamed")
         self._checkpointer.reload()
 
+    def record(self) -> dict[str, Any]:
+        """The record of the newest checkpoint."""
+        return self._load({"record": None}, None)["record"]
+
     def shapes(self, trainable: str) -> PyTree:
         """The shapes of the parameters of one trainable in the newest checkpoint."""
         held = self._held(None)

@@ -2,7 +2,8 @@
 
 Training reads batch s + `offset` at step s. The offset is 0 until a training goes on with another
 batch size: then it keeps the number of examples that have been read. Every checkpoint's record
-holds it, with all that the place in the data depends on, as `position`.
+holds it, with all that the place in the data depends on, as `position`; what earlier steps had
+other values of is in its list `earlier`, each with the step `until` which they had it.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ def position(training: ConfigDict, seed: int, record: Mapping[str, Any]) -> dict
         "seed": seed,
         "data": {key: value for key, value in data.items() if key not in _FREE},
         "offset": 0,
+        "earlier": [],
         "trained": list(training.trained),
         "average": training.ema_decay > 0,
     }
@@ -61,3 +63,13 @@ def moved(then: Mapping[str, Any], now: Mapping[str, Any], step: int) -> int:
     if then["batch_size"] == now["batch_size"]:
         return then["offset"]
     return (step + then["offset"]) * then["batch_size"] // now["batch_size"] - step
+
+
+def gone_on(then: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The position of a training that goes on at `step` with `now`, and was at `then`."""
+    here = {**now, "offset": moved(then, now, step), "earlier": then.get("earlier", [])}
+    placing = ("batch_size", "seed", "data", "offset")
+    if any(then[key] != here[key] for key in placing):
+        part = {key: then[key] for key in placing} | {"until": step}
+        here["earlier"] = [*here["earlier"], part]
+    return here

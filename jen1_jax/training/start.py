@@ -23,7 +23,7 @@ from jen1_jax.models import weights
 from jen1_jax.models.checkpoints import Checkpoints
 from jen1_jax.models.run import Run, differences
 from jen1_jax.sharding import shardings
-from jen1_jax.training.resume import check_position, moved, position
+from jen1_jax.training.resume import check_position, gone_on, position
 from jen1_jax.training.step import Trainable, TrainState, init_state, path_name, trained_part
 from jen1_numpy.errors import Refusal
 
@@ -117,8 +117,7 @@ def begin(
         progress(f"{name}: going on from step {checkpoints.latest}")
         if training.init_from:
             progress(f"{name}: train_{name}.init_from is not read again")
-        offset = moved(then["position"], here, int(state.step))
-        return Start(state, here | {"offset": offset})
+        return Start(state, gone_on(then["position"], here, int(state.step)))
 
     given = jax.device_get(dict(start_from))  # it may lie on one device of many
     held: PyTree = {}
