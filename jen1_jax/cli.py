@@ -102,15 +102,56 @@ def _prepare(options: argparse.Namespace, encoder=None):
 
 
 def data_validate(options: argparse.Namespace) -> None:
+    from data_pipeline.repair import finish, repair
     from data_pipeline.validate import validate
+    from jen1_jax.models.run import Run
+    from jen1_numpy.files import write_text
 
-    report = validate(options.dir)
+    fingerprints = Run.open(options.run).record["fingerprints"] if options.run else None
+    if options.repair:
+        finish(options.dir)
+    report = validate(options.dir, jobs=options.jobs, fingerprints=fingerprints)
     print(report)
-    if report.problems:
-        raise Refusal(
-            f"{options.dir} has {len(report.problems)} problems, listed above; prepare the data "
-            "again."
-        )
+    if options.json:
+        write_text(options.json, json.dumps(report.to_json(), indent=1) + "\n")
+    problems, way_out = report.problems, "--repair drops what is bad"
+    if options.repair:
+        repair(report)
+        problems, way_out = report.repairs.lasting, "--repair cannot mend them: prepare again"
+    if problems:
+        raise Refusal(f"{options.dir} has {len(problems)} problems, listed above; {way_out}.")
+
+
+def data_withdraw(options: argparse.Namespace) -> None:
+    from data_pipeline.tombstones import read_names
+    from data_pipeline.withdraw import withdraw
+
+    names = {*options.ids, *(read_names(options.file) if options.file else ())}
+    withdraw(options.dir, sorted(names), options.reason)
+
+
+def data_trace(options: argparse.Namespace) -> None:
+    from data_pipeline.trace import trace
+    from jen1_jax.models.checkpoints import Checkpoints
+    from jen1_jax.models.run import Run
+    from jen1_numpy.files import write_text
+
+    run, found = Run.open(options.run), {}
+    for part in ("autoencoder", "diffusion"):
+        if (until := Checkpoints.newest(run.checkpoints(part))) < 0:
+            continue
+        record = Checkpoints(run.checkpoints(part)).record()
+        directory = options.data or record["data"]["dir"]
+        if directory.endswith(".npz"):
+            print(f"{part}: {directory} is no data set of shards, and is not traced")
+            continue
+        found[part] = trace(directory, options.ids, record["position"], until)
+        print(f"{part}: {found[part]}")
+    if not found:
+        raise Refusal(f"{run.path} has no checkpoint of a training on shards; nothing is traced.")
+    if options.json:
+        traced = {part: vars(each) for part, each in found.items()}
+        write_text(options.json, json.dumps(traced, indent=1) + "\n")
 
 
 def data_encode(options: argparse.Namespace) -> None:
@@ -496,6 +537,22 @@ def _parser() -> argparse.ArgumentParser:
         data, "validate", data_validate, "report the contents and the problems of a data set"
     )
     sub.add_argument("dir")
+    sub.add_argument("--jobs", type=_count, help="processes that read (default: one a core)")
+    sub.add_argument("--run", help="a run whose encoders the latents must come from")
+    sub.add_argument("--repair", action="store_true", help="drop what is bad or withdrawn")
+    sub.add_argument("--json", metavar="FILE", help="write the report there, too")
+    about = "leave recordings, clips or the works of a rightsholder out of all later steps"
+    sub = _command(data, "withdraw", data_withdraw, about)
+    sub.add_argument("dir")
+    ids_help = "of a recording, of a clip (FILE@SECONDS), or rightsholder:NAME"
+    sub.add_argument("ids", nargs="*", metavar="ID", help=ids_help)
+    sub.add_argument("--file", help="with an id a line")
+    sub.add_argument("--reason", default="", help="to be kept with the ids")
+    sub = _command(data, "trace", data_trace, "the steps of a run that have read a recording")
+    sub.add_argument("ids", nargs="+", metavar="ID", help=ids_help)
+    sub.add_argument("--run", required=True)
+    sub.add_argument("--data", metavar="DIR", help="where its data are now (default: as recorded)")
+    sub.add_argument("--json", metavar="FILE", help="write the steps there, too")
     sub = _command(data, "encode", data_encode, "shards or audio -> whitened latents and captions")
     given = sub.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", metavar="DATA", help="what `jen1 data prepare` has written")
