@@ -23,8 +23,7 @@ from jen1_jax.training.autoencoder import train_autoencoder
 from jen1_jax.training.diffusion import train_diffusion
 from jen1_jax.training.npz import NpzData
 from tests import tiny
-from tests.bucket import serve
-from tests.test_store import point_at
+from tests.bucket import point_at, serve
 
 
 def main() -> None:

@@ -172,7 +172,8 @@ def _sound(audio: Path | Section) -> soundfile.SoundFile:
             raise Unusable("truncated", lacking)
         file = soundfile.SoundFile(audio if isinstance(audio, Path) else opened(audio))
     except (OSError, RuntimeError, TypeError) as error:  # TypeError: the suffix is .raw
-        raise Unusable("undecodable", str(error)) from None
+        detail = getattr(error, "error_string", str(error))  # without the path
+        raise Unusable("undecodable", detail) from None
     if file.channels > 2:
         raise Unusable(
             "more than two channels", f"{file.channels} channels; mix down to stereo first"

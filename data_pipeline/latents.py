@@ -30,7 +30,7 @@ from data_pipeline.stream import captions
 from data_pipeline.tombstones import WITHDRAWN, tombstones
 from data_pipeline.units import outcomes_file
 from data_pipeline.writing import Shards, read_part, serialise
-from jen1_jax.files import whole_folder
+from jen1_jax.files import Unfinished, local_place, whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
 
@@ -86,16 +86,17 @@ def encode(
             return None
         with whole_folder(out, key) as target:
             _commit(target, work, folder, about, encoder, progress)
+            written = info(str(target))
         shutil.rmtree(work, ignore_errors=True)
-    return info(out)
+    return written
 
 
 @contextmanager
 def _staging(out: str, key: str, process: int, processes: int) -> Iterator[Path]:
     """The folder for the units of `out`, in which this process is the only one of its number."""
-    target = local(out).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Refusal(f"{out} already exists and is not empty; name another folder.")
+    if processes > 1:
+        local(out)  # in a bucket, they would not see each other's units
+    target = local_place(out)
     work = target.with_name(f".{target.name}.{key}.units")
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,8 @@ def _staging(out: str, key: str, process: int, processes: int) -> Iterator[Path]
             except OSError:
                 raise Refusal(f"Another command is writing {out}; wait for its end.") from None
             yield work
+    except Unfinished:
+        raise
     except Refusal:
         if processes == 1:
             shutil.rmtree(work, ignore_errors=True)

@@ -103,6 +103,11 @@ def info(folder: str) -> Info:
     """What the data set in `folder` holds. Raises Refusal if there is none that can be read."""
     from data_pipeline._tf import tfds
 
+    if folder.startswith("gs://"):
+        raise Refusal(
+            f"{folder} is in a bucket, and ArrayRecord files are read from local folders alone: "
+            "mount it (gcsfuse --implicit-dirs BUCKET FOLDER) or copy it, and give the local path."
+        )
     path = local(folder)  # TFDS would try to read a URL
     if (path / REPAIR / REPAIRED).exists():
         raise Refusal(

@@ -24,7 +24,8 @@ from data_pipeline.clips import Dropped, Recording, cut
 from data_pipeline.layout import SAMPLE_RATE, blocks_of
 from data_pipeline.listing import hashed, read_lines
 from data_pipeline.rights import FIELDS, Rights
-from data_pipeline.sources import About, Entry, Item, Rejection, Source
+from data_pipeline.sources import About, Item, Rejection, Source
+from data_pipeline.sources.held import held
 from data_pipeline.writing import Shards, serialise
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import write_text
@@ -82,23 +83,21 @@ def prepare_unit(plan: Plan, unit: Unit, alive: Callable[[str], None]) -> None:
             outcomes.append(asdict(Rejection(id, unit.unusable[id])))
         elif entries:
             alive(id)
-            outcomes.append(_recording(plan, id, entries, lots, lambda id=id: alive(id)))
+            with held(plan.source, id, entries, plan.folder) as item:
+                outcomes.append(_recording(plan, item, lots, lambda id=id: alive(id)))
     shards = {lot: shards.close() for lot, shards in lots.items() if shards.done}
     text = json.dumps({"shards": shards, "outcomes": outcomes})
     write_text(outcomes_file(plan.folder, unit.number), text)
 
 
 def _recording(
-    plan: Plan,
-    id: str,
-    entries: Sequence[Entry],
-    lots: Mapping[str, Shards],
-    alive: Callable[[], None],
+    plan: Plan, item: Item | Rejection, lots: Mapping[str, Shards], alive: Callable[[], None]
 ) -> dict:
     """The outcome of one recording, whose clips are written."""
-    item, outcome = _item(plan, id, entries), {"id": id}
+    item, id = _allowed(plan, item), item.id
     if isinstance(item, Rejection):
         return asdict(item)
+    outcome = {"id": id}
     try:
         made = cut(item, plan.seconds, loudness=plan.loudness, folder=plan.folder, alive=alive)
         if isinstance(made, Rejection):
@@ -121,18 +120,17 @@ def _recording(
     return outcome
 
 
-def _item(plan: Plan, id: str, entries: Sequence[Entry]) -> Item | Rejection:
-    """The item of a recording that may be used."""
-    item = plan.source.item(id, entries)
+def _allowed(plan: Plan, item: Item | Rejection) -> Item | Rejection:
+    """A recording if it may be used, with all its captions."""
     if isinstance(item, Rejection):
         return item
     first = item.stretches[0][0] if item.stretches else 0.0
     try:
         meta = item.about(first, first + plan.seconds).meta
     except Refusal as error:
-        return Rejection(id, "cannot be rendered", str(error))
+        return Rejection(item.id, "cannot be rendered", str(error))
     about = partial(_captioned, item, plan.templates)
-    return plan.rights.refusal(id, meta) or replace(item, about=about)
+    return plan.rights.refusal(item.id, meta) or replace(item, about=about)
 
 
 def _captioned(item: Item, templates: Sequence[Template], start: float, stop: float) -> About:

@@ -33,6 +33,15 @@ from jen1_numpy.files import local
 AnyPath: TypeAlias = Path | epath.Path
 _LIBRARIES = ("gcsfs", "google", "requests", "aiohttp")  # whose errors mean that the store failed
 RECORDS = ("config.json", "dataset_info.json")  # of a run and of a data set
+PAGE = 1000  # objects of one request for a listing, which is the most that a store gives
+
+
+class StoreError(OSError):
+    """A store has refused a request, or has not answered it although it was repeated."""
+
+
+class Unfinished(Refusal):
+    """A folder could not be written to its end; the next call with its path and key goes on."""
 
 
 def anywhere(path: str | os.PathLike) -> AnyPath:
@@ -65,7 +74,7 @@ def fetched(path: AnyPath) -> Iterator[Path]:
 
 def listing(folder: AnyPath) -> Iterator[tuple[str, int]]:
     """Name within `folder` and size in bytes of each file in it and in its folders, sorted by name
-    within each of them. Of a store it holds one folder's names in memory at a time.
+    within each of them. Of a store it holds one page in memory at a time.
     """
     top = str(folder).rstrip("/")
     if isinstance(folder, Path):
@@ -75,11 +84,46 @@ def listing(folder: AnyPath) -> Iterator[tuple[str, int]]:
                 path = os.path.join(where, name)
                 yield os.path.relpath(path, top), os.stat(path).st_size
         return
-    with _answered(folder):
-        for where, _, found in _store().walk(top, detail=True, on_error="raise"):
-            for name in sorted(found):
-                whole = f"gs://{where}/{name}".removeprefix(f"{top}/")
-                yield whole, found[name]["size"]
+    # `walk` of fsspec would leave out folders that cannot be listed.
+    bucket, _, inner = top.removeprefix("gs://").partition("/")
+    prefix, token = f"{inner}/" if inner else "", {}
+    query = dict(prefix=prefix, maxResults=PAGE, fields="items(name,size),nextPageToken")
+    while True:
+        with _answered(folder):
+            page = _store().call("GET", "b/{}/o", bucket, json_out=True, **query, **token)
+        for item in page.get("items", ()):
+            if not item["name"].endswith("/"):  # some programs store such an object for a folder
+                yield item["name"].removeprefix(prefix), int(item["size"])
+        if "nextPageToken" not in page:
+            return
+        token = {"pageToken": page["nextPageToken"]}
+
+
+def kind(path: AnyPath) -> str | None:
+    """What `path` is: "file", "directory" or "other", such as a pipe; None if there is nothing.
+
+    Unlike `is_file` and `is_dir` of a path in a store, it raises OSError if the store fails.
+    """
+    if isinstance(path, Path):
+        known = "directory" if path.is_dir() else "file" if path.is_file() else "other"
+        return known if path.exists() else None
+    try:
+        with _answered(path):
+            return _store().info(str(path))["type"]
+    except FileNotFoundError:
+        return None
+
+
+def download(source: AnyPath, target: Path) -> None:
+    """Copies an object to a local file. Raises FileNotFoundError if there is none."""
+    with _answered(source):
+        _store().get_file(str(source), str(target), concurrency=1)
+
+
+def beginning(path: AnyPath, most: int) -> bytes:
+    """At most so many bytes of an object. Raises FileNotFoundError if there is none."""
+    with _answered(path), _store().open(str(path), "rb") as file:
+        return file.read(most)
 
 
 @contextmanager
@@ -150,17 +194,9 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
     Raises:
         Refusal: `path` holds something already, or cannot be written, or another process has the
             folder of this path and key.
+        Unfinished: the disk is full, or a store fails.
     """
-    where = anywhere(path)
-    if isinstance(where, Path):
-        target = where.resolve()  # of a link to a folder, the folder
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    else:
-        name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
-        target = Path(tempfile.gettempdir()) / f"jen1-{os.getuid()}-{name}"
-        taken = where.is_file() or any((where / record).exists() for record in RECORDS)
-    if taken:
-        raise Refusal(f"{path} already exists and is not empty; name another folder.")
+    where, target = anywhere(path), local_place(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if key is None:
@@ -194,9 +230,14 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
         raise
     except FileExistsError as error:
         raise Refusal(f"Another command has written to {path} ({error}); name another.") from None
+    except StoreError as error:
+        keep = key is not None
+        raise Unfinished(
+            f"{str(error).rstrip('.')}; {path} is not written: give the same command again."
+        ) from None
     except OSError as error:
         keep = key is not None
-        raise Refusal(
+        raise Unfinished(
             f"Writing {path} failed: {error.strerror or error}; if the disk is full, free some "
             "space or name another folder."
         ) from None
@@ -207,6 +248,28 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def local_place(path: str | os.PathLike) -> Path:
+    """The local path beside which the folder `path` is made: of one in a store, in $TMPDIR.
+
+    Raises:
+        Refusal: `path` holds something already, or its store does not answer.
+    """
+    where = anywhere(path)
+    if isinstance(where, Path):
+        place = where.resolve()  # of a link to a folder, the folder
+        taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    else:
+        name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
+        place = Path(tempfile.gettempdir()) / f"jen1-{os.getuid()}-{name}"
+        try:
+            taken = kind(where) == "file" or any(kind(where / record) for record in RECORDS)
+        except OSError as error:
+            raise Refusal(f"{str(error).rstrip('.')}; nothing was written.") from None
+    if taken:
+        raise Refusal(f"{path} already exists and is not empty; name another folder.")
+    return place
 
 
 def _store() -> Any:
@@ -228,12 +291,17 @@ def _store() -> Any:
 
 @contextmanager
 def _answered(path: AnyPath) -> Iterator[None]:
-    """Raises `OSError` with one sentence where the store has refused a request to the end."""
+    """Raises `StoreError` with one sentence where the store has refused a request to the end."""
     try:
         yield
-    except OSError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        theirs = type(error).__module__.partition(".")[0] in _LIBRARIES
+        # gcsfs raises OSError, without a number, for a request that is forbidden.
+        if not theirs and not (isinstance(error, OSError) and error.errno is None):
             raise
-        raise OSError(f"The object store did not do what was asked for {path}: {error}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(
+            f"The object store did not do what was asked for {path}: {said}"
+        ) from error

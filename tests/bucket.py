@@ -3,6 +3,7 @@
 Objects live in memory. With `failing` = n, each n-th request gets the status 503.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -23,6 +24,7 @@ class Bucket:
         self.objects: dict[tuple[str, str], tuple[bytes, int]] = {}  # content and generation
         self.uploads: dict[str, tuple[str, str, str, bytearray]] = {}
         self.failing, self.requests, self.failed = failing, 0, 0
+        self.forbidden: set[str] = set()  # names of objects that cannot be read
         self.lock, self.generation = threading.Lock(), 0
 
     def fails(self) -> bool:
@@ -140,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, self.store.list(bucket, query))
         if (bucket, name) not in self.store.objects:
             return self._answer(404)
+        if name in self.store.forbidden:
+            return self._answer(403)
         content, generation = self.store.objects[bucket, name]
         if copy:
             found = self.store.put(to_bucket, to_name, content)
@@ -228,3 +232,19 @@ def serve(failing: int = 0):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def point_at(address, monkeypatch):
+    """Lets the libraries ask the stand-in, as if for the first time, and repeat without pauses."""
+    import fsspec
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+    import gcsfs
+    from etils.epath import backend
+
+    sleep = asyncio.sleep
+    monkeypatch.setattr("asyncio.sleep", lambda seconds, *rest: sleep(seconds / 100, *rest))
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    fsspec.config.conf.pop("gcs", None)

@@ -1,6 +1,5 @@
 """Files in an object store: a stand-in for Google Cloud Storage answers on loopback."""
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from jen1_numpy.errors import Refusal
 from tests import tiny
 
 pytest.importorskip("gcsfs")
-from tests.bucket import serve
+from tests.bucket import point_at, serve
 
 
 @pytest.fixture(params=[0, 10], ids=["healthy", "every tenth request fails"])
@@ -26,22 +25,6 @@ def objects(request, monkeypatch):
     with serve(request.param) as (address, store):
         point_at(address, monkeypatch)
         yield store
-
-
-def point_at(address, monkeypatch):
-    """Lets the libraries ask the stand-in, as if for the first time, and repeat without pauses."""
-    import fsspec
-
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
-    import gcsfs
-    from etils.epath import backend
-
-    sleep = asyncio.sleep
-    monkeypatch.setattr("asyncio.sleep", lambda seconds, *rest: sleep(seconds / 100, *rest))
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    fsspec.config.conf.pop("gcs", None)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/run", "http://host/run", "gcs://bucket/run"])

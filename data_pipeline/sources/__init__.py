@@ -5,6 +5,7 @@ more such file and a case in `open_source`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipeline.sources.fma import TRACKS, Fma
 from data_pipeline.sources.folder import MIDI, Folder
@@ -14,6 +15,7 @@ from data_pipeline.sources.sections import Section
 from data_pipeline.sources.synthetic import Synthesiser
 from data_pipeline.sources.tables import Jamendo, MusicCaps
 from data_pipeline.sources.tars import COMPRESSED, TAR, find
+from jen1_jax.files import AnyPath, StoreError, anywhere, kind
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
 
@@ -36,34 +38,54 @@ def open_source(
     Raises:
         Refusal: there is no such source.
     """
-    path = local(source)
-    if soundfonts and not path.is_dir():
-        raise Refusal(f"{source} is no folder; --soundfont is for folders with MIDI files.")
-    if source == "synthetic":
-        if seed < 0:
-            raise Refusal(f"The synthesiser's seed cannot be {seed}; give --seed 0 or more.")
-        return Synthesiser(clips, seconds, seed)
-    if path.name.lower().endswith((TAR, *COMPRESSED)) and not path.is_dir():
+    path = anywhere(source)
+    try:
+        found = kind(path)
+        if soundfonts and found != "directory":
+            raise Refusal(f"{source} is no folder; --soundfont is for folders with MIDI files.")
+        if source == "synthetic":
+            if seed < 0:
+                raise Refusal(f"The synthesiser's seed cannot be {seed}; give --seed 0 or more.")
+            return Synthesiser(clips, seconds, seed)
+        opened = _opened(path, found, soundfonts)
+    except StoreError as error:
+        raise Refusal(f"{error}; nothing was written.") from None
+    if isinstance(path, Path) or type(opened) in (Folder, Manifest):
+        return opened
+    raise _local_alone(source)
+
+
+def _opened(path: AnyPath, found: str | None, soundfonts: Sequence[str]) -> Source:
+    if path.name.lower().endswith((TAR, *COMPRESSED)) and found != "directory":
+        if not isinstance(path, Path):
+            raise _local_alone(str(path))
         return find(str(path))
-    if not path.exists():
+    if found is None:
         raise Refusal(
-            f"There is no {source}; --source takes a folder, a {_MANIFEST}, a pattern of .tar "
+            f"There is no {path}; --source takes a folder, a {_MANIFEST}, a pattern of .tar "
             "files, or the word synthetic."
         )
-    if path.is_dir():
-        if (path / TRACKS).exists():
+    if found == "directory":
+        if kind(path / TRACKS):
             return Fma(path)
-        if (path / "dataset_info.json").exists():
+        if kind(path / "dataset_info.json"):
             # It imports TensorFlow.
             from data_pipeline.sources.tfds import Tfds
 
             return Tfds(path)
         return Folder(path, tuple(local(font) for font in soundfonts))
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.is_file():
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and found == "file":
         columns = header(path)
-        published = (kind for kind in (MusicCaps, Jamendo) if set(kind.COLUMNS) <= set(columns))
+        published = (table for table in (MusicCaps, Jamendo) if set(table.COLUMNS) <= set(columns))
         return next(published, Manifest)(path)
-    raise Refusal(f"{source} is neither a folder nor a {_MANIFEST}.")
+    raise Refusal(f"{path} is neither a folder nor a {_MANIFEST}.")
+
+
+def _local_alone(source: str) -> Refusal:
+    return Refusal(
+        f"{source} is in a bucket, from which only folders of audio files and manifests are read; "
+        "mount the bucket or copy it, and give the local path."
+    )
 
 
 def empty(source: str) -> Refusal:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data_pipeline.sidecars import parse, read_text
 from data_pipeline.sources.fields import described
@@ -17,9 +17,12 @@ from data_pipeline.sources.items import (
     refused,
 )
 from data_pipeline.sources.tars import COMPRESSED, TAR, UNCOMPRESS, member_item, members
+from jen1_jax.files import AnyPath, listing
 from jen1_numpy.errors import Refusal
 
 MIDI = (".mid", ".midi")
+SIDECARS = (".json", ".txt")
+LOCAL = "MIDI files and tars are read from local folders alone; mount the bucket or copy them"
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,13 @@ class Folder:
     `midi.Scores`, which also says what `soundfonts` are for.
     """
 
-    folder: Path
+    folder: AnyPath
     soundfonts: tuple[Path, ...] = ()
 
     def entries(self) -> Iterator[Entry | Rejection]:
+        if not isinstance(self.folder, Path):
+            yield from _in_bucket(self.folder)
+            return
         scores = False
         for found in walk(self.folder, (*SUFFIXES, *UNSUPPORTED, *MIDI, TAR, *COMPRESSED)):
             if isinstance(found, Entry) and found.id.lower().endswith(TAR):
@@ -49,22 +55,28 @@ class Folder:
         if self.soundfonts and not scores:
             raise Refusal(f"{self.folder} holds no MIDI files; leave out --soundfont.")
 
-    def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
+    def place(self, id: str) -> AnyPath:
+        return self.folder / id
+
+    def item(self, id: str, entries: Sequence[Entry], copy: Path | None = None) -> Item | Rejection:
+        """Of a folder in a bucket, `copy` is a copy of the file, beside which its sidecars are."""
+        path = copy or Path(self.folder / id)
+        folder = path.parent if copy else Path(self.folder)
         if entries[0].place:
-            return member_item(self.folder, id, entries)
-        path = self.folder / id
+            return member_item(folder, id, entries)
         if rejection := refused(id, path):
             return rejection
         if _is_midi(id):
             return self._scores().item(path, id)
         fields = {}
         try:
-            if (text := read_text(sidecar := path.with_suffix(".json"), self.folder)) is not None:
+            if (text := read_text(sidecar := path.with_suffix(".json"), folder)) is not None:
                 fields = parse(text)
-            if (text := read_text(sidecar := path.with_suffix(".txt"), self.folder)) is not None:
+            if (text := read_text(sidecar := path.with_suffix(".txt"), folder)) is not None:
                 fields["caption"] = text.strip()
         except ValueError as error:
-            return Rejection(id, "unreadable caption", f"{sidecar.name}: {error}")
+            name = PurePosixPath(id).with_suffix(sidecar.suffix).name
+            return Rejection(id, "unreadable caption", f"{name}: {error}")
         return described(id, path, [fields])
 
     def _scores(self):
@@ -107,6 +119,18 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Entry | Rejection]
         for name in sorted(names):
             yield misnamed(prefix + name) or Entry(prefix + name)
         waiting += [prefix + name for name in sorted(folders, reverse=True)]
+
+
+def _in_bucket(folder: AnyPath) -> Iterator[Entry | Rejection]:
+    """The audio files below a folder in a bucket, as `walk` gives those of a local one."""
+    for id, _ in listing(folder):
+        name = PurePosixPath(id).name.lower()
+        if name.startswith("."):
+            continue
+        if name.endswith((*MIDI, TAR, *COMPRESSED)):
+            yield misnamed(id) or Rejection(id, "in a bucket", LOCAL)
+        elif name.endswith((*SUFFIXES, *UNSUPPORTED)):
+            yield misnamed(id) or Entry(id)
 
 
 def _is_midi(id: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TextIO
 from data_pipeline.sidecars import parse, storable
 from data_pipeline.sources.fields import described
 from data_pipeline.sources.items import Entry, Item, Rejection, misnamed, refused
+from jen1_jax.files import AnyPath, StoreError, anywhere, fetched
 from jen1_numpy.errors import Refusal
 
 MAX_LINE = 2**20  # characters
@@ -27,18 +28,28 @@ class Manifest:
     Several lines with one path are one recording.
     """
 
-    manifest: Path
+    manifest: AnyPath
 
     def entries(self) -> Iterator[Entry | Rejection]:
         return read(self.manifest, self._rows, _listed)
 
-    def item(self, id: str, entries: Sequence[Entry]) -> Item | Rejection:
-        """Its path is absolute, or in the manifest's folder and relative to it."""
-        normal = os.path.normpath(id)
-        path = self.manifest.parent / normal
+    def place(self, id: str) -> AnyPath:
+        """A path in a bucket, an absolute one, or one in the manifest's folder, relative to it.
+
+        Raises:
+            Refusal: it is another URL.
+        """
+        path = anywhere(id)
+        if not isinstance(path, Path) or path.is_absolute():
+            return path
+        return self.manifest.parent / os.path.normpath(id)
+
+    def item(self, id: str, entries: Sequence[Entry], copy: Path | None = None) -> Item | Rejection:
+        """Of a file in a bucket, `copy` is a copy on this machine."""
+        path = copy or Path(self.place(id))
         if rejection := refused(id, path):
             return rejection
-        if normal.split(os.sep)[0] == os.pardir:
+        if os.path.normpath(id).split(os.sep)[0] == os.pardir:
             return Rejection(
                 id, "outside the manifest's folder", "write an absolute path if it is meant"
             )
@@ -62,7 +73,7 @@ def _listed(fields: dict) -> Entry:
 
 
 def read(
-    manifest: Path, rows: Callable[["Lines"], Iterator[dict]], listed: Callable[[dict], Entry]
+    manifest: AnyPath, rows: Callable[["Lines"], Iterator[dict]], listed: Callable[[dict], Entry]
 ) -> Iterator[Entry | Rejection]:
     """The entries of a text file, and a rejection for each line that cannot be read.
 
@@ -89,16 +100,18 @@ def read(
                     yield Rejection(id, "unreadable line", str(error))
                 else:
                     yield misnamed(entry.id) or entry
+    except StoreError:
+        raise
     except OSError as error:
         raise Refusal(f"Cannot read {manifest}: {error}.") from None
 
 
-def rows(manifest: Path, lines: "Lines") -> csv.DictReader:
+def rows(manifest: AnyPath, lines: "Lines") -> csv.DictReader:
     """The rows of a CSV or TSV file with a header; further cells have the key None."""
     return csv.DictReader(lines, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
 
 
-def header(manifest: Path) -> list[str]:
+def header(manifest: AnyPath) -> list[str]:
     """The names of the columns of a CSV or TSV file; none if they cannot be read."""
     try:
         with open_lines(manifest) as lines:
@@ -140,6 +153,9 @@ class Lines:
 
 
 @contextmanager
-def open_lines(manifest: Path) -> Iterator[Lines]:
-    with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+def open_lines(manifest: AnyPath) -> Iterator[Lines]:
+    with (
+        fetched(manifest) as copy,
+        open(copy, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+    ):
         yield Lines(file)

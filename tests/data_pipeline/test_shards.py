@@ -35,6 +35,20 @@ def test_a_url_is_refused(read_or_write, shards, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        validate,
+        lambda data: stream.batches(data, "train", 1),
+        lambda data: ShardData(data, 1, seed=0),
+        lambda data: encode(data, "out", ENCODER),
+    ],
+)
+def test_a_data_set_in_a_bucket_is_not_read(read):
+    with pytest.raises(Refusal, match=r"gs://bucket/data is in a bucket, .*gcsfuse"):
+        read("gs://bucket/data")
+
+
 def test_a_data_set_of_another_major_version_is_refused(shards, tmp_path):
     def with_version(version):
         folder = tmp_path / version
