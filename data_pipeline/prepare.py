@@ -85,8 +85,8 @@ def prepare(
         Refusal: the source is unusable, no recording was accepted, or `out` exists or cannot be
             written. Nothing is left under `out`.
 
-    A call that is interrupted leaves a hidden folder beside `out`. The same call goes on with the
-    units that are not finished there. The data set does not depend on either, nor on `jobs`.
+    A call that is interrupted leaves a hidden folder beside `out`, or in $TMPDIR if `out` is in a
+    bucket. The same call goes on with the units that are not finished there. The data set does not depend on either, nor on `jobs`.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
         raise Refusal(
