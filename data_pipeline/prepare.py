@@ -86,7 +86,8 @@ def prepare(
             written. Nothing is left under `out`.
 
     A call that is interrupted leaves a hidden folder beside `out`, or in $TMPDIR if `out` is in a
-    bucket. The same call goes on with the units that are not finished there. The data set does not depend on either, nor on `jobs`.
+    bucket. The same call goes on with the units that are not finished there. The data set does not
+    depend on either, nor on `jobs`.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
         raise Refusal(

@@ -254,7 +254,8 @@ def local_place(path: str | os.PathLike) -> Path:
     """The local path beside which the folder `path` is made: of one in a store, in $TMPDIR.
 
     Raises:
-        Refusal: `path` holds something already, or its store does not answer.
+        Refusal: `path` holds something already.
+        Unfinished: its store does not answer.
     """
     where = anywhere(path)
     if isinstance(where, Path):
@@ -266,7 +267,7 @@ def local_place(path: str | os.PathLike) -> Path:
         try:
             taken = kind(where) == "file" or any(kind(where / record) for record in RECORDS)
         except OSError as error:
-            raise Refusal(f"{str(error).rstrip('.')}; nothing was written.") from None
+            raise Unfinished(f"{str(error).rstrip('.')}; nothing was written.") from None
     if taken:
         raise Refusal(f"{path} already exists and is not empty; name another folder.")
     return place
