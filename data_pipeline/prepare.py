@@ -17,14 +17,13 @@ from datetime import datetime, timedelta
 from math import inf
 from pathlib import Path
 
-from data_pipeline import report_page
+from data_pipeline import local, report_page
 from data_pipeline.captioning import read_templates
 from data_pipeline.choice import Choice, Units, choose
 from data_pipeline.commit import REJECTED, Commit
 from data_pipeline.encoding import Encoder
 from data_pipeline.layout import SAMPLE_RATE, blocks_of, latent_features, waveform_features
 from data_pipeline.listing import Listing, write_listing
-from data_pipeline.local import prepare_units
 from data_pipeline.report import Report
 from data_pipeline.rights import read_rights
 from data_pipeline.sources import empty, open_source
@@ -56,6 +55,7 @@ def prepare(
     licences: Sequence[str] | None = None,
     captions: str | None = None,
     jobs: int | None = None,
+    beam: Sequence[str] | None = None,
     progress: Callable[[str], None] = print,
 ) -> Report:
     """Writes the data set `out` from `source`, which `sources.open_source` describes.
@@ -80,14 +80,15 @@ def prepare(
             where none are given.
         jobs: processes that prepare units; by default as many as there are cores. With one job, or
             one unit, it is this process, and a file that crashes its decoder ends it.
+        beam: flags of an Apache Beam pipeline that prepares the units, instead of `jobs`.
 
     Raises:
         Refusal: the source is unusable, no recording was accepted, or `out` exists or cannot be
             written. Nothing is left under `out`.
 
     A call that is interrupted leaves a hidden folder beside `out`, or in $TMPDIR if `out` is in a
-    bucket. The same call goes on with the units that are not finished there. The data set does not
-    depend on either, nor on `jobs`.
+    bucket. The same call goes on with the units that are not finished there. The data set depends
+    on neither, nor on `jobs` or `beam`.
     """
     if not (MIN_CLIP <= seconds <= MAX_CLIP):
         raise Refusal(
@@ -97,6 +98,8 @@ def prepare(
         raise Refusal("--clips and --limit-hours must be positive and the test fraction in [0, 1).")
     if loudness is not None and not -70 < loudness <= 0:
         raise Refusal(f"--loudness {loudness} is no level for music; give -70 to 0 LUFS.")
+    if beam is not None and limit_hours is not None:
+        raise Refusal("A Beam pipeline prepares all files; leave out --beam or --limit-hours.")
     reading = dict(clips=clips, seconds=seconds, seed=seed, soundfonts=soundfonts)
     opened, rights = open_source(source, **reading), read_rights(deny, licences)
     templates = read_templates(captions) if captions else ()
@@ -111,7 +114,9 @@ def prepare(
             work.mkdir(exist_ok=True)
             plan = Plan(opened, work, seconds, seed, test_fraction, loudness, rights, templates)
             listing = _list(plan, source, progress)
-            choice, units = _prepare_units(plan, listing, limit_hours, encoder, jobs, progress)
+            choice, units = _prepare_units(
+                plan, listing, limit_hours, encoder, jobs, beam, progress
+            )
             _write(folder, plan, choice, units, encoder, listing.files, source, out, progress)
         shutil.rmtree(work, ignore_errors=True)
         return Report(**json.loads((folder / REPORT).read_text()))
@@ -144,6 +149,7 @@ def _prepare_units(
     limit_hours: float | None,
     encoder: Encoder | None,
     jobs: int | None,
+    beam: Sequence[str] | None,
     progress: Callable[[str], None],
 ) -> tuple[Choice, Units]:
     """Prepares units in order until they are all done, or enough for the limit.
@@ -159,7 +165,13 @@ def _prepare_units(
     todo = (Unit(n, listing.lines(n), {}) for n in range(total) if n not in done)
     before, began, reported = dict(done), time.monotonic(), time.monotonic()
     least = limit  # seconds that the first units have before it is worth choosing
-    with closing(prepare_units(plan, todo, min(jobs or os.cpu_count() or 1, total))) as finished:
+    if beam is None:
+        numbers = local.prepare_units(plan, todo, min(jobs or os.cpu_count() or 1, total))
+    else:
+        from data_pipeline.beam import prepare_units
+
+        numbers = prepare_units(plan, todo, beam)
+    with closing(numbers) as finished:
         while True:
             first = next(n for n in range(total + 1) if n not in done)
             have = sum(done[n] for n in range(first))

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ MISSING = {  # package -> what to do where an extra is not installed
     "tensorflow": _TRAIN,
     "tensorflow_datasets": _TRAIN,
     "array_record": _TRAIN,
+    "apache_beam": "pip install 'jen1-jax[train,beam]'",
     "libtpu": "pip install 'jen1-jax[plan]'",
     "mido": _MIDI,
     "pretty_midi": _MIDI,
@@ -98,6 +100,7 @@ def _prepare(options: argparse.Namespace, encoder=None):
         captions=options.captions,
         licences=options.licences,
         jobs=options.jobs,
+        beam=options.beam,
     )
 
 
@@ -820,7 +823,14 @@ def _add_reading(sub) -> None:
         metavar="NAME[,MORE]",
         help="take only recordings with one of these licences",
     )
-    sub.add_argument("--jobs", type=_count, help="processes that decode (default: one a core)")
+    where = sub.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=_count, help="processes that decode (default: one a core)")
+    where.add_argument(
+        "--beam",
+        type=shlex.split,
+        metavar="FLAGS",
+        help="decode with Apache Beam instead, as in --beam='--runner=FlinkRunner ...'",
+    )
     sub.add_argument(
         "--limit-hours",
         type=float,
