@@ -17,7 +17,7 @@ from data_pipeline.sources.fields import described
 from data_pipeline.sources.items import SUFFIXES, UNSUPPORTED, Entry, Item, Rejection, refused
 from data_pipeline.sources.manifests import filled, read, rows
 
-_TAGS = {"genre": "genre", "instrument": "instrument", "mood/theme": "mood"}
+_TAGS = {"genre": "genre", "instrument": "instruments", "mood/theme": "mood"}
 LONGER = 1.0  # seconds; a file that is longer than its stretch by more is a whole video
 
 
@@ -72,7 +72,7 @@ class Jamendo:
     """A TSV file of MTG-Jamendo; the audio is at its PATH below the folder of the TSV file.
 
     It may also be below the folder `audio` beside it, and the smaller version NAME.low.mp3. The
-    tags are lists of texts in `genre`, `instrument` and `mood`. An artist is a group.
+    tags are lists of texts in `genre`, `instruments` and `mood`. An artist is a group.
     """
 
     COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")

@@ -84,7 +84,7 @@ def test_mtg_jamendo_has_tags_in_further_cells_and_artists_as_groups(tmp_path):
         album_id="album_000031",
         genre=["punkrock", "rock"],
         mood=["calm"],
-        instrument=["bass"],
+        instruments=["bass"],
         tags=["group---x"],
     )
     assert got["14/214.mp3"].about(0, 1).captions == ("",)
