@@ -56,10 +56,9 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
 
 def _title(report: Mapping[str, Any]) -> str:
     hours = sum(split["hours"] for split in report["splits"].values())
-    rejected = sum(each["files"] for each in report["rejected"].values())
     return (
-        f"{Path(report['out']).name}: {hours:,.2f} hours of {report['accepted']:,} files; "
-        f"{rejected:,} files rejected"
+        f"{Path(report['out']).name}: {hours:,.2f} hours; "
+        f"{report['accepted']:,} of {report['files']:,} files accepted"
     )
 
 
