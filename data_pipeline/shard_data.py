@@ -9,6 +9,7 @@ import numpy as np
 from data_pipeline import stream
 from data_pipeline.caption_table import CaptionTable
 from data_pipeline.damage import Damages
+from data_pipeline.fetching import open_table
 from data_pipeline.layout import info
 
 
@@ -52,7 +53,7 @@ class ShardData:
             "batch_size": batch_size,
         }
         self._table = CaptionTable(captions) if captions else None
-        tables = [self._table or stream.open_table(each) for each in self._folders]
+        tables = [self._table or open_table(each) for each in self._folders]
         if any(tables):
             self.description["captions"] = [table and table.fingerprint for table in tables]
         if len(abouts) > 1:
