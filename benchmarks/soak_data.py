@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,11 @@ def kills(command, folder: Path, count: int, draw: random.Random) -> dict[str, i
             text=True,
             start_new_session=True,
         )
-        time.sleep(draw.uniform(0.1, took))
+        if figures["kills"] % 2:  # at any time, or soon after a unit was finished
+            _wait(process, folder, set(done))
+            time.sleep(draw.uniform(0, 0.2))
+        else:
+            time.sleep(draw.uniform(0.1, took))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -120,10 +125,22 @@ def kills(command, folder: Path, count: int, draw: random.Random) -> dict[str, i
     return figures
 
 
+def _wait(process: subprocess.Popen, folder: Path, done: set[str]) -> None:
+    """Returns when another unit is finished, or the command has ended."""
+    deadline = time.monotonic() + 600
+    while process.poll() is None and not _units(folder).keys() - done:
+        assert time.monotonic() < deadline, "no unit was finished"
+        time.sleep(0.005)
+
+
 def _units(folder: Path) -> dict[str, tuple[int, int]]:
     """The finished units: which file holds each, and of when."""
     files = (path for work in folder.glob(".out*") for path in work.rglob("0*.json"))
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+    found = {}
+    for path in files:
+        with suppress(FileNotFoundError):  # the data set is made just now
+            found[path.name] = (path.stat().st_ino, path.stat().st_mtime_ns)
+    return found
 
 
 def flips(data: Path, count: int, draw: random.Random) -> dict[str, int]:
