@@ -1,5 +1,6 @@
 """Reads the clips of a batch: where a clip cannot be used, its row stays empty."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from data_pipeline.caption_table import TABLE, CaptionTable
 from data_pipeline.damage import Damages
 from data_pipeline.embeddings import open_embeddings
-from data_pipeline.layout import adjoining, info
+from data_pipeline.layout import adjoining
 from data_pipeline.reading import Clips, Damaged
 
 TEXTS = ("caption", "meta")
@@ -20,17 +21,15 @@ class Fetcher:
 
     def __init__(
         self,
-        folders: list[str],
-        split: str,
+        clips: Sequence[Clips],
         crop: int | None,
         around: int,
         damages: Damages,
         table: CaptionTable | None,
     ):
-        self.clips = [Clips(folder, split) for folder in folders]
-        self.damages = damages
-        self._folders, self._split, self._crop, self._around = folders, split, crop, around
-        self._about = info(folders[0])
+        self.clips, self.damages = clips, damages
+        self._crop, self._around, self._about = crop, around, clips[0].about
+        folders = [str(each.about.folder) for each in clips]
         self._first = np.cumsum([0, *map(len, self.clips)])  # index of each data set's first clip
         self._tables = [table or open_table(folder) for folder in folders]
         self._embeddings = [open_embeddings(folder) for folder in folders]
@@ -84,18 +83,21 @@ class Fetcher:
 
         None if it is damaged or withdrawn.
         """
-        if (part, place) in self.damages or place in self.clips[part].withdrawn:
+        clips = self.clips[part]
+        if (part, place) in self.damages or place in clips.withdrawn:
             return None
         rows, valid = self._about.shape[0], self._about.data_fields[1]
         crop = self._crop or rows
         try:
             first = int(start * (rows - crop + 1))
-            clip = self.clips[part].read(place, first, first + crop, into)
+            clip = clips.read(place, first, first + crop, into)
             if clip[valid] < rows and crop < rows:  # known only now
                 first = int(start * (max(clip[valid] - crop, 0) + 1))
-                clip = self.clips[part].read(place, first, first + crop, into)
+                clip = clips.read(place, first, first + crop, into)
         except Damaged as damage:
-            self.damages.add(part, place, f"clip {place} of {self._split}", damage)
+            self.damages.add(
+                part, place, f"clip {place} of {clips.split} in {clips.about.folder}", damage
+            )
             return None
         clip[valid] = min(clip[valid], crop)
         return clip

@@ -33,12 +33,12 @@ class Clips:
     """
 
     def __init__(self, folder: str, split: str):
-        self._about, self._split, self._files = info(folder), split, _Files()
-        if split not in self._about.examples:
-            known = ", ".join(self._about.examples) or "none"
+        self.about, self.split, self._files = info(folder), split, _Files()
+        if split not in self.about.examples:
+            known = ", ".join(self.about.examples) or "none"
             raise Refusal(f"{folder} has no split {split!r}, only {known}.")
-        self._ends = np.cumsum(self._about.shards[split])
-        data, _ = self._about.data_fields
+        self._ends = np.cumsum(self.about.shards[split])
+        data, _ = self.about.data_fields
         self._data, self._dtype = data, np.int16 if data == "audio" else np.float16
         self.withdrawn: frozenset[int] = frozenset()
         if names := tombstones(folder):
@@ -46,7 +46,7 @@ class Clips:
             self.withdrawn = frozenset(place for _, name, place in found if name == split)
 
     def __len__(self) -> int:
-        return self._about.examples[self._split]
+        return self.about.examples[self.split]
 
     def id(self, place: int) -> str | None:
         """Of the clip at `place`; None if it is damaged."""
@@ -75,12 +75,12 @@ class Clips:
         Raises:
             Damaged: a record that is needed is damaged.
         """
-        rows, channels = self._about.shape
-        stop, block = rows if stop is None else stop, rows // self._about.blocks
+        rows, channels = self.about.shape
+        stop, block = rows if stop is None else stop, rows // self.about.blocks
         if not 0 <= first < stop <= rows or not 0 <= place < len(self):
             raise ValueError(f"rows {first} to {stop} of clip {place}")
         begin, end = first // block, -(-stop // block)
-        records = self._records(place * self._about.blocks + begin, end - begin)
+        records = self._records(place * self.about.blocks + begin, end - begin)
         into = np.empty((stop - first, channels), self._dtype) if into is None else into
         clip = joined(records, self._data, block, into, first - begin * block)
         if clip.get("block", begin) != begin:
@@ -89,7 +89,7 @@ class Clips:
 
     def _records(self, first: int, count: int) -> Iterator[bytes]:
         number = int(np.searchsorted(self._ends, first, side="right"))
-        path = self._about.shard(self._split, number)
+        path = self.about.shard(self.split, number)
         offset = first - (int(self._ends[number - 1]) if number else 0)
         return self._files.read(path, range(offset, offset + count))
 

@@ -21,6 +21,7 @@ from data_pipeline.damage import Damages
 from data_pipeline.fetching import TEXTS, TIMING, Fetcher, open_table
 from data_pipeline.layout import Info, info, pieces
 from data_pipeline.order import Order
+from data_pipeline.reading import Clips
 from data_pipeline.tombstones import naming, tombstones
 from jen1_numpy.errors import Refusal
 
@@ -86,17 +87,17 @@ def batches(
         Refusal: no such data set or split, sizes that do not fit, or too many damaged clips.
     """
     folders = [folders] if isinstance(folders, str) else list(folders)
-    abouts = [info(folder) for folder in folders]
-    about, shares = abouts[0], list(shares) or [1] * len(folders)
-    _check(folders, abouts, shares, batch_size, crop)
+    clips = [Clips(folder, split) for folder in folders]
+    about, shares = clips[0].about, list(shares) or [1] * len(folders)
+    _check(folders, [each.about for each in clips], shares, batch_size, crop)
     around = around if about.kind == "waveform" and crop is None else 0
     if not 0 <= around <= about.shape[0]:
         raise Refusal(
             f"Cannot read {around} samples around clips of {about.shape[0]} in {folders[0]}; "
             "prepare longer clips or read fewer samples."
         )
-    fetcher = Fetcher(folders, split, crop, around, damages or Damages(), table)
-    order = Order([len(clips) for clips in fetcher.clips], shares, limit, seed, shuffle)
+    fetcher = Fetcher(clips, crop, around, damages or Damages(), table)
+    order = Order([len(each) for each in clips], shares, limit, seed, shuffle)
     places = np.arange(batch_size) if rows is None else np.array(rows)
     share, total = len(places), int(order.sizes.sum())
 
