@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from datetime import date
 from difflib import get_close_matches
@@ -40,13 +40,14 @@ def withdraw(
         raise Refusal("Nothing is named; give ids, or a file with an id a line.")
     counts = clips_of(folder, names, known)
     gone = {row["id"] for row in pieces(folder) if naming(row, names)}
-    copies = dict.fromkeys(_copies(path.parent / REJECTED, gone))
+    copies = _copies(path.parent / REJECTED, gone)
     new = [name for name in (*names, *copies) if name not in known]
     said = f"{date.today().isoformat()}\t{' '.join(reason.split())}"
     lock = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         old = path.read_text(encoding="utf-8") if path.exists() else ""
+        old += "\n" if old and not old.endswith("\n") else ""
         write_text(path, old + "".join(f"{name}\t{said}\n" for name in new))
     except OSError as error:
         raise Refusal(f"Cannot write {path} ({error.strerror}); nothing was withdrawn.") from None
@@ -73,6 +74,9 @@ def clips_of(folder: str, names: Collection[str], known: Collection[str] = ()) -
         if not counts[name] and name not in known:
             near = get_close_matches(name, _names(folder), 3)
             meant = f"; the nearest are {', '.join(near)}" if near else ""
+            for row in _duplicates(Path(folder, REJECTED)):
+                if row["id"] == name:
+                    meant = f"; it is a duplicate, {row['detail']}"
             raise Refusal(f"{folder} has no recording, clip or rightsholder {name!r}{meant}.")
     return counts
 
@@ -93,12 +97,25 @@ def _names(folder: str) -> Iterator[str]:
             yield HOLDER + holder
 
 
-def _copies(rejected: Path, ids: Collection[str]) -> Iterator[str]:
-    """The recordings that were rejected as duplicates of those with these ids."""
-    if not rejected.exists():
-        return
-    with open(rejected, encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            same = row["detail"].removeprefix("the same bytes as ").removeprefix("it sounds like ")
-            if row["reason"] == "duplicate" and same in ids:
-                yield row["id"]
+def _copies(rejected: Path, ids: Collection[str]) -> list[str]:
+    """The recordings that were rejected as duplicates of those with these ids, or of one another.
+
+    Of a copy at another gain that comes twice, the second one has only the bytes of the first.
+    """
+    same: dict[str, list[str]] = defaultdict(list)
+    for row in _duplicates(rejected):
+        of = row["detail"].removeprefix("the same bytes as ").removeprefix("it sounds like ")
+        same[of].append(row["id"])
+    found, waiting = [], list(ids)
+    while waiting:
+        copies = same.pop(waiting.pop(), [])
+        found += copies
+        waiting += copies
+    return found
+
+
+def _duplicates(rejected: Path) -> Iterator[dict]:
+    """What rejected.jsonl says of duplicates."""
+    if rejected.exists():
+        with open(rejected, encoding="utf-8") as lines:
+            yield from (row for row in map(json.loads, lines) if row["reason"] == "duplicate")

@@ -118,6 +118,23 @@ def test_another_preparation_rejects_them_and_their_duplicates(given, whole, dat
     assert len(found) == 11 and clip not in found
 
 
+def test_copies_of_copies_are_withdrawn_and_lead_to_the_one_that_was_taken(data, tmp_path):
+    kept = row_of(data)["id"]
+    rejected = [
+        dict(id="c.wav", reason="duplicate", detail="the same bytes as b.wav"),
+        dict(id="b.wav", reason="duplicate", detail=f"it sounds like {kept}"),
+        dict(id="d.wav", reason="silent", detail="peak 0.0e+00"),
+    ]
+    path = tmp_path / "data" / "rejected.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rejected))
+    with pytest.raises(Refusal, match=r"'c.wav'; it is a duplicate, the same bytes as b.wav"):
+        withdraw(data, ["c.wav"])
+    path.with_name("withdrawn.txt").write_text("rightsholder:Ann")  # no end of the line
+    withdraw(data, [kept])
+    lines = path.with_name("withdrawn.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["rightsholder:Ann", kept, "b.wav", "c.wav"]
+
+
 def test_unknown_names_are_refused_and_nothing_is_written_twice(data, tmp_path):
     with pytest.raises(Refusal, match=r"no recording, clip or rightsholder '2.wave'.*2\.wav"):
         withdraw(data, ["1.wav", "2.wave"])
