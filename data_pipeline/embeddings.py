@@ -47,7 +47,9 @@ def write_embeddings(
     missing = [caption for caption in captions if stored is None or caption not in stored]
     missing.sort(key=caption_key)
     done, full, tokens = len(captions) - len(missing), 0, 0
-    for number, chosen in enumerate(_split(missing, IN_FILE), len(_files(folder))):
+    known = (path.stem.rpartition("-")[2] for path in _files(folder))
+    first = 1 + max((int(number) for number in known if number.isdecimal()), default=-1)
+    for number, chosen in enumerate(_split(missing, IN_FILE), first):
         arrays, shape = _embedded(chosen, embed)
         with whole_file(folder / EMBEDDINGS.replace("*", f"{number:05d}")) as partial:
             # `save_file` would make a file that only its owner can read.

@@ -243,6 +243,15 @@ def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files
     assert content(parts) == content(whole)
 
 
+def test_embedding_overwrites_no_file_where_an_earlier_one_is_lost(small_files, tmp_path):
+    captions = [f"caption {n}" for n in range(8)]
+    embeddings.write_embeddings(tmp_path, captions, letters, print)
+    (tmp_path / EMBEDDINGS.replace("*", "00000")).unlink()
+    embeddings.write_embeddings(tmp_path, captions, letters, print)
+    stored = embeddings.open_embeddings(str(tmp_path))
+    assert all(caption in stored for caption in captions)
+
+
 def test_captions_of_the_maximum_length_are_counted(latents, said):
     assert (
         said[-1]
