@@ -30,7 +30,7 @@ from data_pipeline.stream import captions
 from data_pipeline.tombstones import WITHDRAWN, tombstones
 from data_pipeline.units import outcomes_file
 from data_pipeline.writing import Shards, read_part, serialise
-from jen1_jax.files import Unfinished, local_place, whole_folder
+from jen1_jax.files import local_place, whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
 
@@ -105,13 +105,12 @@ def _staging(out: str, key: str, process: int, processes: int) -> Iterator[Path]
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise Refusal(f"Another command is writing {out}; wait for its end.") from None
-            yield work
-    except Unfinished:
-        raise
-    except Refusal:
-        if processes == 1:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
+            try:
+                yield work
+            except Refusal:
+                if processes == 1 and not any(work.glob("*.json")):  # no unit is finished
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
     except OSError as error:
         raise Refusal(
             f"Writing {out} failed: {error.strerror or error}; if the disk is full, free some "

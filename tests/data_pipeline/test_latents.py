@@ -307,6 +307,25 @@ def test_an_interrupted_encode_goes_on_with_the_unit_at_which_it_was(several, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
 
 
+def test_a_refusal_keeps_the_units_that_are_finished(several, tmp_path):
+    out, calls = str(tmp_path / "out"), []
+
+    def one(audio, valid):
+        """In the second unit: the same command again, and then latents that are refused."""
+        calls.append(len(audio))
+        if len(calls) == 3:
+            with pytest.raises(Refusal, match="Another command is writing"):
+                encode(several, out, Encoder(means, FINGERPRINT, k=K, hop=HOP))
+        return means(audio) * (np.nan if len(calls) > 3 else 1)
+
+    with pytest.raises(Refusal, match="not finite"):
+        encode(several, out, Encoder(one, FINGERPRINT, k=K, hop=HOP))
+    heard = []
+    encode(several, out, Encoder(means, FINGERPRINT, k=K, hop=HOP), heard.append)
+    assert heard[0] == "continues after 1 units that are finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_processes_encode_the_units_together(several, tmp_path):
     whole, shared, rows = str(tmp_path / "whole"), str(tmp_path / "shared"), []
     encoder = Encoder(
