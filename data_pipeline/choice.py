@@ -48,6 +48,11 @@ class Choice:
     _splits: Mapping[str, str]  # group -> split
     _others: str | None  # the split of all other groups; None is that of the lot
 
+    @property
+    def limited(self) -> bool:
+        """Whether the limit is reached, so that recordings may be left over."""
+        return self._end is not None
+
     def needed(self, place: tuple[int, int]) -> bool:
         """Whether a recording comes before the limit is reached."""
         return self._end is None or place <= self._end

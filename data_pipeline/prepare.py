@@ -228,7 +228,7 @@ def _write(
     text = f"48 kHz stereo clips of {plan.seconds} s from {Path(source).name}"
     commit = Commit(folder, units, choice, 1 if encoder else blocks_of(samples))
     totals = commit.take()
-    report = totals.report(out, files, choice.decided)
+    report = totals.report(out, files, choice.decided, choice.limited)
     _check(report, folder, source)
     if encoder:
         from data_pipeline.latents import write_texts

@@ -93,14 +93,15 @@ class Totals:
         self.statistics.add(outcome["meta"], outcome["captions"])
         self._captions.extend(map(hashed, outcome["captions"]))
 
-    def report(self, out: str, files: int, source_splits: bool) -> Report:
+    def report(self, out: str, files: int, source_splits: bool, limited: bool) -> Report:
+        """The report of a source with so many files; only if `limited`, some may be left over."""
         rejected = {reason: found["files"] for reason, found in self.rejected.items()}
         return Report(
             out=out,
             files=files,
             accepted=self.accepted,
             rejected=rejected,
-            not_needed=files - self.accepted - sum(rejected.values()),
+            not_needed=files - self.accepted - sum(rejected.values()) if limited else 0,
             source_splits=source_splits,
             clips=dict(self.clips),
             hours={split: self.seconds[split] / 3600 for split in self.clips},

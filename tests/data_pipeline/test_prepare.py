@@ -162,6 +162,11 @@ def test_training_clips_are_counted_by_licence(mixed):
     assert all(expected.values()) and store.info(str(out)).licences == expected
 
 
+def test_only_a_limit_leaves_files_over():
+    left = [Totals().report("out", 3, False, limited).not_needed for limited in (True, False)]
+    assert left == [3, 0]
+
+
 def test_a_licence_is_one_line_of_text(shards, tmp_path):
     totals = Totals()
     outcome = dict(valid=[SAMPLES], dropped={}, clipped=0.0, seconds=0.25, loudness=None)
