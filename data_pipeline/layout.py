@@ -135,8 +135,7 @@ def info(folder: str) -> Info:
         )
     kind = "waveform" if "audio" in known else "latents"
     rows, channels = about.features["audio" if kind == "waveform" else "latents"].shape
-    layout, fingerprint = _object(path / LAYOUT), path / FINGERPRINT
-    blocks = layout.get("blocks")
+    blocks = _object(path / LAYOUT).get("blocks")
     if type(blocks) is not int or blocks < 1:
         raise Refusal(f"{path / LAYOUT} is missing or damaged; copy it again, or prepare again.")
     shards = {name: tuple(split.shard_lengths) for name, split in about.splits.items()}
@@ -147,7 +146,7 @@ def info(folder: str) -> Info:
         (rows * blocks, channels),
         blocks,
         shards,
-        json.loads(fingerprint.read_text()) if fingerprint.exists() else None,
+        _fingerprint(path / FINGERPRINT),
         _licences(path / LICENCES),
     )
 
@@ -159,6 +158,15 @@ def _object(path: Path) -> dict:
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _fingerprint(path: Path) -> dict | None:
+    """That of the encoder; None for waveforms."""
+    if not path.exists():
+        return None
+    if found := _object(path):
+        return found
+    raise Refusal(f"{path} is damaged; copy it again, or encode again.")
 
 
 def _licences(path: Path) -> dict[str, int]:
@@ -183,8 +191,11 @@ def pieces(folder: str) -> Iterator[dict]:
     for path in paths:
         with open(path, encoding="utf-8") as lines:
             try:
-                yield from map(json.loads, lines)
-            except ValueError as error:
+                for row in map(json.loads, lines):
+                    if not isinstance(row, dict):
+                        raise ValueError("a line is no object")
+                    yield row
+            except (ValueError, RecursionError) as error:
                 raise Refusal(f"{path} is damaged ({error}); copy it again.") from None
 
 

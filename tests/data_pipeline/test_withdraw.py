@@ -144,6 +144,11 @@ def test_unknown_names_are_refused_and_nothing_is_written_twice(data, tmp_path):
         withdraw(data, [])
     path = tmp_path / "data" / "withdrawn.txt"
     assert not path.exists()
+    lines = tmp_path / "data" / "pieces" / "00009.jsonl"
+    lines.write_text("null\n")
+    with pytest.raises(Refusal, match=r"00009\.jsonl is damaged"):
+        withdraw(data, ["1.wav"])
+    lines.unlink()
     withdraw(data, ["1.wav"], "one")
     withdraw(data, ["1.wav", "2.wav@0.250"], "two")
     lines = [line.split("\t") for line in path.read_text().splitlines()]
