@@ -87,6 +87,10 @@ class CaptionTable:
         said = [caption for line in lines for caption in line.captions]
         return tuple(dict.fromkeys(filter(None, (*kept, *said))))
 
+    def ids(self) -> Iterator[str]:
+        """The id of each line, as the file orders them."""
+        return (line.id for _, line in self._lines())
+
     def distinct(self) -> Iterator[str]:
         """The distinct captions of the table.
 

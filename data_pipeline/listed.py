@@ -1,18 +1,22 @@
-"""What pieces/ says, as far as `validate` compares it with the shards and between the splits."""
+"""What pieces/ says, as `validate` compares it: with shards, among splits, with captions.jsonl."""
 
 import base64
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 
+from data_pipeline.caption_table import TABLE
 from data_pipeline.checking import Row, Shard
+from data_pipeline.embeddings import open_embeddings
 from data_pipeline.judging import duplicates
 from data_pipeline.judging.fingerprint import SIZE
-from data_pipeline.layout import Info, pieces
+from data_pipeline.layout import Info, piece_of, pieces
 from data_pipeline.listing import hashed
 from data_pipeline.report import licence
+from data_pipeline.stream import open_table
 from jen1_numpy.errors import Refusal
 
 
@@ -98,6 +102,14 @@ class Listed:
                 raise Refusal(f"pieces/ has a wrong line about {row!r:.80} ({error})") from None
             yield row
 
+    def strange(self, ids: Iterable[str]) -> np.ndarray:
+        """The numbers of those that are neither recordings nor clips of recordings."""
+        known, asked = np.frombuffer(self._ids, np.uint64), array("Q")
+        for id in ids:
+            asked.extend((hashed(id), hashed(piece_of(id))))
+        found = np.isin(np.frombuffer(asked, np.uint64), known)
+        return np.flatnonzero(~found.reshape(-1, 2).any(axis=1))
+
     def shared(self) -> tuple[set[int], set[int]]:
         """The hashes of ids, and those of groups, that are in several splits."""
         splits = np.frombuffer(self._splits, np.uint8)
@@ -141,6 +153,29 @@ def among_splits(folder: str, listed: Listed) -> Iterator[tuple[str, str, range]
         for name in (row["id"], _group(row)) if split == "train" else ():
             if name in splits:
                 yield f"{name} is in train and in {', '.join(splits[name] - {split})}", split, clips
+
+
+def of_table(folder: str, listed: Listed) -> Iterator[str]:
+    """What is wrong with the table of captions in the data set's folder, if there is one."""
+    try:
+        table = open_table(folder)
+    except Refusal as refusal:
+        yield str(refusal)
+        return
+    if table and not listed.problems and len(strange := listed.strange(table.ids())):
+        id = next(islice(table.ids(), int(strange[0]), None))
+        yield f"{TABLE} names {id!r}, which is not here; it has {len(strange)} such lines"
+    try:
+        embeddings = open_embeddings(folder)
+    except Refusal:  # `validate` says so
+        return
+    if table and embeddings:
+        lacking = [caption for caption in table.distinct() if caption not in embeddings]
+        if lacking:
+            yield (
+                f"{TABLE} has {len(lacking)} captions without an embedding, such as "
+                f"{lacking[0]!r}; `jen1 data embed` makes them"
+            )
 
 
 def _group(row: Mapping) -> str:

@@ -17,7 +17,7 @@ from data_pipeline.checking import SHARES, STEP, Found, Shard, check_shard, open
 from data_pipeline.commit import CHECKSUMS
 from data_pipeline.embeddings import open_embeddings
 from data_pipeline.layout import LICENCES, NAME, SAMPLE_RATE, Info, info
-from data_pipeline.listed import Listed, among_splits
+from data_pipeline.listed import Listed, among_splits, of_table
 from jen1_numpy.errors import Refusal
 
 WORTH = 256 * 2**20  # bytes of shards for which it is worth starting another process
@@ -120,7 +120,7 @@ def validate(
             rest = (reported - began) * (len(shards) / done - 1)
             end = datetime.now() + timedelta(seconds=rest)
             progress(f"{done}/{len(shards)} shards; ends at about {end:%d %b %H:%M}")
-    lasting = listed.problems + _others(about, found, fingerprints)
+    lasting = [*listed.problems, *_others(about, found, fingerprints), *of_table(folder, listed)]
     expected = {path.name for path in shards}
     strange = {path.name for path in about.folder.glob(f"{NAME}-*.array_record-*")} - expected
     lasting += [f"{name} is no shard of this data set" for name in sorted(strange)]

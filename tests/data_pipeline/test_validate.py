@@ -250,12 +250,27 @@ def test_latents_are_compared_with_a_run_and_with_their_embeddings(data, tmp_pat
     assert other.problems == [
         "the autoencoder has the fingerprint aaaaaaaaaaaa, and that of the run has bbbbbbbbbbbb"
     ]
+    table = Path(out, "captions.jsonl")
+    for name in ("0.wav", "1.wav@2.000", "music/2.wav", "noise"):
+        with table.open("a") as lines:
+            lines.write(json.dumps({"id": name, "caption": "a new one"}) + "\n")
+    assert validate(out).problems == [
+        "captions.jsonl names 'music/2.wav', which is not here; it has 2 such lines",
+        "captions.jsonl has 1 captions without an embedding, such as 'a new one'; "
+        "`jen1 data embed` makes them",
+    ]
+    table.write_text("{")
+    assert "captions.jsonl, line 1" in validate(out).problems[0]
+    table.unlink()
     for path in Path(out).glob("embeddings-*"):
         path.unlink()
     assert validate(out).problems == ["there are no embeddings of the captions"]
     some = [f"noise {number}" for number in range(1, 10)]
     write_embeddings(Path(out), some, embed, lambda said: None)
     assert validate(out).problems == ["the embedding of 'noise 0' is missing or damaged"]
+    Path(out, "fingerprint.json").write_text("{")
+    with pytest.raises(Refusal, match=r"fingerprint\.json is damaged"):
+        validate(out)
     Path(out, "fingerprint.json").unlink()
     assert "no fingerprint" in validate(out).problems[-1]
 
