@@ -17,6 +17,7 @@ from apache_beam.runners.runner import PipelineState
 
 from data_pipeline import local
 from data_pipeline.units import Plan, Unit, outcomes_file
+from jen1_jax.files import Unfinished
 
 TODO = "todo.jsonl"
 SECONDS = 5  # between two looks at what is complete
@@ -28,6 +29,7 @@ def prepare_units(plan: Plan, units: Iterable[Unit], flags: Sequence[str]) -> It
     A worker prepares one unit after the other, as `local.prepare_units` does in one process.
 
     Raises:
+        Unfinished: Beam does not know the flags.
         OSError: the pipeline has ended and units lack.
     """
     todo = plan.folder / TODO
@@ -38,7 +40,10 @@ def prepare_units(plan: Plan, units: Iterable[Unit], flags: Sequence[str]) -> It
             missing.add(unit.number)
             places.append(file.tell())
             file.write(json.dumps(asdict(unit)) + "\n")
-    pipeline = apache_beam.Pipeline(options=PipelineOptions(flags))
+    try:
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(flags))
+    except ValueError as error:
+        raise Unfinished(f"Apache Beam refuses --beam ({error}); correct its flags.") from None
     numbers = pipeline | apache_beam.Create(places) | apache_beam.Reshuffle()
     numbers | apache_beam.Map(_prepare, plan)
     result = pipeline.run()

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import NoReturn
 
 from data_pipeline.units import Plan, Unit, prepare_unit
+from jen1_jax.files import Unfinished
 from jen1_numpy.errors import Refusal
 
 MAX_SECONDS = 600  # without a new block of a recording
@@ -38,7 +39,7 @@ def prepare_units(plan: Plan, units: Iterable[Unit], jobs: int) -> Iterator[int]
 
     Raises:
         OSError: a shard cannot be written.
-        Refusal: processes die again and again outside of any recording.
+        Unfinished: processes die again and again outside of any recording.
     """
     if jobs == 1:
         for unit in units:
@@ -83,7 +84,7 @@ def _without(worker: "_Worker", deaths: Counter, slow: bool) -> Unit:
     elif deaths[unit.number, id] < TRIES:
         return unit  # something else may have killed it
     elif id is None:
-        raise Refusal(
+        raise Unfinished(
             f"The processes that prepare audio die (exit code {worker.process.returncode}); "
             "use fewer --jobs if the memory is full."
         )

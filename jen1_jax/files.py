@@ -187,9 +187,10 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Path]:
     """A new local folder, which becomes `path` when the block ends, or is deleted if it raises.
 
-    With a `key`, only a Refusal deletes it. A block that is interrupted leaves it as it is, and the
-    next block with the same path and key gets it again. In a store the records of runs and of data
-    sets are uploaded last, and the local folder needs space for all of the files.
+    With a `key`, only a Refusal that is not Unfinished deletes it. A block that is interrupted
+    leaves it as it is, and the next block with the same path and key gets it again. In a store the
+    records of runs and of data sets are uploaded last, and the local folder needs space for all of
+    the files.
 
     Raises:
         Refusal: `path` holds something already, or cannot be written, or another process has the
@@ -226,7 +227,8 @@ def whole_folder(path: str | os.PathLike, key: str | None = None) -> Iterator[Pa
             names = [name for name, _ in listing(folder)]
             for name in sorted(names, key=lambda name: (name in RECORDS, name)):
                 upload(folder / name, where / name)
-    except Refusal:
+    except Refusal as refusal:
+        keep = key is not None and isinstance(refusal, Unfinished)
         raise
     except FileExistsError as error:
         raise Refusal(f"Another command has written to {path} ({error}); name another.") from None

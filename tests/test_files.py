@@ -2,7 +2,7 @@
 
 import pytest
 
-from jen1_jax.files import whole_folder
+from jen1_jax.files import Unfinished, whole_folder
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, whole_file, write_text
 
@@ -57,6 +57,8 @@ def test_with_a_key_an_interrupted_folder_is_given_again(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(Refusal, match="bad input"), whole_folder(out, "other"):
         raise Refusal("bad input")
+    with pytest.raises(Unfinished), whole_folder(out, "key"):
+        raise Unfinished("go on later")
     with whole_folder(out, "key") as folder:
         assert [path.name for path in folder.iterdir()] == ["half"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from data_pipeline import beam
+from jen1_jax.files import Unfinished
 from jen1_numpy.errors import Refusal
 from tests.data_pipeline.recordings import Recordings, prepared
 from tests.data_pipeline.test_resume import content, finished_ids
@@ -53,6 +54,12 @@ def test_a_pipeline_that_fails_costs_no_finished_unit_and_a_pool_may_go_on(
     report = prepared(source, out, jobs=2)
     assert not finished & {*source.rendered()[before:]}
     assert replace(report, out=pool[1].out) == pool[1] and content(out) == content(pool[0])
+
+
+def test_unknown_flags_are_refused_and_nothing_is_deleted(tmp_path):
+    with pytest.raises(Unfinished, match="Unexpected pipeline runner"):
+        prepared(Recordings(tmp_path / "log"), tmp_path / "out", beam=["--runner=Wrong"])
+    assert list(tmp_path.glob(".out.*"))
 
 
 def test_workers_that_do_not_share_the_folder_are_named(tmp_path, monkeypatch):
