@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ from data_pipeline.layout import (
     info,
     latent_features,
 )
+from data_pipeline.layout import pieces as rows
 from data_pipeline.reading import Clips, Damaged, joined
 from data_pipeline.stream import captions
 from data_pipeline.tombstones import WITHDRAWN, tombstones
@@ -66,6 +68,11 @@ def encode(
     if not 0 <= process < processes:
         raise Refusal(f"There is no process {process} of {processes}; the first one is 0.")
     pieces = sorted(Path(folder, PIECES).glob("*.jsonl"))
+    listed: Counter[str] = Counter()
+    for row in rows(folder):
+        listed[row["split"]] += row["clips"]
+    if listed != Counter(about.examples):
+        raise Refusal(f"{Path(folder, PIECES)} does not list all clips; see `jen1 data validate`.")
     command = dict(folder=folder, fingerprint=encoder.fingerprint, examples=dict(about.examples))
     command |= dict(withdrawn=sorted(tombstones(folder)))
     key = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()[:16]

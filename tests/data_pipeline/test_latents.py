@@ -307,6 +307,13 @@ def test_an_interrupted_encode_goes_on_with_the_unit_at_which_it_was(several, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
 
 
+def test_clips_that_pieces_does_not_list_are_refused(several, tmp_path):
+    data = shutil.copytree(several, tmp_path / "data")
+    (data / "pieces" / "00001.jsonl").unlink()
+    with pytest.raises(Refusal, match="does not list all clips"):
+        encode(str(data), str(tmp_path / "out"), Encoder(means, FINGERPRINT, k=K, hop=HOP))
+
+
 def test_a_refusal_keeps_the_units_that_are_finished(several, tmp_path):
     out, calls = str(tmp_path / "out"), []
 
