@@ -91,7 +91,7 @@ class Totals:
         self._bins["sample_rates"][outcome["sample_rate"]] += 1
         self._bins["channels"][outcome["channels"]] += 1
         self.statistics.add(outcome["meta"], outcome["captions"])
-        self._captions.extend(map(hashed, outcome["captions"]))
+        self._captions.extend(map(hashed, filter(None, outcome["captions"])))
 
     def report(self, out: str, files: int, source_splits: bool, limited: bool) -> Report:
         """The report of a source with so many files; only if `limited`, some may be left over."""

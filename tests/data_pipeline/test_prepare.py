@@ -163,7 +163,9 @@ def test_training_clips_are_counted_by_licence(mixed):
 
 
 def test_only_a_limit_leaves_files_over():
-    left = [Totals().report("out", 3, False, limited).not_needed for limited in (True, False)]
+    left = [
+        Totals().report("out", 3, False, limited=limited).not_needed for limited in (True, False)
+    ]
     assert left == [3, 0]
 
 
@@ -175,6 +177,7 @@ def test_a_licence_is_one_line_of_text(shards, tmp_path):
         totals.accept(outcome | {"meta": {"licence": stated}}, "train", 1)
     totals.accept(outcome | {"meta": {"licence": "CC-BY"}}, "test", 1)
     assert totals.licences == {"CC0 # more": 1, "": 3, "x" * 80: 1}
+    assert totals.report("out", 6, False, limited=False).captions == 0  # "" is none
     out = shutil.copytree(shards, tmp_path / "set")
     for damaged in ("{", "[1]", '{"CC0": "many"}'):
         (out / store.LICENCES).write_text(damaged)
