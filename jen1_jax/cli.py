@@ -110,6 +110,7 @@ def data_validate(options: argparse.Namespace) -> None:
     from jen1_jax.models.run import Run
     from jen1_numpy.files import write_text
 
+    _check_folder(options.json)
     fingerprints = Run.open(options.run).record["fingerprints"] if options.run else None
     if options.repair:
         finish(options.dir)
@@ -139,6 +140,7 @@ def data_trace(options: argparse.Namespace) -> None:
     from jen1_jax.models.run import Run
     from jen1_numpy.files import write_text
 
+    _check_folder(options.json)
     run, found = Run.open(options.run), {}
     for part in ("autoencoder", "diffusion"):
         if (until := Checkpoints.newest(run.checkpoints(part))) < 0:
@@ -155,6 +157,12 @@ def data_trace(options: argparse.Namespace) -> None:
     if options.json:
         traced = {part: vars(each) for part, each in found.items()}
         write_text(options.json, json.dumps(traced, indent=1) + "\n")
+
+
+def _check_folder(file: str | None) -> None:
+    """Refuses a file for which there is no folder, before the work whose result it shall hold."""
+    if file and not Path(file).absolute().parent.is_dir():
+        raise Refusal(f"There is no folder for {file}; create it, or name another file.")
 
 
 def data_encode(options: argparse.Namespace) -> None:
@@ -363,8 +371,7 @@ def plan(options: argparse.Namespace) -> None:
     from jen1_jax.planning.report import report
     from jen1_numpy.files import write_text
 
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise Refusal(f"There is no folder for {options.json}; create it, or name another file.")
+    _check_folder(options.json)
     if not 0 <= options.price < math.inf:
         raise Refusal(f"--price is a number of dollars from 0 on, not {options.price}.")
     jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has no part in it

@@ -26,6 +26,8 @@ def test_validate_exits_with_3_until_the_data_are_repaired(data, tmp_path, capsy
     path.write_bytes(content)
     assert main([*command, "--json", str(tmp_path / "report.json")]) == 3
     assert "2 problems, listed above; --repair drops" in capsys.readouterr().err
+    assert main([*command, "--json", str(tmp_path / "absent" / "report.json")]) == 3
+    assert "There is no folder for" in capsys.readouterr().err
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["problems"]) == 2 and report["kind"] == "waveform"
     assert main([*command, "--repair"]) == 0
