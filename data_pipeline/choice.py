@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import inf
 from pathlib import Path
 
@@ -124,13 +125,13 @@ def _split(lot: str) -> str:
 
 
 def _duplicates(units: Units) -> dict[str, str]:
-    """Of each recording that is an earlier one again: its id, and why it is one."""
+    """Of each recording that is an earlier or a denied one again: its id, and why it is one."""
     files: dict[bytes, str] = {}
     same: dict[str, str] = {}
 
-    def others() -> Iterator[tuple[str, bytes]]:
+    def known(rejected: bool) -> Iterator[tuple[str, bytes]]:
         for _, outcome in units.outcomes():
-            if "reason" in outcome:
+            if ("reason" in outcome) != rejected or "fingerprint" not in outcome:
                 continue
             if outcome["sha256"]:
                 digest = bytes.fromhex(outcome["sha256"])
@@ -141,5 +142,6 @@ def _duplicates(units: Units) -> dict[str, str]:
             if outcome["fingerprint"]:
                 yield outcome["id"], base64.b64decode(outcome["fingerprint"])
 
-    heard = duplicates(others())
+    # What is denied comes first, so that its copies are duplicates of it.
+    heard = duplicates(chain(known(True), known(False)))
     return same | {id: f"it sounds like {earlier}" for id, earlier in heard.items()}

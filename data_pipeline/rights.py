@@ -7,6 +7,7 @@ from datetime import date
 from data_pipeline.sources import Rejection
 from data_pipeline.tombstones import HOLDER, read_names
 
+DENIED = "denied"  # the reason that holds for all copies of a recording
 FIELDS = ("rightsholder", "licence", "territory", "expires")
 
 
@@ -30,7 +31,7 @@ class Rights:
         names = (id, holder, HOLDER + holder) if isinstance(holder, str) else (id,)
         for name in names:
             if name in self.denied:
-                return Rejection(id, "denied", f"the list of the denied names {name}")
+                return Rejection(id, DENIED, f"the list of the denied names {name}")
         if self.licences is not None and licence not in self.licences:
             return Rejection(id, "licence not allowed", "none" if licence is None else str(licence))
         if isinstance(expires, str) and expires < date.today().isoformat():

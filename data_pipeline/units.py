@@ -2,8 +2,9 @@
 
 The unit is complete when its file UNIT.json is there:
     shards: of each lot, name, records, bytes and SHA-256 of each shard.
-    outcomes: what became of each recording, in order. A rejected one has `reason` and `detail`. An
-        accepted one has its lot, the valid samples of each of its clips, and what pieces/ says.
+    outcomes: what became of each recording, in order. A rejected one has `reason` and `detail`, and
+        if it is denied, `sha256` and `fingerprint`. An accepted one has its lot, the valid samples
+        of each of its clips, and what pieces/ says.
 The lots become splits when all units are there (`commit`): `train` and `test`, where the source
 says so, and `undecided-train` and `undecided-test`, by a hash of the group or of the id.
 """
@@ -23,7 +24,7 @@ from data_pipeline.captioning import Template, composed
 from data_pipeline.clips import Dropped, Recording, cut
 from data_pipeline.layout import SAMPLE_RATE, blocks_of
 from data_pipeline.listing import hashed, read_lines
-from data_pipeline.rights import FIELDS, Rights
+from data_pipeline.rights import DENIED, FIELDS, Rights
 from data_pipeline.sources import About, Item, Rejection, Source
 from data_pipeline.sources.held import held
 from data_pipeline.writing import Shards, serialise
@@ -93,15 +94,22 @@ def prepare_unit(plan: Plan, unit: Unit, alive: Callable[[str], None]) -> None:
 def _recording(
     plan: Plan, item: Item | Rejection, lots: Mapping[str, Shards], alive: Callable[[], None]
 ) -> dict:
-    """The outcome of one recording, whose clips are written."""
-    item, id = _allowed(plan, item), item.id
+    """The outcome of one recording, whose clips are written.
+
+    One that is denied is decoded too: its copies are rejected when all recordings are known.
+    """
     if isinstance(item, Rejection):
         return asdict(item)
-    outcome = {"id": id}
+    id, first = item.id, item.stretches[0][0] if item.stretches else 0.0
+    item, outcome = replace(item, about=partial(_captioned, item, plan.templates)), {"id": id}
     try:
+        refusal = plan.rights.refusal(id, item.about(first, first + plan.seconds).meta)
+        if refusal and refusal.reason != DENIED:
+            return asdict(refusal)
         made = cut(item, plan.seconds, loudness=plan.loudness, folder=plan.folder, alive=alive)
-        if isinstance(made, Rejection):
-            return asdict(made)
+        if refusal or isinstance(made, Rejection):
+            sound = _sound(made) if isinstance(made, Recording) else {}
+            return asdict(refusal or made) | sound
         outcome |= _found(plan, item, made)
         for clip in _clips(made, outcome):
             if clip["id"] in plan.rights.denied:
@@ -118,19 +126,6 @@ def _recording(
         return asdict(Rejection(id, "nothing left", "all its pieces are silent or too short"))
     outcome["captions"] = list(outcome["captions"])
     return outcome
-
-
-def _allowed(plan: Plan, item: Item | Rejection) -> Item | Rejection:
-    """A recording if it may be used, with all its captions."""
-    if isinstance(item, Rejection):
-        return item
-    first = item.stretches[0][0] if item.stretches else 0.0
-    try:
-        meta = item.about(first, first + plan.seconds).meta
-    except Refusal as error:
-        return Rejection(item.id, "cannot be rendered", str(error))
-    about = partial(_captioned, item, plan.templates)
-    return plan.rights.refusal(item.id, meta) or replace(item, about=about)
 
 
 def _captioned(item: Item, templates: Sequence[Template], start: float, stop: float) -> About:
@@ -152,14 +147,19 @@ def _found(plan: Plan, item: Item, made: Recording) -> dict:
         seconds=made.seconds,
         stretches=item.stretches,
         group=item.group,
-        sha256=made.digest,
-        fingerprint=base64.b64encode(verdict.fingerprint).decode(),
         loudness=verdict.loudness,
         peak=verdict.peak,
         clipped=verdict.clipped,
         channels=mono,
         sample_rate=made.sample_rate,
+        **_sound(made),
     )
+
+
+def _sound(made: Recording) -> dict:
+    """By which copies of a recording are found."""
+    fingerprint = base64.b64encode(made.verdict.fingerprint).decode()
+    return dict(sha256=made.digest, fingerprint=fingerprint)
 
 
 def _lot(plan: Plan, item: Item) -> str:

@@ -175,6 +175,25 @@ def test_rights_are_kept(tmp_path):
         prepare(given, str(tmp_path / "other"), deny=str(tmp_path / "absent"))
 
 
+def test_copies_of_a_denied_recording_are_rejected_without_a_name(tmp_path):
+    (tmp_path / "music").mkdir()
+    for name, audio in (
+        ("a.wav", music(1)),
+        ("half.flac", 0.5 * music(1)),
+        ("same.wav", music(1)),
+        ("other.wav", music(2)),
+    ):
+        soundfile.write(tmp_path / "music" / name, audio, 48_000)
+    for denied in ("a.wav", "half.flac", "same.wav"):
+        (tmp_path / "deny.txt").write_text(denied)
+        options = dict(seconds=1.0, test_fraction=0, deny=str(tmp_path / "deny.txt"))
+        out = tmp_path / denied.partition(".")[0]
+        report = prepare(str(tmp_path / "music"), str(out), **options)
+        assert (report.accepted, report.rejected) == (1, {"denied": 1, "duplicate": 2})
+        (row,) = map(json.loads, (out / "pieces/00000.jsonl").open())
+        assert row["id"] == "other.wav"
+
+
 def test_all_recordings_can_have_one_loudness(tmp_path):
     (tmp_path / "music").mkdir()
     for number, gain in enumerate((0.05, 0.5)):
