@@ -1,7 +1,4 @@
-"""What the metadata and the captions of a data set's records say, counted in bounded memory.
-
-Statistics of parts add up, so that the units of a preparation are counted where they are made.
-"""
+"""What the metadata and the captions of a data set's records say, counted in bounded memory."""
 
 import hashlib
 import json
@@ -57,10 +54,6 @@ class Frequent:
             self.counts = Counter({t: n - least for t, n in self.counts.items() if n > least})
             self.more = True
 
-    def merge(self, other: "Frequent") -> None:
-        self.more |= other.more
-        self.add(other.counts)  # a mapping adds its counts
-
     @property
     def distinct(self) -> str:
         """The number of distinct texts in words."""
@@ -86,12 +79,6 @@ class Field:
                 self.numbers += 1
                 self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
 
-    def merge(self, other: "Field") -> None:
-        self.records += other.records
-        self.values.merge(other.values)
-        self.numbers += other.numbers
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-
 
 @dataclass
 class Statistics:
@@ -109,8 +96,13 @@ class Statistics:
         """Counts a record: its metadata (JSON values) and its captions, "" for none."""
         self.records += 1
         for name, value in meta.items():
-            if texts := _texts(value):
-                self._field(name[:LONGEST], lambda known, texts=texts: known.add(texts))
+            name = name[:LONGEST]
+            if not (texts := _texts(value)):
+                continue
+            if name not in self.fields and len(self.fields) >= MOST_FIELDS:
+                self.other_fields += 1
+            else:
+                self.fields.setdefault(name, Field()).add(texts)
         said = [caption for caption in captions if caption]
         self.captions += len(said)
         self.without_caption += not said
@@ -121,27 +113,8 @@ class Statistics:
             digest = hashlib.sha256(caption.encode(errors="replace")).hexdigest()[:16]
             self.texts.add([digest])
             if len(self.examples) < EXAMPLES or digest < max(self.examples):
-                self._keep({digest: caption[:LONGEST_EXAMPLE]})
-
-    def merge(self, other: "Statistics") -> None:
-        """Adds the statistics of other records."""
-        for name in ("records", "other_fields", "captions", "without_caption"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name, found in other.fields.items():
-            self._field(name, lambda known, found=found: known.merge(found), found.records)
-        self.texts.merge(other.texts)
-        self.words.merge(other.words)
-        self.lengths.update(other.lengths)
-        self._keep(other.examples)
-
-    def _field(self, name: str, change, values: int = 1) -> None:
-        if name not in self.fields and len(self.fields) >= MOST_FIELDS:
-            self.other_fields += values
-        else:
-            change(self.fields.setdefault(name, Field()))
-
-    def _keep(self, examples: dict[str, str]) -> None:
-        self.examples = dict(sorted((self.examples | examples).items())[:EXAMPLES])
+                self.examples[digest] = caption[:LONGEST_EXAMPLE]
+                self.examples = dict(sorted(self.examples.items())[:EXAMPLES])
 
     def warnings(self) -> list[str]:
         """Sentences about what is probably a mistake."""

@@ -57,10 +57,11 @@ def withdraw(
         progress(f"{name}: {counts[name]} clips{' (already withdrawn)' if name in known else ''}")
     for name in copies:
         progress(f"{name}: rejected as a duplicate, withdrawn too")
-    progress(
-        f"{len(new)} names appended to {path}; `jen1 data validate {folder} --repair` deletes "
-        "their audio"
-    )
+    if new:
+        progress(
+            f"{len(new)} names appended to {path}; `jen1 data validate {folder} --repair` deletes "
+            "their audio"
+        )
 
 
 def clips_of(folder: str, names: Collection[str], known: Collection[str] = ()) -> Counter[str]:

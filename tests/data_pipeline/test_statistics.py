@@ -47,17 +47,10 @@ def test_statistics_are_those_of_the_records():
     assert set(statistics.examples.values()) <= set(said)
 
 
-def test_parts_add_up_in_any_order_also_through_json():
-    found = list(records(600))
-    whole = counted(found)
-    parts = [counted(found[n : n + 97]) for n in range(0, 600, 97)]
-    for order in (parts, parts[::-1]):
-        total = Statistics()
-        for part in order:
-            total.merge(
-                Statistics.from_json(json.loads(json.dumps(part.to_json(), allow_nan=False)))
-            )
-        assert total == whole
+def test_statistics_are_the_same_through_json():
+    whole = counted(records(600))
+    text = json.dumps(whole.to_json(), allow_nan=False)
+    assert Statistics.from_json(json.loads(text)) == whole
 
 
 def test_many_values_take_bounded_memory_and_the_frequent_ones_are_found():
@@ -74,9 +67,6 @@ def test_many_values_take_bounded_memory_and_the_frequent_ones_are_found():
     assert len(statistics.fields) == MOST_FIELDS
     assert statistics.other_fields + sum(f.records for f in statistics.fields.values()) == added
     assert len(json.dumps(statistics.to_json())) < 100_000
-    total = counted([({"x": "once"}, [])])
-    total.merge(statistics)
-    assert total.fields["x"].values.distinct == "more than 1,000"
     about.values.counts.clear()
     assert about.values.distinct == "more than 1,000"
 
