@@ -167,7 +167,9 @@ def test_what_is_read_from_local_folders_alone_is_refused(bucket, tmp_path):
 
 def test_latents_are_written_into_a_bucket(bucket, music, tmp_path, temporary, monkeypatch):
     prepare(str(music), str(tmp_path / "data"), **OPTIONS)
-    encoder = Encoder(lambda audio, valid: audio[:, ::1000, :1], {"autoencoder": "a"}, k=1, hop=1000)
+    encoder = Encoder(
+        lambda audio, valid: audio[:, ::1000, :1], {"autoencoder": "a"}, k=1, hop=1000
+    )
     encode(str(tmp_path / "data"), str(tmp_path / "local"), encoder, progress=str)
 
     def fails(text):
