@@ -10,7 +10,6 @@ line is JSON.
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import resource
@@ -20,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from data_pipeline.hashing import digest
 
 PREPARE = "import sys; from jen1_jax.cli import main; sys.exit(main(sys.argv[1:]))"
 COMPARED = "*.array_record-*", "pieces/*.jsonl", "rejected.jsonl"
@@ -50,18 +51,13 @@ def measured(source: str, out: Path, seconds: float, how: str) -> tuple[dict, di
     )
     took |= dict(hours=hours, files=report["files"], accepted=report["accepted"])
     paths = sorted(path for pattern in COMPARED for path in out.glob(pattern))
-    return took, {str(path.relative_to(out)): _digest(path) for path in paths}
+    return took, {str(path.relative_to(out)): digest(path) for path in paths}
 
 
 def _cpu() -> float:
     """Seconds of all processes that have been started from here and have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

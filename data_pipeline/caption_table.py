@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipeline.hashing import hashed
 from data_pipeline.sidecars import is_texts, parse, texts
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local
@@ -63,7 +64,7 @@ class CaptionTable:
         self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115 - as long as the table is used
         digest, hashes, offsets, self._count = hashlib.sha256(), array("Q"), array("Q"), 0
         for offset, line in self._lines(digest.update):
-            hashes.append(_hash(line.id))
+            hashes.append(hashed(line.id))
             offsets.append(offset)
             self._count += len(line.captions)
         self.fingerprint = digest.hexdigest()
@@ -102,17 +103,17 @@ class CaptionTable:
             seen = set()
             for _, line in self._lines():
                 for caption in line.captions:
-                    digest = _hash(caption)
+                    digest = hashed(caption)
                     if digest % shares == share and digest not in seen:
                         seen.add(digest)
                         yield caption
 
     def _of(self, id: str) -> list[Line]:
-        digest = _hash(id)
+        digest = hashed(id)
         first = np.searchsorted(self._hashes, np.uint64(digest))
         end = np.searchsorted(self._hashes, np.uint64(digest), "right")
         lines = [self._read(int(offset)) for offset in self._offsets[first:end]]
-        if any(_hash(line.id) != digest for line in lines):
+        if any(hashed(line.id) != digest for line in lines):
             raise Refusal(f"{self._path} has changed since it was opened; start again.")
         return [line for line in lines if line.id == id]
 
@@ -180,8 +181,3 @@ class CaptionTable:
         if self._delimiter == "\t":
             return text.split("\t")
         return next(csv.reader([text], strict=True), [])
-
-
-def _hash(text: str) -> int:
-    """64 bits."""
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest())

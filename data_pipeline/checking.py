@@ -12,9 +12,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 from data_pipeline.captioning import write
 from data_pipeline.captioning.writing import NAMEABLE
 from data_pipeline.embeddings import Embeddings, open_embeddings
+from data_pipeline.hashing import digest
 from data_pipeline.layout import SAMPLE_RATE, TOLERANCE, Info, info, piece_of
 from data_pipeline.reading import Clips, Damaged
-from data_pipeline.writing import digest
 from jen1_numpy.errors import Refusal
 
 STEP = 0.01  # width of the bins of a level, which are counted instead of kept

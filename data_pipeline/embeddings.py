@@ -7,7 +7,6 @@ A file holds, of up to 2,048 captions,
 The numbers of tokens and features of a padded embedding are in the file's metadata.
 """
 
-import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -19,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from data_pipeline.hashing import hashed
 from data_pipeline.layout import EMBEDDINGS
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import whole_file
@@ -27,11 +27,6 @@ Embed = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 # Captions whose embeddings are in memory and in a file together, and those embedded in one call.
 IN_FILE, AT_ONCE = 2048, 128
 OPEN_FILES = 64
-
-
-def caption_key(caption: str) -> int:
-    """The key under which a caption's embedding is stored."""
-    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big")
 
 
 def write_embeddings(
@@ -45,7 +40,7 @@ def write_embeddings(
     """
     stored = open_embeddings(str(folder))
     missing = [caption for caption in captions if stored is None or caption not in stored]
-    missing.sort(key=caption_key)
+    missing.sort(key=hashed)
     done, full, tokens = len(captions) - len(missing), 0, 0
     known = (path.stem.rpartition("-")[2] for path in _files(folder))
     first = 1 + max((int(number) for number in known if number.isdecimal()), default=-1)
@@ -72,7 +67,7 @@ def _embedded(captions: Sequence[str], embed: Embed) -> tuple[dict[str, np.ndarr
             row[:length] for row, length in zip(embedding, lengths[-len(chosen) :], strict=True)
         ]
     return {
-        "keys": np.array(list(map(caption_key, captions)), np.uint64),
+        "keys": np.array(list(map(hashed, captions)), np.uint64),
         "ends": np.cumsum(lengths, dtype=np.int64),
         "values": np.concatenate(parts).astype(np.float16),
     }, shape
@@ -116,7 +111,7 @@ class Embeddings:
 
     def _place(self, caption: str) -> int | None:
         """The number of a caption's embedding in the files."""
-        key = np.uint64(caption_key(caption))
+        key = np.uint64(hashed(caption))
         place = int(np.searchsorted(self._keys, key))
         if place == len(self._keys) or self._keys[place] != key:
             return None

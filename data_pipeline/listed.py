@@ -11,10 +11,10 @@ import numpy as np
 from data_pipeline.caption_table import TABLE
 from data_pipeline.checking import Row, Shard
 from data_pipeline.embeddings import open_embeddings
+from data_pipeline.hashing import hashed
 from data_pipeline.judging import duplicates
 from data_pipeline.judging.fingerprint import SIZE
 from data_pipeline.layout import Info, piece_of, pieces
-from data_pipeline.listing import hashed
 from data_pipeline.report import licence
 from data_pipeline.stream import open_table
 from jen1_numpy.errors import Refusal

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.hashing import hashed
 from data_pipeline.sources import Entry, Rejection, Source
 
 UNITS = 1000  # about so many, as far as their sizes allow it
@@ -85,9 +86,3 @@ def read_lines(
                 entries.append(Entry(**fields))
     for id, (entries, rejected) in found.items():
         yield id, entries, rejected
-
-
-def hashed(text: str) -> int:
-    """64 bits that depend on `text` alone."""
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big")

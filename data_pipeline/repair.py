@@ -17,11 +17,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipeline.commit import CHECKSUMS
+from data_pipeline.hashing import digest
 from data_pipeline.layout import LICENCES, PIECES, REPAIR, REPAIRED, Info, info
 from data_pipeline.reading import Clips
 from data_pipeline.report import licence
 from data_pipeline.validate import Report
-from data_pipeline.writing import OPTIONS, as_os_error, digest, read_part
+from data_pipeline.writing import OPTIONS, as_os_error, read_part
 from jen1_numpy.errors import Refusal
 from jen1_numpy.files import local, write_text
 

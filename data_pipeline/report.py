@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.hashing import hashed
 from data_pipeline.layout import SAMPLE_RATE
-from data_pipeline.listing import hashed
 from data_pipeline.statistics import DURATIONS, LOUDNESS, Statistics, lower_edge
 
 CLIPPED = 1e-4  # share of a recording's samples

@@ -22,8 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from data_pipeline.captioning import Template, composed
 from data_pipeline.clips import Dropped, Recording, cut
+from data_pipeline.hashing import hashed
 from data_pipeline.layout import SAMPLE_RATE, blocks_of
-from data_pipeline.listing import hashed, read_lines
+from data_pipeline.listing import read_lines
 from data_pipeline.rights import DENIED, FIELDS, Rights
 from data_pipeline.sources import About, Item, Rejection, Source
 from data_pipeline.sources.held import held

@@ -3,7 +3,6 @@
 Nothing here imports TensorFlow, so that the processes that prepare units start at once.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from data_pipeline.hashing import digest
 
 SHARD_BYTES = 256 * 2**20
 OPTIONS = "group_size:1,uncompressed"  # PCM hardly becomes smaller, and reading must be fast
@@ -109,9 +110,3 @@ def read_part(path: Path, places: Sequence[int]) -> Iterator[bytes]:
             yield from reader.read(list(places[start : start + READ_AT_ONCE]))
     finally:
         reader.close()
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

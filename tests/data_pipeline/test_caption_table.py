@@ -125,7 +125,7 @@ def test_a_table_that_changes_is_refused(tmp_path):
 
 
 def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_table, "_hash", lambda text: len(text))
+    monkeypatch.setattr(caption_table, "hashed", lambda text: len(text))
     captions = table(tmp_path, *({"id": f"{n}", "caption": f"c{n}"} for n in range(9)))
     assert [captions.captions(f"{n}@0.000") for n in range(9)] == [(f"c{n}",) for n in range(9)]
 

@@ -221,7 +221,7 @@ def test_embeddings_are_the_same_in_several_files(shards, latents, said, small_f
 
 
 def test_embedding_goes_on_with_the_file_at_which_it_was_interrupted(small_files, tmp_path):
-    captions = sorted((f"caption {n}" for n in range(8)), key=embeddings.caption_key)
+    captions = sorted((f"caption {n}" for n in range(8)), key=embeddings.hashed)
     whole, parts = tmp_path / "a", tmp_path / "b"
     for folder in (whole, parts):
         folder.mkdir()
